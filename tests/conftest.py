@@ -1,0 +1,18 @@
+"""Every test runs with the shapes in the signatures checked, on two threads, with a cache of its own."""
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+hook = install_import_hook("pipeline", "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The item cache of one test: empty, and gone afterwards."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("AVSET_CACHE", str(folder))
+    return folder

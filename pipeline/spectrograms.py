@@ -5,6 +5,7 @@ touches a waveform. A crop that starts at hop `t` of a clip equals the STFT of t
 the first two frames and the last one, whose windows reach over the border.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -114,3 +115,41 @@ def ratio_mask(
     else:
         raise ValueError(f"target {target!r} is neither 'mixture' nor 'sum'")
     return (sources / (whole + FLOOR)).clamp(0, limit)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """The audio front end of a model: waveform of one crop -> log-frequency magnitude, and masks -> waveform."""
+
+    sample_rate: int  # Hz
+    window_length: int  # samples
+    hop_length: int  # samples
+    log_bins: int  # M
+    crop: int  # T, STFT frames
+
+    @property
+    def length(self) -> int:
+        """Samples of one crop."""
+        return n_samples(self.crop, self.hop_length)
+
+    def analyse(
+        self, waveform: Float[Tensor, "*batch L"]
+    ) -> tuple[Complex[Tensor, "*batch F T"], Float[Tensor, "*batch M T"]]:
+        """Complex STFT, and its magnitude on the log-frequency axis."""
+        spectrum = stft(waveform, self.window_length, self.hop_length)
+        return spectrum, warp(spectrum.abs(), self.log_bins)
+
+    def apply(
+        self, masks: Float[Tensor, "*batch N M T"], spectrum: Complex[Tensor, "*batch F T"], length: int
+    ) -> Float[Tensor, "*batch N {length}"]:
+        """Un-warp the masks, multiply the complex mixture, transform back with the mixture's phase."""
+        masked = unwarp(masks, spectrum.shape[-2]) * spectrum.unsqueeze(-3)
+        return istft(masked, length, self.window_length, self.hop_length)
+
+    def ideal(
+        self, sources: Float[Tensor, "*batch N L"]
+    ) -> tuple[Float[Tensor, "*batch N L"], Float[Tensor, "*batch N M T"]]:
+        """Estimates by the ideal ratio masks of sources whose sum is the mixture: an upper bound of a model."""
+        spectrum, magnitude = self.analyse(sources.sum(-2))
+        masks = ratio_mask(self.analyse(sources)[1], magnitude).clamp(0, 1)
+        return self.apply(masks, spectrum, sources.shape[-1]), masks

@@ -229,7 +229,9 @@ def resolve(tree: dict[str, Any]) -> Params:
     for key in profile:
         choose(key, SECTIONS, f"profiles.{dataset}")
     sections = {name: _section(tree, profile, dataset, name) for name in SECTIONS}
-    presets = {k: _check(Preset, v, lambda key, k=k: f"presets.{k}.{key}") for k, v in tree["presets"].items()}
+    presets = {
+        k: _check(Preset, v, lambda key, k=k: f"presets.{k}.{key}") for k, v in tree["presets"].items()
+    }
     for i, method in enumerate(tree["methods"]):
         choose(method, presets, f"methods[{i}]")
     runtime = _check(Runtime, tree["runtime"], lambda key: f"runtime.{key}")

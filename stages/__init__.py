@@ -19,18 +19,15 @@ from pipeline import params
 from pipeline.errors import AvsetError
 from pipeline.parallel import Job, Mapper, compute
 from pipeline.params import Params
-from pipeline.store import Item, ItemCache, assemble, require
-
-PLUMBING = {  # moves data and never decides its content: no dependency of any stage
-    "pipeline/__init__.py", "pipeline/errors.py", "pipeline/params.py", "pipeline/parallel.py",
-    "pipeline/store.py", "stages/__init__.py",
-}  # fmt: skip
+from pipeline.store import Item, ItemCache, Store, assemble, read_table, require
 
 
 def command(main: Callable[..., None]) -> None:
     """Run a stage's function as a command; our own errors end it with one line."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(help=sys.modules[main.__module__].__doc__)(main)
     try:
-        typer.run(main)
+        app()
     except AvsetError as e:
         typer.secho(f"error: {e}", fg="red", err=True)
         sys.exit(1)
@@ -43,15 +40,20 @@ PARAMS = Path("params.yaml")
 def begin(stage: str, path: Path, method: str = "") -> Params:
     """Load the parameters and say which profile runs."""
     p = params.load(path)
-    print(f"{stage}: dataset {p.dataset}" + (f", method {method}" if method else ""), file=sys.stderr, flush=True)
+    print(
+        f"{stage}: dataset {p.dataset}" + (f", method {method}" if method else ""),
+        file=sys.stderr,
+        flush=True,
+    )
     return p
 
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
     """One process at a time makes an artifact: a killed `dvc repro` may have left its stage running."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("w") as f:
+    lock = Path("data/.locks") / ".".join(folder.parts)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
@@ -62,14 +64,19 @@ def only_writer(folder: Path) -> Iterator[None]:
 def code_digest(stage: str) -> str:
     """sha256 of the code that decides a stage's content: the .py dependencies of dvc.yaml, comments aside."""
     tree = yaml.safe_load(Path("dvc.yaml").read_text())["stages"][stage]
-    names = sorted(d for d in tree.get("do", tree)["deps"] if d.endswith(".py") and not d.startswith("stages/"))
+    names = sorted(
+        d for d in tree.get("do", tree)["deps"] if d.endswith(".py") and not d.startswith("stages/")
+    )
     return params.digest({name: _meaning(Path(name)) for name in names})
 
 
 def _meaning(path: Path) -> str:
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and ast.get_docstring(node) is not None
+        ):
             node.body = node.body[1:]
     return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
 
@@ -112,6 +119,48 @@ def build(
     gate(stage, rows, p.clips.min_success)
 
 
+def media_payloads(p: Params) -> dict[str, dict[str, Any] | None]:
+    """The jobs of a stage that reads media: every clip, None where it failed in the clips stage."""
+    folder = p.data / "clips"
+    payloads: dict[str, dict[str, Any] | None] = {}
+    for row in read_table(folder / "index.parquet"):
+        excerpt = {"start": row["start_s"], "duration": row["duration_s"]}
+        told = {
+            "media": folder / (row["media"] or ""),
+            "digest": [row["sha256"], *excerpt.values()],
+            **excerpt,
+        }
+        payloads[row["clip_id"]] = told if row["status"] == "ok" else None
+    return payloads
+
+
+def store_payloads(store: Store) -> dict[str, dict[str, Any] | None]:
+    """The jobs of a stage that reads another's store: every clip, None where it failed there."""
+    return {
+        clip: {"digest": row["digest"]} if row["status"] == "ok" else None for clip, row in store.rows.items()
+    }
+
+
+def encoder_digest(folder: Path) -> str:
+    """The identity of an encoder artifact: sha256 of encoder.json, which holds that of the weights."""
+    return hashlib.sha256(require(folder / "encoder.json").read_bytes()).hexdigest()
+
+
+def transform_of(p: Params) -> Any:
+    """The audio front end of a profile, a pipeline.spectrograms.Transform."""
+    from pipeline.spectrograms import Transform
+
+    sizes = p.spectrograms
+    return Transform(sizes.sample_rate, sizes.window_length, sizes.hop_length, p.model.log_bins, p.model.crop)
+
+
+def device_of(p: Params) -> str:
+    """The torch device that runtime.device stands for on this machine."""
+    import torch
+
+    return "cuda" if p.runtime.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
 def gate(stage: str, rows: list[dict[str, Any]], min_success: float) -> None:
     """AvsetError if too few clips got through this stage."""
     tried = [row for row in rows if row["reason"] != "upstream"]
@@ -122,6 +171,3 @@ def gate(stage: str, rows: list[dict[str, Any]], min_success: float) -> None:
             f"{stage}: {ok} of {len(tried)} clips succeeded, fewer than clips.min_success = {min_success}; "
             f"reasons: {'; '.join(reasons[:5]) or 'no clip at all'}"
         )
-
-
-__all__ = ["PARAMS", "ParamsFile", "begin", "build", "command", "gate", "only_writer", "require"]

@@ -44,7 +44,7 @@ class AVSeT(nn.Module):
         self.level, self.query_norm, self.scale = level, query_norm, scale
         self.embedding_input = embedding_input
         start = 0.5 / self.n_regions  # so that the aggregated mask starts at one half
-        nn.init.constant_(self.decoder.ups[-1].bias, math.log(start / (1 - start)))
+        self.decoder.start_at(math.log(start / (1 - start)))
 
     def pool(self, queries: Float[Tensor, "B N V R D"]) -> Float[Tensor, "B N v r D"]:
         """Query vectors as the decoder sees them: max-pooled to one at video level, normalised if asked."""

@@ -7,13 +7,14 @@ kernel taps. The result is that of the plain U-Net: outputs, gradients and norma
 """
 
 import math
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
-KERNEL = {"stride": 2, "padding": 1}  # every layer is 4 x 4, and halves or doubles the plane
+STRIDE, PADDING = 2, 1  # every layer is 4 x 4, and halves or doubles the plane
 
 
 def normalisation(kind: str, channels: int) -> nn.Module:
@@ -32,8 +33,8 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [1, *channels]
         self.levels = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(below, width, 4, **KERNEL), normalisation(norm, width), nn.LeakyReLU(0.2))
-            for below, width in zip(widths, widths[1:], strict=False)
+            nn.Sequential(nn.Conv2d(below, width, 4, stride=STRIDE, padding=PADDING), normalisation(norm, width), nn.LeakyReLU(0.2))
+            for below, width in pairwise(widths)
         )
 
     def forward(self, x: Float[Tensor, "B 1 M T"]) -> list[Tensor]:
@@ -59,13 +60,13 @@ class Up(nn.Module):
 
     def shared(self, skip: Float[Tensor, "B S h w"]) -> Float[Tensor, "B 1 C h2 w2"]:
         """The skip's part and the bias, to be added to every query's part."""
-        return fn.conv_transpose2d(skip, self.skip, self.bias, **KERNEL)[:, None]
+        return fn.conv_transpose2d(skip, self.skip, self.bias, stride=STRIDE, padding=PADDING)[:, None]
 
     def forward(
         self, below: Float[Tensor, "B Q P h w"], skip: Float[Tensor, "B S h w"]
     ) -> Float[Tensor, "B Q C h2 w2"]:
         """Both parts, for all Q queries of each mixture."""
-        up = fn.conv_transpose2d(below.flatten(0, 1), self.below, **KERNEL)
+        up = fn.conv_transpose2d(below.flatten(0, 1), self.below, stride=STRIDE, padding=PADDING)
         return up.unflatten(0, below.shape[:2]) + self.shared(skip)
 
 
@@ -85,7 +86,7 @@ class FirstUp(Up):
 def _tap_sums(height: int, width: int) -> Float[Tensor, "16 P"]:
     """Which of the 4 x 4 kernel taps reach each output pixel of a constant plane: 0 or 1."""
     kernels = torch.eye(16).view(16, 1, 4, 4)
-    sums = fn.conv_transpose2d(torch.ones(1, 1, height, width), kernels.transpose(0, 1), **KERNEL)
+    sums = fn.conv_transpose2d(torch.ones(1, 1, height, width), kernels.transpose(0, 1), stride=STRIDE, padding=PADDING)
     return sums[0].flatten(1)
 
 
@@ -102,6 +103,10 @@ class Decoder(nn.Module):
             for i, (below, skip, out) in enumerate(zip(belows, skips, outs, strict=True))
         )
         self.norms = nn.ModuleList(normalisation(norm, width) for width in outs[:-1])
+
+    def start_at(self, logit: float) -> None:
+        """Set the last bias: the masks of an untrained decoder are about sigmoid(logit)."""
+        nn.init.constant_(self.ups[-1].get_parameter("bias"), logit)
 
     def forward(self, maps: list[Tensor], queries: Float[Tensor, "B Q D"]) -> Float[Tensor, "B Q M T"]:
         """One mask per query vector; `maps` as the encoder returns them."""

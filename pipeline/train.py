@@ -1,0 +1,180 @@
+"""Training: mix and separate (App. A.3) with the losses of Eq. 5, resumable at any step."""
+
+import io
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from pipeline import losses, mixtures
+from pipeline import spectrograms as sp
+from pipeline.params import Preset, Train
+from pipeline.separate import Model
+from pipeline.store import write_atomic
+
+
+@dataclass
+class Run:
+    """The state of a training run: all that a resumed run needs; the data is a function of the step."""
+
+    model: Model
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    best: float = -math.inf
+    best_step: int = 0
+    best_state: dict[str, Tensor] | None = None
+    history: list[tuple[int, dict[str, float]]] | None = None
+
+    def save(self, path: Path) -> None:
+        """Write the state, whole or not at all."""
+        buffer = io.BytesIO()
+        kept = {k: v for k, v in self.__dict__.items() if k not in ("model", "optimizer")}
+        torch.save(
+            {**kept, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, buffer
+        )
+        write_atomic(path, buffer.getvalue())
+
+    def load(self, path: Path) -> None:
+        """Take up a saved state."""
+        state = torch.load(path, weights_only=True)
+        self.model.load_state_dict(state.pop("model"))
+        self.optimizer.load_state_dict(state.pop("optimizer"))
+        self.__dict__.update(state)
+
+
+def make_optimizer(model: torch.nn.Module, preset: Preset) -> torch.optim.Optimizer:
+    """SGD with momentum 0.9 (the paper's), or AdamW; biases and norms are not decayed by AdamW."""
+    if preset.optimizer == "sgd":
+        return torch.optim.SGD(
+            model.parameters(), lr=preset.lr, momentum=0.9, weight_decay=preset.weight_decay
+        )
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=preset.lr, weight_decay=preset.weight_decay)
+
+
+def learning_rate(step: int, steps: int, preset: Preset) -> float:
+    """Linear warm-up, then a cosine to zero, or a step to a tenth at four fifths (the authors' code)."""
+    warmup = min(preset.warmup, steps // 2)
+    if step < warmup:
+        return preset.lr * (step + 1) / warmup
+    if preset.schedule == "step":
+        return preset.lr * (0.1 if step >= 0.8 * steps else 1.0)
+    return preset.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def batch_losses(
+    model: Model, batch: dict[str, Tensor], captions: Float[Tensor, "C D"], preset: Preset
+) -> dict[str, Tensor]:
+    """The terms of Eq. 5 for one batch, unweighted; a term of weight zero is not computed.
+
+    `captions` are the latent captions of all training clips, in the order of `batch["clip"]`'s numbers.
+    """
+    weights = preset.losses
+    sources, mixture = mixtures.magnitudes(batch["sources"], model.settings.transform.log_bins)
+    targets = sp.ratio_mask(sources, mixture, preset.mask_target)
+    own = captions[batch["clip"]]  # (B, N, D)
+    queries = [batch["regions"]] + ([own[:, :, None, None]] if weights.caption else [])
+    masks = model.net.decode(model.net.encode(mixture), queries)
+    terms = {"mask": losses.mask_loss(masks[0], targets, mixture)}
+    if weights.caption:
+        terms["caption"] = losses.mask_loss(masks[1], targets, mixture)
+    if weights.audio_language or weights.trimodal:
+        audio = model.net.embed(mixture, masks[0])  # (B, N, D)
+    if weights.audio_language:
+        terms["audio_language"] = losses.audio_language_loss(
+            audio.flatten(0, 1), captions, batch["clip"].flatten()
+        )
+    if weights.trimodal:
+        frames = batch["regions"].shape[2]
+        seen, heard = (
+            losses.SCALE * model.scores(batch["regions"], target[:, :, None].expand(-1, -1, frames, -1))
+            for target in (own, audio)
+        )
+        terms["trimodal"] = losses.trimodal_loss(seen, heard, preset.kl_reduction)
+    return terms
+
+
+def fit(
+    model: Model,
+    data: mixtures.TrainingMixtures,
+    captions: Float[Tensor, "C D"],
+    preset: Preset,
+    train: Train,
+    validate: Callable[[Model], dict[str, float]],
+    log: Callable[[int, dict[str, float]], None],
+    state: Path | None = None,
+    workers: int = 0,
+) -> Run:
+    """Train for `train.steps` steps; the run's best state is that of the best validation.
+
+    `validate` returns scores of which "nsdr" (and, for presets that say so, minus the training loss) decides;
+    `log` gets the curves. With `state`, the run is kept there at every validation and taken up if it exists.
+    """
+    device = next(model.parameters()).device
+    run = Run(model, make_optimizer(model, preset), history=[])
+    if state is not None and state.exists():
+        run.load(state)
+        print(f"train: goes on at step {run.step}", file=sys.stderr)
+    assert run.history is not None
+    for step, values in run.history:
+        log(step, values)
+    captions = captions.to(device)
+    rest = Subset(data, range(run.step * train.batch_size, train.steps * train.batch_size))
+    loader = DataLoader(
+        rest,
+        train.batch_size,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        persistent_workers=workers > 0,
+    )
+    sums: dict[str, Tensor] = {}
+    since, began, first = 0, time.monotonic(), run.step
+    for batch in loader:
+        model.train()
+        terms = batch_losses(
+            model, {k: v.to(device, non_blocking=True) for k, v in batch.items()}, captions, preset
+        )
+        weights = preset.losses.recipe()
+        terms["loss"] = torch.stack([weights[k] * v for k, v in terms.items()]).sum()
+        for group in run.optimizer.param_groups:
+            group["lr"] = learning_rate(run.step, train.steps, preset)
+        run.optimizer.zero_grad(set_to_none=True)
+        terms["loss"].backward()
+        run.optimizer.step()
+        run.step, since = run.step + 1, since + 1
+        sums = {k: sums.get(k, 0) + v.detach() for k, v in terms.items()}
+        if run.step % train.validate_every == 0 or run.step == train.steps:
+            values = {f"train/{k}": v.item() / since for k, v in sums.items()}
+            values |= {f"validation/{k}": v for k, v in validate(model.eval()).items()}
+            keep_best(run, values, preset)
+            run.history.append((run.step, values))
+            log(run.step, values)
+            if state is not None:
+                run.save(state)
+            rate = (run.step - first) / (time.monotonic() - began)
+            left = (train.steps - run.step) / rate
+            print(
+                f"train: step {run.step}/{train.steps}, loss {values['train/loss']:.4f}, validation NSDR "
+                f"{values['validation/nsdr']:.2f} dB; {rate:.1f} steps/s, {left:.0f} s left",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+            sums, since = {}, 0
+    return run
+
+
+def keep_best(run: Run, values: dict[str, float], preset: Preset) -> None:
+    """Remember the state if this validation is the best so far."""
+    score = values["validation/nsdr"] if preset.best == "nsdr" else -values["train/loss"]
+    if score > run.best:
+        run.best, run.best_step = score, run.step
+        run.best_state = {k: v.detach().cpu().clone() for k, v in run.model.own_state().items()}

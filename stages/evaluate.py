@@ -1,0 +1,74 @@
+"""evaluate: scores of a model on the frozen test mixtures, and of attention on the boxes.
+
+Makes data/<dataset>/scores/<method>/: scores.parquet (per query, mixture and source), localization.parquet,
+examples.h5 (whole mixtures to look at and to listen to).
+"""
+
+import shutil
+from collections import defaultdict
+from typing import Annotated
+
+import numpy as np
+import pyarrow as pa
+import torch
+import typer
+
+from pipeline import scores
+from pipeline.evaluate import Examples, Material, encoder_facts, estimates, look, texts_of
+from pipeline.separate import Separator
+from pipeline.store import write_json, write_table
+from stages import PARAMS, ParamsFile, begin, command, device_of, only_writer
+
+PLACES = pa.schema(
+    [("clip_id", pa.string()), ("label", pa.string()), ("attention", pa.string()), ("hit", pa.bool_()),
+     ("iou", pa.float64()), ("chance", pa.float64())]
+)  # fmt: skip
+
+
+def main(
+    method: Annotated[str, typer.Argument(help="A preset.")] = "avset", path: ParamsFile = PARAMS
+) -> None:
+    """Score one model."""
+    p = begin("evaluate", path, method)
+    material, separator = Material.load(p.data), Separator.load(p.data / "models" / method)
+    model = separator.model.to(device_of(p))
+    torch.set_num_threads(p.train.threads)
+    mixtures = material.of("test")
+    shown = mixtures[:: max(1, len(mixtures) // max(1, p.evaluate.examples))][: p.evaluate.examples]
+    labels = [label for found in material.labels.values() for label in found]
+    texts = {name: texts_of(separator, labels, prompt) for name, prompt in p.evaluate.prompts.items()}
+    labelled = all(all(m.labels) for m in mixtures)
+    kinds = [*(texts if labelled else {}), "video", "caption"]
+    folder, rows, sounds = p.data / "scores" / method, [], defaultdict(list)
+    with only_writer(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        with Examples(folder / "examples.h5", material, separator, shown, texts.get("text", {})) as examples:
+            found = {
+                kind: list(estimates(model, mixtures, kind, material, texts.get(kind, {}))) for kind in kinds
+            }
+            tasks = [(mixture[0][1], np.stack([parts["estimates"] for _, _, parts in mixture]))
+                     for mixture in zip(*found.values(), strict=True)]  # fmt: skip
+            scored = scores.score(tasks, workers=p.runtime.workers)
+            for i, kind in enumerate(kinds):
+                own = [{name: values[i] for name, values in one.items()} for one in scored]
+                new = scores.rows_of(method, kind, mixtures, own, material.mixture_sdr)
+                gains = np.array([row["nsdr"] for row in new]).reshape(len(mixtures), -1)
+                print(f"evaluate: {kind}: NSDR {gains.mean():.2f} dB on {len(mixtures)} mixtures", flush=True)
+                for (mixture, _, parts), gain in zip(found[kind], gains, strict=True):
+                    prompt = p.evaluate.prompts.get(kind, kind)
+                    asked = [prompt.format(label=label) for label in mixture.labels]
+                    examples.add_query(mixture, kind, {**parts, "nsdr": gain}, asked)
+                    if kind == kinds[0]:
+                        for clip, attention in zip(mixture.clips, parts["attention"], strict=True):
+                            sounds[clip].append(attention)
+                rows += new
+        clips = [clip for clip in material.complete() if material.splits[clip] == "test"]
+        places = look(model, separator.encoder.grid, material, clips, texts.get("text", {}), sounds)
+        write_json(folder / "facts.json", encoder_facts(material, clips, texts.get("text", {})))
+        write_table(folder / "scores.parquet", rows)
+        write_table(folder / "localization.parquet", places, PLACES)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,40 @@
+"""frames: RGB frames of each clip on a fixed time grid.
+
+Makes data/<dataset>/frames/: per clip `frames` (V, H, W, 3) uint8 and `times` (V,) in seconds.
+"""
+
+from functools import partial
+from pathlib import Path
+
+from pipeline.frames import decode_frames, frame_times
+from pipeline.parallel import Job
+from pipeline.params import Frames
+from pipeline.store import Item
+from stages import PARAMS, ParamsFile, begin, build, command, media_payloads
+
+DIMENSIONS = {"frames": ("V", "H", "W", "C"), "times": ("V",)}
+
+
+class Decode:
+    """Mapper: the frames of one clip."""
+
+    def __init__(self, grid: Frames):
+        self.grid = grid
+
+    def __call__(self, jobs: list[Job]) -> list[Item]:
+        return [self.decode(**job.payload) for job in jobs]
+
+    def decode(self, media: Path, start: float, duration: float, digest: str) -> Item:
+        """Frames and their times."""
+        times = frame_times(start, duration, self.grid.count, self.grid.spacing)
+        return Item({"frames": decode_frames(media, times, self.grid.size), "times": times})
+
+
+def main(path: ParamsFile = PARAMS) -> None:
+    """Decode the frames of every clip."""
+    p = begin("frames", path)
+    build("frames", p, media_payloads(p), partial(Decode, p.frames), p.frames.recipe(), {}, DIMENSIONS)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,65 @@
+"""mixtures: the frozen evaluation mixtures, shared by every method, run and colleague.
+
+Makes data/<dataset>/mixtures/: mixtures.parquet (clips, offsets, gains of validation and test mixtures) and
+scores.parquet (what the mixture itself and the ideal ratio mask score), store.json.
+"""
+
+import shutil
+
+import numpy as np
+
+from pipeline import mixtures, scores, waveforms
+from pipeline.store import Store, read_table, write_json, write_table
+from stages import PARAMS, ParamsFile, begin, code_digest, command, only_writer, transform_of
+
+
+def main(path: ParamsFile = PARAMS) -> None:
+    """Draw the mixtures of both splits; score the mixture and the ideal mask once for all."""
+    p = begin("mixtures", path)
+    store, transform, folder = Store(p.data / "spectrograms"), transform_of(p), p.data / "mixtures"
+    listed = [
+        row for row in read_table(p.data / "clips" / "index.parquet") if row["clip_id"] in set(store.clips)
+    ]
+
+    def offset_of(clip: str) -> int:
+        return mixtures.centre_offset(store.dataset(clip, "stft").shape[0], transform.crop)
+
+    def audible(clip: str, offset: int) -> bool:
+        start = offset * transform.hop_length
+        crop = store.read(clip, "waveform", slice(start, start + transform.length))
+        return not waveforms.is_silent(waveforms.from_int16(crop), p.clips.silence)
+
+    rows = []
+    for split, count in (("validation", p.mixtures.validation), ("test", p.mixtures.test)):
+        clips = {row["clip_id"]: (row["labels"] or [""])[0] for row in listed
+                 if row["split"] == split and len(row["labels"]) < 2 + (not p.mixtures.different_category)
+                 and (row["labels"] or not p.mixtures.different_category)}  # fmt: skip
+        rows += mixtures.draw(
+            clips, offset_of, audible, split, count, p.mixtures.n_sources, p.mixtures.different_category,
+            p.mixtures.seed,
+        )  # fmt: skip
+    with only_writer(folder):
+        fresh = folder.with_name(".mixtures.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        write_table(fresh / "mixtures.parquet", [row.row() for row in rows])
+        own = scores.own_scores(rows, store, transform, p.runtime.workers)
+        write_table(fresh / "scores.parquet", own)
+        inputs = {"spectrograms": store.digest}
+        write_json(
+            fresh / "store.json",
+            {
+                "stage": "mixtures",
+                "recipe": p.mixtures.recipe(),
+                "code": code_digest("mixtures"),
+                "inputs": inputs,
+            },
+        )
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.replace(folder)
+    for method in ("mixture", "ideal"):
+        mean = np.mean([row["sdr"] for row in own if row["method"] == method])
+        print(f"mixtures: {len(rows)} mixtures, mean SDR of the {method}: {mean:.2f} dB")
+
+
+if __name__ == "__main__":
+    command(main)

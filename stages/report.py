@@ -1,0 +1,35 @@
+"""report: metrics, coverage, pictures, and a page to listen to.
+
+Makes reports/<dataset>/: metrics.json, coverage.json, tables and pictures for `dvc plots show` (all small, in
+git), and html/index.html (self-contained, in the DVC cache).
+"""
+
+import json
+import shutil
+
+from pipeline import report
+from pipeline.store import require
+from stages import PARAMS, ParamsFile, begin, command, only_writer
+
+STAGES = ("clips", "frames", "spectrograms", "regions", "captions")
+
+
+def main(path: ParamsFile = PARAMS) -> None:
+    """Report the methods of the parameters, and no others."""
+    p = begin("report", path)
+    scores = p.data / "scores"
+    for folder in require(scores).iterdir():
+        if folder.name not in p.methods:  # of an earlier list of methods; DVC's cache has it
+            print(f"report: {folder} is not in `methods`, removed")
+            shutil.rmtree(folder)
+    with only_writer(p.reports):
+        shutil.rmtree(p.reports, ignore_errors=True)
+        indices = {stage: p.data / stage / "index.parquet" for stage in STAGES}
+        facts = json.loads(require(scores / p.methods[0] / "facts.json").read_text())
+        numbers = report.build(scores, p.data / "mixtures", p.methods, indices, facts, p.reports)
+    print(report.table(numbers))
+    print(f"\nlisten: {(p.reports / 'html' / 'index.html').absolute()}")
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,54 @@
+"""spectrograms: complex STFT and waveform of each clip.
+
+Makes data/<dataset>/spectrograms/: per clip `stft` (T, 2, F), real and imaginary planes, time-major, and
+`waveform` (L,) int16 at spectrograms.sample_rate.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline import spectrograms as sp
+from pipeline import waveforms
+from pipeline.parallel import Job
+from pipeline.params import Spectrograms
+from pipeline.store import Item
+from stages import PARAMS, ParamsFile, begin, build, command, media_payloads
+
+DIMENSIONS = {"stft": ("T", "plane", "F"), "waveform": ("L",)}
+
+
+class Transform:
+    """Mapper: the waveform of one clip and its STFT."""
+
+    def __init__(self, sizes: Spectrograms, silence: float):
+        self.sizes, self.silence = sizes, silence
+
+    def __call__(self, jobs: list[Job]) -> list[Item]:
+        return [self.transform(**job.payload) for job in jobs]
+
+    def transform(self, media: Path, start: float, duration: float, digest: str) -> Item:
+        """The STFT is that of the stored samples."""
+        sizes = self.sizes
+        wave = waveforms.decode_audio(media, start, duration, sizes.sample_rate, self.silence)
+        samples = waveforms.to_int16(wave)
+        spectrum = sp.stft(
+            torch.from_numpy(waveforms.from_int16(samples)), sizes.window_length, sizes.hop_length
+        )
+        return Item(
+            {"stft": sp.pack(spectrum).numpy().astype(np.dtype(sizes.precision)), "waveform": samples}
+        )
+
+
+def main(path: ParamsFile = PARAMS) -> None:
+    """Decode the sound of every clip and transform it."""
+    p = begin("spectrograms", path)
+    recipe = {**p.spectrograms.recipe(), "silence": p.clips.silence}
+    factory = partial(Transform, p.spectrograms, p.clips.silence)
+    build("spectrograms", p, media_payloads(p), factory, recipe, {}, DIMENSIONS)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,243 @@
+"""The drawn source: its media repeat, its boxes are true, its splits share nothing."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pydantic import ValidationError
+
+from pipeline.sources import Entry, demo
+from pipeline.sources.demo import train_encoder
+from pipeline.sources.demo.canvas import OVERSAMPLING, Canvas, smooth
+from pipeline.sources.demo.descriptions import describe, facts
+from pipeline.sources.demo.instruments import DRAWINGS, TINTS
+from pipeline.sources.demo.motion import Motion, motions
+from pipeline.sources.demo.people import POSES
+from pipeline.sources.demo.pictures import BACKGROUNDS, FLOOR_LINES, Painter
+from pipeline.sources.demo.scenes import LABELS, scene
+from pipeline.sources.demo.sounds import LABELS as SOUND_LABELS
+from pipeline.sources.demo.sounds import Note
+
+SHORT = demo.Options(duration=1.0, size=64, fps=5)
+
+
+def test_entries_are_unique_and_counted():
+    options = demo.Options(train_per_label=2, validation_per_label=1, test_per_label=3, duets=8)
+    entries = demo.entries(options)
+    assert len({entry.media_id for entry in entries}) == len(entries) == 11 * (2 + 1 + 3) + 8
+    duets = [entry for entry in entries if len(entry.labels) == 2]
+    assert [entry.split for entry in duets] == ["train", "train", "train", "test"] * 2
+    assert all(len(set(entry.labels)) == 2 for entry in duets)
+    assert {entry.labels for entry in entries if len(entry.labels) == 1} == {
+        (label,) for label in SOUND_LABELS
+    }
+
+
+def test_more_clips_leave_the_old_ones_alone():
+    assert set(demo.entries(demo.Options())) < set(demo.entries(demo.Options(train_per_label=20, duets=15)))
+
+
+def test_every_label_has_a_sound_a_drawing_a_pose_and_colours():
+    assert LABELS == SOUND_LABELS
+    assert set(DRAWINGS) == set(POSES) == set(TINTS)
+    assert set(BACKGROUNDS) == set(FLOOR_LINES)
+
+
+@pytest.mark.parametrize("bad", [{"size": 65}, {"duration": 0.0}, {"clips": 3}])
+def test_wrong_options_are_refused(bad: dict):
+    with pytest.raises(ValidationError, match=next(iter(bad))):
+        demo.Options(**bad)
+
+
+@pytest.mark.parametrize("labels", [("violin",), ("flute", "tuba")])
+def test_a_file_has_all_frames_all_samples_and_boxes(labels: tuple[str, ...], tmp_path: Path):
+    target = tmp_path / "clip.mp4"
+    boxes = demo.fetch(Entry("any-test-000", "test", labels, "demo"), SHORT, target)
+    with av.open(str(target)) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        assert container.streams.video[0].average_rate == Fraction(5)
+        assert container.streams.video[0].codec_context.name == "h264"
+        assert container.streams.audio[0].codec_context.name == "aac"
+    with av.open(str(target)) as container:
+        samples = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    assert len(pictures) == 5 and pictures[0].shape == (64, 64, 3)
+    assert len(samples) >= demo.SAMPLE_RATE and 0.02 < np.abs(samples).max() < 1.1
+    assert [(box.time_s, box.label) for box in boxes] == [
+        (k / 5, label) for k in range(5) for label in labels
+    ]
+    assert all(0 <= box.x0 < box.x1 <= 1 and 0 <= box.y0 < box.y1 <= 1 for box in boxes)
+
+
+def test_the_same_clip_twice_is_the_same_bytes(tmp_path: Path):
+    entry = demo.entries(SHORT)[-1]
+    boxes = [demo.fetch(entry, SHORT, tmp_path / f"{name}.mp4") for name in "ab"]
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    assert boxes[0] == boxes[1]
+
+
+@pytest.mark.parametrize(
+    "change", [{"media_id": "violin-test-000"}, {"media_id": "violin-train-001"}, {"seed": 1}]
+)
+def test_splits_numbers_and_seeds_share_neither_melody_nor_scene(change: dict):
+    entry = Entry(change.get("media_id", "violin-train-000"), "train", ("violin",), "demo")
+    first = Entry("violin-train-000", "train", ("violin",), "demo")
+    other = SHORT.model_copy(update={"seed": change.get("seed", 0)})
+    for purpose in ("sound 0", "scene", "sway"):
+        assert demo._seed(first, SHORT, purpose) != demo._seed(entry, other, purpose)
+    seeds = demo._seed(first, SHORT, "scene"), demo._seed(entry, other, "scene")
+    assert scene(["violin"], seeds[0]) != scene(["violin"], seeds[1])
+
+
+def test_the_written_pixels_are_the_drawn_ones(tmp_path: Path):
+    """Decoding gives the drawing back: rows, columns and colours in their places."""
+    entry = demo.entries(SHORT)[0]
+    demo.fetch(entry, SHORT, tmp_path / "clip.mp4")
+    drawn = Painter(scene(entry.labels, demo._seed(entry, SHORT, "scene")), 64).room.reduce(OVERSAMPLING)
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        frame = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    assert np.median(np.abs(frame.astype(float) - np.asarray(drawn))) < 6
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_the_box_holds_the_instrument(label: str):
+    """Another tint of the instrument changes pixels inside its box only, and over most of it."""
+    for seed in range(4):
+        spec = scene([label], seed)
+        player = spec.players[0]
+        changed = type(player)(**{**player.__dict__, "tint": tuple(255 - value for value in player.tint)})
+        other = type(spec)(**{**spec.__dict__, "players": (changed,)})
+        before, (box,) = Painter(spec, 128).frame((Motion(),))
+        after, _ = Painter(other, 128).frame((Motion(),))
+        rows, columns = np.nonzero((before != after).any(axis=2))
+        x0, y0, x1, y1 = (128 * edge for edge in box)
+        assert x0 - 1.5 <= columns.min() and columns.max() < x1 + 1.5
+        assert y0 - 1.5 <= rows.min() and rows.max() < y1 + 1.5
+        assert (np.ptp(columns) + 1) * (np.ptp(rows) + 1) > 0.4 * (x1 - x0) * (y1 - y0)
+
+
+def test_instruments_are_whole_and_large_enough_for_a_grid():
+    for label in LABELS:
+        for seed in range(8):
+            painter = Painter(scene([label], 100 + seed), 64)
+            _, [(x0, y0, x1, y1)] = painter.frame((Motion(),))
+            assert (x1 - x0) * (y1 - y0) > 0.02
+            assert x0 > 0 and x1 < 1 and y0 > 0
+
+
+def test_duet_players_stand_in_the_order_of_their_labels():
+    for seed in range(30):
+        first, second = scene(["tuba", "flute"], seed).players
+        assert first.label == "tuba" and first.x < second.x
+
+
+def test_places_nest_and_mirror():
+    canvas = Canvas(Image.new("RGB", (100, 100)), 2.0)
+    inner = canvas.place(10 + 20j, 90, 3.0)
+    assert np.allclose(inner.pixels([1 + 0j]), [20 + 46j])  # x turned downwards, three times as long
+    mirrored = canvas.place(10 + 20j, 0, 1.0, mirrored=True)
+    assert np.allclose(mirrored.pixels([1 + 1j]), [18 + 42j])
+    nested = mirrored.place(2 + 0j, 90)
+    assert np.allclose(nested.pixels([1 + 0j]), [16 + 42j])
+    assert nested.within(canvas, 1 + 0j) == pytest.approx(8 + 21j)
+    assert canvas.within(nested, 8 + 21j) == pytest.approx(1 + 0j)
+
+
+def test_a_disc_has_the_area_of_a_disc():
+    """Oversampling then averaging keeps grey levels in proportion to the covered area."""
+    image = Image.new("RGB", (300, 300))
+    canvas = Canvas(image, 3.0)
+    canvas.ellipse(50 + 50j, 30, 30, (255, 255, 255))
+    covered = np.asarray(image.reduce(3))[..., 0].sum() / 255
+    assert covered == pytest.approx(np.pi * 30**2, rel=0.03)
+    assert canvas.extent() == pytest.approx((60, 60, 240, 240), abs=1)
+
+
+def test_a_smooth_curve_passes_through_its_points():
+    points = [0j, 10 + 0j, 10 + 10j, 10j]
+    assert np.allclose(smooth(points, steps=5)[::5], points)
+    assert np.allclose(smooth(points, closed=False, steps=5)[::5], points)
+
+
+def test_motion_follows_the_notes():
+    notes = [Note(1.0, 2.0, 60.0, 0.8), Note(2.0, 3.0, 72.0, 0.8)]
+    before, start, half, second, over = motions(notes, np.array([0.0, 1.0, 1.5, 2.25, 9.0]))
+    assert (before.strike, start.strike) == pytest.approx((0.0, 1.0), abs=1e-6)
+    assert [start.stroke, half.stroke, second.stroke] == pytest.approx([0.0, 0.5, 0.75])  # the bow turns back
+    assert [start.pitch, second.pitch] == [0.0, 1.0]
+    assert (start.hand, second.hand) == (0, 1)
+    assert over.strike < 1e-6
+    assert motions([], np.array([0.0, 1.0])) == [Motion(), Motion()]
+
+
+def test_the_picture_moves_only_when_the_player_does():
+    painter = Painter(scene(["cello"], 3), 64)
+    still, _ = painter.frame((Motion(stroke=0.2),))
+    same, _ = painter.frame((Motion(stroke=0.2),))
+    moved, _ = painter.frame((Motion(stroke=0.9),))
+    assert np.array_equal(still, same) and not np.array_equal(still, moved)
+
+
+def test_what_is_said_of_a_scene_is_true_of_it():
+    rng = np.random.default_rng(0)
+    for seed in range(60):
+        labels = [LABELS[k] for k in rng.permutation(len(LABELS))[: 1 + seed % 2]]
+        drawn = scene(labels, seed)
+        for text, needed in (describe(drawn, rng) for _ in range(10)):
+            assert needed and needed <= facts(drawn)
+            assert {label for label in LABELS if label in text} <= set(labels)
+
+
+def test_a_solo_is_not_a_duet_and_a_flute_no_tuba():
+    flute, both = facts(scene(["flute"], 1)), facts(scene(["flute", "tuba"], 1))
+    assert "flute" in flute and "tuba" not in flute
+    assert {"flute", "tuba", "flute left of tuba", "brass instrument"} <= both
+    assert "tuba left of flute" not in both and "two people" not in flute
+
+
+def test_contrast_knows_its_bounds():
+    """Equal scores cost log B; a perfect match costs nothing, or log 2 where two sentences are equally true."""
+    alone = torch.eye(4, dtype=torch.bool)
+    assert train_encoder.contrast(torch.zeros(4, 4), alone).item() == pytest.approx(np.log(4))
+    assert train_encoder.contrast(100 * alone.float(), alone).item() == pytest.approx(0, abs=1e-6)
+    twice = torch.eye(4, dtype=torch.bool).repeat(1, 2)
+    assert train_encoder.contrast(100 * twice.float(), twice).item() == pytest.approx(np.log(2) / 2)
+
+
+def test_truth_is_facts_within_facts():
+    pictures = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    pool = train_encoder.Pool(pictures, [scene(["flute"], 1), scene(["flute", "tuba"], 2)], [[], []])
+    needs = [frozenset({"flute"}), frozenset({"flute", "tuba"}), frozenset({"one person"})]
+    sentences = train_encoder.Sentences(torch.zeros(3, 5, dtype=torch.int64), needs, np.zeros((2, 1), np.int64))
+    assert train_encoder.truth(sentences, pool).tolist() == [[True, False, True], [True, True, False]]
+
+
+def test_a_point_hits_where_the_box_holds_the_centre_of_a_region():
+    drawn = scene(["flute", "tuba"], 3)
+    boxes = [(0.4, 0.1, 0.9, 0.6), (0.2, 0.2, 0.3, 0.3)]  # the second holds no centre of a 3 x 3 grid
+    pool = train_encoder.Pool(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), [drawn], [boxes])
+    inside, place = train_encoder._inside(pool, 3)
+    assert inside.tolist() == [[False, True, True, False, True, True, False, False, False]]
+    assert place.tolist() == [[0, LABELS.index("flute")]]
+
+
+def test_the_shipped_encoder_knows_the_instruments_and_where_they_are():
+    """On drawings that it was not trained on; its attention is uniform and unknown words are silent."""
+    tensors = train_encoder.load_file(train_encoder.WEIGHTS)
+    model = train_encoder.build()
+    model.load_state_dict(tensors)
+    assert not any(tensors[f"visual.attnpool.{name}_proj.weight"].any() for name in "qk")
+    assert 60 < (tensors["token_embedding.weight"] != 0).any(1).sum() < 200
+    pools = train_encoder.draw(66, 10, 0.0, 96), train_encoder.draw(22, 10, 1.0, 96)
+    found = train_encoder.measure(model, *pools)
+    assert found["zero-shot accuracy"] >= 0.9
+    assert found["solo pointing, cosine"] > 0.7 > 3 * found["solo pointing, chance"]
+    assert found["duet pointing, cosine"] > 0.6
+    with torch.no_grad():
+        whole, _ = train_encoder.embed_pictures(model, pools[0].pictures[:4])
+        mean, std = (torch.tensor(v)[:, None, None] for v in (train_encoder.MEAN, train_encoder.STD))
+        theirs = model.encode_image((pools[0].pictures[:4].float() / 255 - mean) / std)
+    assert torch.allclose(whole, theirs, atol=1e-5)

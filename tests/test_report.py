@@ -1,0 +1,418 @@
+"""The report on small artifacts made here, with real masks of synthetic tones."""
+
+import base64
+import io
+import json
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from pipeline import examples, page, plots, report, spectrograms, tables
+from pipeline.errors import AvsetError, MissingArtifact
+
+RATE, GRID = 11_025, (3, 3)
+EVIL = '<b>viola</b> & "co"'
+PITCHES = {"violin": 392.0, "piano": 262.0, "flute": 587.0, EVIL: 330.0}
+SKILL = {"ideal": 1.0, "text": 0.8, "word": 0.55, "video": 0.85, "caption": 0.7}
+
+
+def tone(label: str, length: int, seed: int) -> np.ndarray:
+    """A little melody of harmonic notes that fade."""
+    rng, time = np.random.default_rng(seed), np.arange(length) / RATE
+    note = np.floor(time / 0.4).astype(int)
+    pitch = PITCHES[label] * 2 ** (rng.choice([0, 2, 4, 7, 9], note.max() + 1)[note] / 12)
+    phase = 2 * np.pi * np.cumsum(pitch) / RATE
+    sound = sum(np.sin(k * phase) / k**1.3 for k in range(1, 8)) * np.exp(-3 * (time % 0.4))
+    return (0.2 * sound + 1e-4 * rng.normal(size=length)).astype(np.float32)
+
+
+def scene(label: str, seed: int, side: int = 96) -> tuple[np.ndarray, list[float]]:
+    """A bright ellipse on a gradient, and its box in fractions."""
+    rng = np.random.default_rng(seed)
+    x0, y0 = rng.uniform(0.1, 0.5, 2)
+    x1, y1 = x0 + 0.4, y0 + 0.4
+    y, x = np.mgrid[:side, :side] / side
+    shape = (((x - (x0 + x1) / 2) / 0.2) ** 2 + ((y - (y0 + y1) / 2) / 0.2) ** 2) < 1
+    picture = np.stack([60 + 90 * x, 70 + 60 * y, 110 - 40 * x], -1)
+    picture[shape] = np.array([210, 120, 60]) if label == "violin" else np.array([70, 170, 190])
+    return (picture + rng.normal(0, 4, picture.shape)).clip(0, 255).astype(np.uint8), [x0, y0, x1, y1]
+
+
+def attention(box: list[float], sharpness: float, seed: int) -> np.ndarray:
+    rows, columns = ((np.arange(n) + 0.5) / n for n in GRID)
+    distance = (columns - (box[0] + box[2]) / 2) ** 2 + (rows[:, None] - (box[1] + box[3]) / 2) ** 2
+    noise = np.random.default_rng(seed).normal(0, 0.03, GRID)
+    return (np.exp(-distance * sharpness) + noise).ravel().astype(np.float32)
+
+
+def plain_sdr(reference: np.ndarray, estimate: np.ndarray) -> np.ndarray:
+    return 10 * np.log10((reference**2).sum(-1) / ((reference - estimate) ** 2).sum(-1))
+
+
+def write_example(file: h5py.File, name: str, labels: list[str], length: int, seed: int) -> None:
+    references = np.stack([tone(label, length, seed + i) for i, label in enumerate(labels)]) / len(labels)
+    stft = spectrograms.stft(torch.from_numpy(references))
+    mixture, mixed = references.sum(0), stft.sum(0)
+    magnitude = spectrograms.warp(mixed.abs(), 64)
+    ideal = spectrograms.ratio_mask(spectrograms.warp(stft.abs(), 64), magnitude, limit=1.0)
+    frames, boxes = zip(*(scene(label, seed + i) for i, label in enumerate(labels)), strict=True)
+    group = file.create_group(name)
+    clips = [f"{label[:3]}{seed}_{1000 * i}" for i, label in enumerate(labels)]
+    lists = {"labels": labels, "clip_ids": clips, "grid": GRID, "boxes": [[box] for box in boxes]}
+    group.attrs.update({k: json.dumps(v) for k, v in lists.items()}, sample_rate=RATE)
+    maps = {k: np.stack([attention(b, s, seed) for b in boxes]) for k, s in (("text", 9), ("caption", 5))}
+    data = {"mixture": mixture, "references": references, "frames": np.stack(frames)}
+    data |= {"mixture_magnitude": magnitude.numpy()} | {f"{k}_attention": v for k, v in maps.items()}
+    for key, value in data.items():
+        group[key] = value
+    for kind, skill in SKILL.items():
+        masks = skill * ideal + (1 - skill) * (1 - ideal)
+        linear = spectrograms.unwarp(masks, mixed.shape[0])
+        estimates = spectrograms.istft(linear * mixed, length).numpy()
+        inner = group.create_group(kind)
+        inner["estimates"], inner["masks"] = estimates, masks.numpy()
+        inner["nsdr"] = plain_sdr(references, estimates) - plain_sdr(references, mixture)
+        if kind != "ideal":
+            inner["attention"] = np.stack([attention(box, 7, seed + 5) for box in boxes])
+            form = "person playing a {}" if kind == "text" else "{}" if kind == "word" else ""
+            inner.attrs["queries"] = json.dumps([form.format(label) for label in labels])
+
+
+def score_rows(key: str, gains: dict[str, float], n: int = 6) -> list[dict]:
+    """Rows of a scores.parquet with planted NSDR: gain - 1, gain, gain + 1, ... by place."""
+    labels = list(PITCHES)
+    return [
+        {
+            "method": key,
+            "query": query,
+            "mixture_id": f"m{i // 2}",
+            "source": i % 2,
+            "clip_id": f"c{i}",
+            "label": labels[i % 3],
+            "sdr": gain + 0.5,
+            "sir": gain + 5.0,
+            "sar": 100.0 if key == "mixture" else 9.0,
+            "nsdr": 0.0 if key == "mixture" else gain + (i % 3 - 1.0),
+            "silent": i == 0 and query == "word",
+        }
+        for query, gain in gains.items()
+        for i in range(n)
+    ]
+
+
+def write_table(path: Path, rows: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def artifacts(root: Path, mixtures: int = 2, length: int = 8192, others: tuple[str, ...] = ("nmf",)) -> dict:
+    """All inputs of `report.build` in `root`, as its arguments."""
+    data = root / "data" / "demo"
+    gains = {"text": 6.0, "word": 4.0, "video": 7.0, "caption": 5.0}
+    write_table(data / "scores/avset/scores.parquet", score_rows("avset", gains))
+    for k, other in enumerate(others):
+        write_table(data / f"scores/{other}/scores.parquet", score_rows(other, {"video": 1.0 + k}))
+    bounds = score_rows("mixture", {"mixture": 0.0}) + score_rows("ideal", {"ideal": 11.0})
+    write_table(data / "mixtures/scores.parquet", bounds)
+    fixed = {"label": "violin", "chance": 0.25}
+    places = [
+        {"clip_id": f"c{i}", "attention": kind, "hit": i < hits, "iou": 0.2 + 0.1 * i, **fixed}
+        for kind, hits in (("text", 4), ("caption", 3), ("sound", 2))
+        for i in range(5)
+    ]
+    write_table(data / "scores/avset/localization.parquet", places)
+    sounds = [p | {"hit": False} for p in places if p["attention"] == "sound"]
+    write_table(data / "scores/nmf/localization.parquet", sounds)
+    pairs = [("violin", "piano"), (EVIL, "flute"), ("flute", "violin"), ("piano", EVIL)]
+    for k, method in enumerate(("avset", *others)):
+        with h5py.File(data / f"scores/{method}/examples.h5", "w") as file:
+            for i in range(mixtures):
+                write_example(file, f"mixture_{i:03d}", list(pairs[i % 4]), length, 10 * i + 100 * k)
+    reasons = [""] * 8 + ["silent", "corrupt"]
+    clips = [
+        {
+            "clip_id": f"c{i}",
+            "status": "failed" if reason else "ok",
+            "reason": reason,
+            "split": "test" if i % 2 else "train",
+            "labels": ["violin"] if i else ["violin", "piano"],
+        }
+        for i, reason in enumerate(reasons)
+    ]
+    frames = [
+        {"clip_id": f"c{i}", "status": "ok" if i else "failed", "reason": "" if i else "no_video"}
+        for i in range(8)
+    ]
+    coverage = {
+        "clips": write_table(data / "clips/index.parquet", clips),
+        "frames": write_table(data / "frames/index.parquet", frames),
+    }
+    return {
+        "scores": data / "scores", "mixtures": data / "mixtures", "methods": ["avset", *others],
+        "coverage": coverage, "facts": {"encoder": {"zero_shot": 0.98765}}, "out": root / "reports" / "demo",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """One report, as (arguments, metrics, folder)."""
+    arguments = artifacts(tmp_path_factory.mktemp("report"))
+    return arguments, report.build(**arguments), arguments["out"]
+
+
+def test_metrics_have_the_planted_means(built):
+    _, numbers, out = built
+    assert json.loads((out / "metrics.json").read_text()) == numbers
+    text = numbers["avset"]["text"]
+    assert (text["nsdr"], text["nsdr_median"], text["n"], text["silent"]) == (6, 6, 6, 0)
+    assert (text["sdr"], text["sir"], text["sar"]) == (6.5, 11, 9)
+    assert text["nsdr_sem"] == round(np.std([-1, 0, 1, -1, 0, 1], ddof=1) / 6**0.5, 4)
+    assert text["per_class"] == {
+        k: {"nsdr": v, "n": 2} for k, v in zip(list(PITCHES)[:3], (5, 6, 7), strict=True)
+    }
+    assert numbers["avset"]["word"]["silent"] == 1
+    assert numbers["mixture"]["sdr"] == 0.5
+    assert numbers["mixture"]["nsdr"] == 0
+    assert numbers["ideal"]["nsdr"] == 11
+    assert numbers["nmf"]["video"]["nsdr"] == 1
+    assert numbers["encoder"] == {"zero_shot": 0.9877}
+
+
+def test_metrics_are_sorted_and_end_with_a_line(built):
+    text = (built[2] / "metrics.json").read_text()
+    assert text == json.dumps(json.loads(text), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def test_localisation_is_of_the_first_method_and_of_the_others_sounds(built):
+    numbers = built[1]
+    assert numbers["localization"]["text"] == {"pointing": 0.8, "ciou": 0.4, "iou": 0.4, "n": 5}
+    assert numbers["localization"]["caption"]["pointing"] == 0.6
+    assert numbers["localization"]["sound"]["pointing"] == 0.4
+    assert numbers["localization"]["chance"] == {"pointing": 0.25}
+    assert numbers["nmf"]["localization"] == {"sound": {"pointing": 0, "ciou": 0.4, "iou": 0.4, "n": 5}}
+
+
+def test_coverage_counts_reasons_splits_and_labels(built):
+    covered = json.loads((built[2] / "coverage.json").read_text())
+    clips, frames = covered["clips"], covered["frames"]
+    assert (clips["ok"], clips["failed"], clips["reasons"]) == (8, 2, {"corrupt": 1, "silent": 1})
+    assert clips["splits"] == {"test": {"ok": 4, "failed": 1}, "train": {"ok": 4, "failed": 1}}
+    assert clips["labels"] == {"piano": {"ok": 1, "failed": 0}, "violin": {"ok": 8, "failed": 2}}
+    assert (frames["failed"], frames["reasons"]) == (1, {"no_video": 1})
+    assert frames["splits"] == {"test": {"ok": 4, "failed": 0}, "train": {"ok": 3, "failed": 1}}
+    assert "labels" not in frames
+
+
+def test_curves_have_a_row_per_method_query_and_class(built):
+    lines = (built[2] / "nsdr_by_method.csv").read_text().splitlines()
+    assert lines[0] == "method,query,nsdr,sem"
+    assert [line.split(",")[:3] for line in lines[1:]] == [
+        ["avset", "text", "6.0"], ["avset", "word", "4.0"], ["avset", "video", "7.0"],
+        ["avset", "caption", "5.0"], ["nmf", "video", "1.0"], ["ideal", "", "11.0"],
+    ]  # fmt: skip
+    classes = (built[2] / "nsdr_by_class.csv").read_text().splitlines()
+    assert classes[0] == "method,query,label,nsdr,n"
+    assert "avset,text,violin,5.0,2" in classes
+    assert len(classes) == 1 + 6 * 3
+
+
+@pytest.mark.parametrize("name", ["example", "localization", "queries"])
+def test_pictures_are_small_and_without_metadata(built, name):
+    content = (built[2] / f"{name}.png").read_bytes()
+    assert len(content) <= plots.LIMIT
+    assert not {b"tEXt", b"iTXt", b"zTXt", b"tIME"} & {content[i : i + 4] for i in range(len(content))}
+    picture = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    assert picture.shape[1] >= 500
+    assert picture.std() > 20
+
+
+def test_the_same_artifacts_make_the_same_bytes(built, tmp_path):
+    arguments, _, out = built
+    report.build(**arguments | {"out": tmp_path})
+    names = sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file())
+    assert len(names) == 8
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (out / name).read_bytes(), name
+
+
+def test_the_page_asks_nobody_for_anything(built):
+    html = (built[2] / "html" / "index.html").read_text()
+    assert "<script" not in html
+    assert "http" not in re.sub(r"base64,[^\"]*", "", html)
+    assert "url(" not in html
+    sources = re.findall(r'(?:src|href)="([^"]{0,20})', html)
+    assert len(sources) > 50
+    assert all(s.startswith("data:") for s in sources)
+
+
+def test_the_page_escapes_labels(built):
+    html = (built[2] / "html" / "index.html").read_text()
+    assert EVIL not in html
+    assert "<b>viola" not in html
+    assert "“person playing a &lt;b&gt;viola&lt;/b&gt; &amp; &#34;co&#34;”" in html
+
+
+def test_the_page_plays_what_it_shows(built):
+    arguments, _, out = built
+    html = (out / "html" / "index.html").read_text()
+    sounds = [
+        soundfile.read(io.BytesIO(base64.b64decode(s)))
+        for s in re.findall(r"audio/mpeg;base64,([^\"]+)", html)
+    ]
+    first = examples.read(arguments["scores"] / "avset" / "examples.h5")[0]
+    other = examples.read(arguments["scores"] / "nmf" / "examples.h5")[0]
+    kinds = ["ideal", "text", "word", "video", "caption"]
+    truth = [first.mixture]
+    for i in range(2):
+        truth += [first.references[i], *(first.separations[k].estimates[i] for k in kinds)]
+        truth += [other.separations["text"].estimates[i]]
+    assert len(sounds) == 2 * len(truth)  # two mixtures
+    gains = []
+    for (played, rate), sound in zip(sounds, truth, strict=False):
+        assert rate == RATE
+        assert len(played) == len(sound)
+        assert np.corrcoef(played, sound)[0, 1] > 0.98
+        gains.append(played @ sound / (sound @ sound))
+    np.testing.assert_allclose(gains, gains[0], rtol=0.03)
+
+
+def test_the_page_shows_scores_boxes_and_gains(built):
+    arguments, _, out = built
+    html = (out / "html" / "index.html").read_text()
+    example = examples.read(arguments["scores"] / "avset" / "examples.h5")[0]
+    assert f"<b>{example.separations['video'].nsdr[1]:+.1f}</b>" in html
+    x0, y0, x1, _ = example.boxes[0][0]
+    assert f"left:{100 * x0:.2f}%;top:{100 * y0:.2f}%;width:{100 * (x1 - x0):.2f}%" in html
+    assert "7.00 <small>± 0.37" in html
+    assert html.count("<details") == 2
+    assert "as published" not in html
+
+
+def test_a_published_data_set_brings_the_papers_rows(built):
+    _, numbers, _ = built
+    assert "8.58" in page.render("solos_full", numbers, {}, {})
+    assert tables.published("music")[0] == ("AV-SeT", "video", 7.98, 13.92, 12.35)
+    assert tables.published("demo") == []
+
+
+def test_examples_beyond_the_budget_are_counted(built):
+    arguments, numbers, _ = built
+    heard = {"avset": examples.read(arguments["scores"] / "avset" / "examples.h5")}
+    whole = page.render("demo", numbers, {}, heard)
+    short = page.render("demo", numbers, {}, heard, budget=int(0.7 * len(whole)))
+    assert short.count("<details") == 1
+    assert "1 more example" in short
+    assert len(short) < 0.7 * len(whole)
+
+
+def test_the_table_reads_from_bound_to_bound(built):
+    lines = report.table(built[1]).splitlines()
+    assert [line.split()[0] for line in lines[2:9]] == ["mixture", *["avset"] * 4, "nmf", "ideal"]
+    assert lines[3].split() == ["avset", "text", "6.00", "0.37", "6.00", "6.50", "11.00", "9.00", "6", "0"]
+    assert lines[2].split()[-3:] == ["–", "6", "0"]  # a mixture holds no artefacts
+    assert any(line.split() == ["chance", "0.250"] for line in lines)
+    assert any(line.split() == ["encoder.zero_shot", "0.9877"] for line in lines)
+
+
+def test_a_report_without_examples_and_localisation(tmp_path):
+    arguments = artifacts(tmp_path, others=())
+    for name in ("examples.h5", "localization.parquet"):
+        (arguments["scores"] / "avset" / name).unlink()
+    numbers = report.build(**arguments)
+    assert "localization" not in numbers
+    assert "Listen" not in (arguments["out"] / "html" / "index.html").read_text()
+    assert not (arguments["out"] / "example.png").exists()
+
+
+def test_a_single_score_has_no_standard_error(tmp_path):
+    arguments = artifacts(tmp_path, others=())
+    write_table(arguments["scores"] / "avset/scores.parquet", score_rows("avset", {"text": 3.0}, n=1))
+    (arguments["scores"] / "avset" / "examples.h5").unlink()
+    numbers = report.build(**arguments)
+    assert numbers["avset"]["text"]["nsdr_sem"] is None
+    assert "NaN" not in (arguments["out"] / "metrics.json").read_text()
+
+
+def test_what_is_missing_or_wrong_is_named(built, tmp_path):
+    arguments, _, _ = built
+    arguments = arguments | {"out": tmp_path}
+    with pytest.raises(
+        MissingArtifact, match=r"ours/scores.parquet does not exist: run `dvc repro evaluate`"
+    ):
+        report.build(**arguments | {"methods": ["avset", "ours"]})
+    with pytest.raises(MissingArtifact, match="dvc repro captions"):
+        report.build(**arguments | {"coverage": {"captions": tmp_path / "index.parquet"}})
+    with pytest.raises(AvsetError, match=r"the fact avset\.text\.nsdr would overwrite"):
+        report.build(**arguments | {"facts": {"avset": {"text": {"nsdr": 99.0}}}})
+    with pytest.raises(AvsetError, match="nothing to report"):
+        report.build(**arguments | {"methods": []})
+    with pytest.raises(AvsetError, match="cannot be called 'ideal'"):
+        report.separation({"ideal": score_rows("ideal", {"text": 1.0})}, score_rows("mixture", {"": 0.0}) * 2)
+    broken = tmp_path / "examples.h5"
+    with h5py.File(broken, "w") as file:
+        file.create_group("m0").attrs["labels"] = "[]"
+    with pytest.raises(AvsetError, match="is not a file of examples"):
+        examples.read(broken)
+    with pytest.raises(MissingArtifact, match="dvc repro evaluate"):
+        examples.read(tmp_path / "none.h5")
+
+
+def test_the_typical_example_is_the_median(tmp_path):
+    path = tmp_path / "examples.h5"
+    with h5py.File(path, "w") as file:
+        for i, gain in enumerate((9.0, 1.0, 5.0)):
+            write_example(file, f"m{i}", ["violin", "piano"], 2048, i)
+            file[f"m{i}/text/nsdr"][...] = gain
+    assert report.typical(examples.read(path)).mixture_id == "m2"
+
+
+def test_a_spectrogram_shows_a_tone_where_the_warped_axis_has_it():
+    time = np.arange(16_384) / RATE
+    for frequency in (300.0, 1000.0, 4000.0):
+        magnitude = plots.magnitude(np.sin(2 * np.pi * frequency * time).astype(np.float32))
+        place = np.log(1 + 20 * frequency / (RATE / 2)) / np.log(21) * (plots.BINS - 1)
+        assert abs(int(magnitude[:, 20].argmax()) - place) < 2
+        loud = plots.loudness(magnitude, float(magnitude.max()))
+        assert loud.max() == pytest.approx(1, abs=1e-6)
+        assert loud.min() == 0
+        picture = plots.coloured(loud).sum(-1)[:, 20]
+        assert abs(int(picture.argmax()) - (plots.BINS - 1 - place)) < 2
+
+
+def test_loudness_is_linear_in_decibels():
+    steps = np.array([[1.0, 0.1, 0.01, 0.001, 0.0]], np.float32)
+    np.testing.assert_allclose(plots.loudness(steps, 1.0), [[1, 2 / 3, 1 / 3, 0, 0]], atol=1e-5)
+
+
+def test_a_heat_map_is_hot_in_its_cell_and_grey_elsewhere():
+    frame = np.full((90, 90, 3), (20, 160, 90), np.uint8)
+    found = plots.heat_map(frame, np.eye(9, dtype=np.float32)[5], (3, 3)).astype(int)
+    assert found[45, 75].sum() == found.sum(-1).max()
+    assert np.ptp(found[80, 10]) < 5  # far from it: no colour is left
+    assert (
+        plots.heat_map(frame, np.ones(9, np.float32), (3, 3))
+        == plots.heat_map(frame, np.zeros(9, np.float32), (3, 3))
+    ).all()
+
+
+def test_figures_that_are_too_big_lose_resolution():
+    figure = plots.Figure(figsize=(4, 4))
+    figure.add_subplot().imshow(np.random.default_rng(0).random((600, 600)))
+    content = plots.png(figure)
+    assert len(content) <= plots.LIMIT
+    assert 150 < Image.open(io.BytesIO(content)).width < 550
+
+
+def test_queries_keep_their_order_and_strangers_come_last():
+    kinds = ["zither", "caption", "ideal", "word", "video", "text", "none"]
+    shown = examples.ordered(dict.fromkeys(kinds))
+    assert shown == ["text", "word", "video", "caption", "none", "zither"]

@@ -13,9 +13,7 @@ ModelFolder = Annotated[Path, typer.Option(help="Folder of a trained model.")]
 EncoderFolder = Annotated[
     Path | None, typer.Option(help="Folder of its encoder; by default that of the same data set.")
 ]
-Query = Annotated[
-    str, typer.Option("--query", "-q", help='What to listen or look for: "person playing a violin".')
-]
+Query = Annotated[str, typer.Option("--query", "-q", help='What to listen or look for: "person playing a violin".')]
 MODEL = Path("data/demo/models/avset")
 
 
@@ -23,9 +21,7 @@ MODEL = Path("data/demo/models/avset")
 def separate(
     file: Annotated[Path, typer.Argument(help="Any audio or video file, of any length.")],
     query: Query,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Where the sound goes: .wav, .flac or .ogg.")
-    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the sound goes: .wav, .flac or .ogg.")],
     residual: Annotated[Path | None, typer.Option(help="Where the rest of the mixture goes.")] = None,
     model: ModelFolder = MODEL,
     encoder: EncoderFolder = None,

@@ -38,7 +38,8 @@ def invert(
     lr: float = 0.1,
     schedule: str = "cosine",
     init_std: float = 0.02,
-    seeds: Sequence[int] = (),
+    *,
+    seeds: Sequence[int],
     batch_size: int = 16,
 ) -> dict[str, Tensor]:
     """Maximise the cosine of the text embedding of K free tokens and an image embedding (Eq. 1, Eq. 6).
@@ -57,7 +58,8 @@ def invert(
     Returns, on the CPU
         caption (B, D)   C* = g^L(p*), un-normalised         tokens (B, K, E)   p*
         cosine (B,)      of target and caption               curve (B, S)       cosine at steps 0, 10, 20, ...
-    p* is the best p visited, as Eq. 1 asks for the arg max: with a constant rate the last is often worse.
+    p* is where the ascent ends, as in the release. The cosine schedule makes that its best point; a constant
+    rate leaves it as far from the best as its last step is long, which the curve shows.
 
     ParamsError: unknown optimizer or schedule. AvsetError: more tokens than the encoder's context.
     """
@@ -68,9 +70,7 @@ def invert(
     parts = []
     for start in range(0, len(targets), batch_size):
         wanted = targets[start : start + batch_size].to(encoder.mean)
-        guesses = [
-            _guess((tokens, encoder.width), init_std, seed) for seed in seeds[start : start + batch_size]
-        ]
+        guesses = [_guess((tokens, encoder.width), init_std, seed) for seed in seeds[start : start + batch_size]]
         count = len(wanted)
         fill = [0] * (batch_size - count)  # the first clip again: any would do
         wanted = torch.cat([wanted, wanted[fill]])
@@ -90,22 +90,18 @@ def _ascend(
     """One batch of inversions; every row goes its own way."""
     p = first.clone().requires_grad_()
     mover = OPTIMIZERS[optimizer]([p], lr=lr)
-    best: dict[str, Tensor] = {}
     curve = []
     for step in range(steps + 1):
         caption = encoder.encode_tokens(p)
         cosine = F.cosine_similarity(caption, targets, dim=1)
-        seen = {"cosine": cosine.detach(), "tokens": p.detach().clone(), "caption": caption.detach()}
-        best = best or seen
-        better = seen["cosine"] > best["cosine"]
-        best = {k: torch.where(better.view(-1, *[1] * (v.dim() - 1)), v, best[k]) for k, v in seen.items()}
         if step % EVERY == 0:
-            curve.append(seen["cosine"])
+            curve.append(cosine.detach())
         if step < steps:
             mover.param_groups[0]["lr"] = lr * SCHEDULES[schedule](step / steps)
             (p.grad,) = torch.autograd.grad(-cosine.sum(), p)
             mover.step()
-    return {**best, "curve": torch.stack(curve, dim=1)}
+    found = {"caption": caption, "tokens": p, "curve": torch.stack(curve, dim=1), "cosine": cosine}
+    return {name: tensor.detach() for name, tensor in found.items()}
 
 
 class Captions:

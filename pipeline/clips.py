@@ -146,6 +146,4 @@ def clip_id(media_id: str, start: float) -> str:
 def boxes_of(row: dict[str, Any], item: Item) -> list[dict[str, Any]]:
     """The boxes of a medium that fall into one of its clips."""
     start, end = row["start_s"], row["start_s"] + row["duration_s"]
-    return [
-        {"clip_id": row["clip_id"], **box} for box in item.fields["boxes"] if start <= box["time_s"] <= end
-    ]
+    return [{"clip_id": row["clip_id"], **box} for box in item.fields["boxes"] if start <= box["time_s"] <= end]

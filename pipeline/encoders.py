@@ -340,7 +340,7 @@ class Encoder(nn.Module):
         excluded[[self.sot, self.eot]] = True
         scores = tokens.detach().to(table) @ table.T / norms.clamp_min(1e-12)
         best = scores.masked_fill(excluded, float("-inf")).argmax(dim=-1).tolist()
-        return [[self.tokenizer.decode([word]).strip() for word in caption] for caption in best]
+        return [[self.tokenizer.decoder[word].removesuffix("</w>") for word in caption] for caption in best]
 
     @torch.no_grad()
     def _prefix(self) -> list[tuple[Tensor, Tensor]]:

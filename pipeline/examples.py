@@ -61,9 +61,7 @@ def read(path: Path) -> list[Example]:
         with h5py.File(path, "r") as file:
             return [_example(name, file[name]) for name in sorted(file)]
     except (KeyError, OSError, ValueError) as error:
-        raise AvsetError(
-            f"{path} is not a file of examples ({error}): run `dvc repro evaluate -f`"
-        ) from error
+        raise AvsetError(f"{path} is not a file of examples ({error}): run `dvc repro evaluate -f`") from error
 
 
 def _example(name: str, group: h5py.Group) -> Example:

@@ -112,15 +112,17 @@ def decode_from(container: Any, stream: Any, seconds: float) -> Iterator[Any]:
             return
 
 
-def probe(path: Path) -> Media:
-    """What the file declares; its first picture is decoded.
+def probe(path: Path, sound: bool = True) -> Media:
+    """What the file declares; its first picture is decoded. Without `sound` a silent film will do (0 Hz).
 
     ClipError missing, corrupt, no_video, no_audio; truncated if not even one picture is there.
     """
     with open_media(path) as container:
-        pictures, sound = track(container, "video"), track(container, "audio")
+        pictures, (sample_rate, channels) = track(container, "video"), (0, 0)
+        if sound:
+            context = track(container, "audio").codec_context
+            sample_rate, channels = context.sample_rate, context.layout.nb_channels
         rate = float(pictures.average_rate or pictures.guessed_rate or 0)
-        sample_rate, channels = sound.codec_context.sample_rate, sound.codec_context.layout.nb_channels
         duration = (container.duration or 0) / av.time_base
         first = next(decode_from(container, pictures, 0.0), None)
         if first is None:

@@ -17,12 +17,10 @@ def centre_frame(path: Path, time: float | None = None, size: int = SIDE) -> UIn
     """The frame of a video at `time` (s; default: its middle), centre square; AvsetError if there is none."""
     try:
         if time is None:
-            time = frames.probe_pictures(path).duration / 2
+            time = frames.probe(path, sound=False).duration / 2
         return frames.decode_frames(path, np.array([time]), size)[0]
     except ClipError as e:
-        raise AvsetError(
-            f"cannot take a picture from {str(path)!r} ({e}); give a video with pictures there"
-        ) from e
+        raise AvsetError(f"cannot take a picture from {str(path)!r} ({e}); give a video with pictures there") from e
 
 
 @torch.no_grad()

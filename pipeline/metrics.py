@@ -17,9 +17,7 @@ from numpy import ndarray
 
 from pipeline.errors import AvsetError
 
-SILENT = (
-    -30.0
-)  # dB, each score of a silent estimate (the SDR of unrelated white noise of 5.94 s is about -21)
+SILENT = -30.0  # dB, each score of a silent estimate (the SDR of unrelated white noise of 5.94 s is about -21)
 CEILING = 100.0  # dB; a score beyond it would measure rounding errors
 SILENCE = 1e-8  # peak, of full scale (-160 dB), up to which a sound counts as silent
 TAPS = 512  # length of the distortion filter that BSS Eval forgives
@@ -59,9 +57,7 @@ def bss_eval(
 
 def _validate(references: Float[ndarray, "N L"], estimates: Float[ndarray, "*batch _N _L"]) -> None:
     if estimates.shape[-2:] != references.shape or estimates.size == 0:
-        raise AvsetError(
-            f"estimates {estimates.shape} and references {references.shape} differ: both are (N, L)"
-        )
+        raise AvsetError(f"estimates {estimates.shape} and references {references.shape} differ: both are (N, L)")
     for name, sounds in (("references", references), ("estimates", estimates)):
         if not np.isfinite(sounds).all():
             raise AvsetError(f"the {name} hold samples that are not finite: look for NaN in the masks")
@@ -172,9 +168,7 @@ def ciou(
     return float((marked & truth).sum() / union) if union else 0.0
 
 
-def upsample(
-    scores: Float[ndarray, " R"], grid: tuple[int, int], size: tuple[int, int]
-) -> Float[ndarray, "H W"]:
+def upsample(scores: Float[ndarray, " R"], grid: tuple[int, int], size: tuple[int, int]) -> Float[ndarray, "H W"]:
     """Bilinear upsampling to (H, W), torch's `interpolate(mode="bilinear", align_corners=False)`."""
     rows, columns = (_weights(n, pixels) for n, pixels in zip(grid, size, strict=True))
     return rows @ scores.astype(np.float64).reshape(grid) @ columns.T
@@ -194,9 +188,7 @@ def _centres_inside(grid: tuple[int, int], boxes: Float[ndarray, "n 4"]) -> Bool
 
 def _boxes(boxes: Float[ndarray, "n 4"]) -> Float[ndarray, "n 4"]:
     if len(boxes) == 0 or not np.isfinite(boxes).all() or (boxes[:, :2] > boxes[:, 2:]).any():
-        raise AvsetError(
-            f"boxes {boxes.tolist()} are not rows of x0 <= x1, y0 <= y1: only clips with boxes are scored"
-        )
+        raise AvsetError(f"boxes {boxes.tolist()} are not rows of x0 <= x1, y0 <= y1: only clips with boxes are scored")
     return boxes
 
 

@@ -82,9 +82,7 @@ def draw(
     return rows
 
 
-def references(
-    mixture: Mixture, store: Store, length: int, hop_length: int
-) -> Float32[np.ndarray, "N {length}"]:
+def references(mixture: Mixture, store: Store, length: int, hop_length: int) -> Float32[np.ndarray, "N {length}"]:
     """The N sources of a mixture as waveforms of `length` samples; their sum is the mixture."""
     crops = []
     for clip, offset, gain in zip(mixture.clips, mixture.offsets, mixture.gains, strict=True):
@@ -109,9 +107,7 @@ class TrainingMixtures(Dataset):
         self.clips, self.spectrograms, self.regions = list(clips), spectrograms, regions
         self.crop, self.n_sources, self.gain, self.seed, self.length = crop, n_sources, gain, seed, length
         if len(self.clips) < n_sources:
-            raise AvsetError(
-                f"train: {len(self.clips)} training clips, but a mixture needs {n_sources}; add clips"
-            )
+            raise AvsetError(f"train: {len(self.clips)} training clips, but a mixture needs {n_sources}; add clips")
 
     def __len__(self) -> int:
         return self.length

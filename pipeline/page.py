@@ -133,9 +133,7 @@ def _shown(heard: Mapping[str, list[Example]]) -> Iterator[Shown]:
     names = list(heard)
     beside = {m: {e.mixture_id: e for e in heard[m]} for m in names[1:]}
     for example in heard[names[0]] if names else []:
-        yield _Desk(
-            example, {m: e[example.mixture_id] for m, e in beside.items() if example.mixture_id in e}
-        ).shown()
+        yield _Desk(example, {m: e[example.mixture_id] for m, e in beside.items() if example.mixture_id in e}).shown()
 
 
 def _within(budget: int, shown: Iterator[Shown]) -> Iterator[Shown]:
@@ -171,20 +169,14 @@ class _Desk:
                 looks.append((title, image(heat, "frame")))
         cards = [self._card("reference", "the source alone", example.references[i])]
         if IDEAL in example.separations:
-            cards.append(
-                self._estimate(tables.named(IDEAL), "the best a mask can do", example.separations[IDEAL], i)
-            )
+            cards.append(self._estimate(tables.named(IDEAL), "the best a mask can do", example.separations[IDEAL], i))
         for kind in ordered(example.separations):
             found = example.separations[kind]
             cards.append(self._estimate(kind, _note(kind, found.queries[i]), found, i))
         for method, other in self.others.items():
             for kind in ordered(other.separations)[:1]:
-                cards.append(
-                    self._estimate(tables.named(method), tables.named(kind), other.separations[kind], i)
-                )
-        boxes = [
-            (100 * x0, 100 * y0, 100 * (x1 - x0), 100 * (y1 - y0)) for x0, y0, x1, y1 in example.boxes[i]
-        ]
+                cards.append(self._estimate(tables.named(method), tables.named(kind), other.separations[kind], i))
+        boxes = [(100 * x0, 100 * y0, 100 * (x1 - x0), 100 * (y1 - y0)) for x0, y0, x1, y1 in example.boxes[i]]
         return Source(example.labels[i], example.clip_ids[i], boxes, looks, cards)
 
     def _estimate(self, title: str, note: str, found: Separation, i: int) -> Card:
@@ -203,9 +195,7 @@ class _Desk:
 
     def _card(self, title: str, note: str, sound: ndarray, kind: str = "spectrogram", **rest: Any) -> Card:
         picture = plots.coloured(plots.loudness(plots.magnitude(sound), self.peak))
-        return Card(
-            title, note, audio(sound * self.gain, self.example.sample_rate), image(picture, kind), **rest
-        )
+        return Card(title, note, audio(sound * self.gain, self.example.sample_rate), image(picture, kind), **rest)
 
 
 def _note(kind: str, query: str) -> str:

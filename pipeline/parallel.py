@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.errors import ClipError
+from pipeline.errors import AvsetError, ClipError
 from pipeline.params import Runtime
 from pipeline.store import Item, ItemCache
 
@@ -39,6 +39,10 @@ class Worker:
         self.mapper, self.cache = factory(), ItemCache()
         if torch := sys.modules.get("torch"):
             torch.set_num_threads(1)
+
+    def ready(self) -> bool:
+        """Whether the mapper could be made."""
+        return True
 
     def work(self, jobs: list[Job]) -> Receipts:
         """Compute and keep the items of some jobs; an error becomes the item of the job that raised it."""
@@ -99,6 +103,10 @@ def _by_ray(batches: list[list[Job]], factory: Callable, runtime: Runtime, take:
     queue, deaths = deque(batches), Counter[str]()
     flying: dict[Any, tuple[Any, list[Job]]] = {}
     idle: list[Any] = [actor.remote(factory) for _ in range(min(runtime.workers, len(batches)))]
+    try:
+        ray.get(idle[0].ready.remote())
+    except ray.exceptions.RayError as e:
+        raise AvsetError(f"the workers cannot start, no clip is to blame: {' '.join(str(e).split())[-300:]}") from e
     while queue or flying:
         while queue and idle:
             worker, batch = idle.pop(), queue.popleft()

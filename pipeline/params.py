@@ -229,9 +229,7 @@ def resolve(tree: dict[str, Any]) -> Params:
     for key in profile:
         choose(key, SECTIONS, f"profiles.{dataset}")
     sections = {name: _section(tree, profile, dataset, name) for name in SECTIONS}
-    presets = {
-        k: _check(Preset, v, lambda key, k=k: f"presets.{k}.{key}") for k, v in tree["presets"].items()
-    }
+    presets = {k: _check(Preset, v, lambda key, k=k: f"presets.{k}.{key}") for k, v in tree["presets"].items()}
     for i, method in enumerate(tree["methods"]):
         choose(method, presets, f"methods[{i}]")
     runtime = _check(Runtime, tree["runtime"], lambda key: f"runtime.{key}")
@@ -242,9 +240,7 @@ def _section(tree: dict, profile: dict, dataset: str, name: str) -> Any:
     shared, own = tree.get(name) or {}, profile.get(name) or {}
     for key in own:
         if key in shared:
-            raise ParamsError(
-                f"{name}.{key}: stands in the shared block and in profiles.{dataset}.{name}; keep one"
-            )
+            raise ParamsError(f"{name}.{key}: stands in the shared block and in profiles.{dataset}.{name}; keep one")
     where = lambda key: f"{name}.{key}" if key.split(".")[0] in shared else f"profiles.{dataset}.{name}.{key}"  # noqa: E731
     return _check(SECTIONS[name], {**shared, **own}, where)
 

@@ -163,9 +163,7 @@ def _gain(found: Separation, source: int) -> str:
     return "" if found.nsdr is None else f"  {found.nsdr[source]:+.1f} dB"
 
 
-def _picture(
-    figure: Figure, cell: SubplotSpec, picture: ndarray, title: str, aspect: Aspect = "equal"
-) -> Axes:
+def _picture(figure: Figure, cell: SubplotSpec, picture: ndarray, title: str, aspect: Aspect = "equal") -> Axes:
     axes = figure.add_subplot(cell)
     axes.imshow(picture, aspect=aspect, interpolation="antialiased")
     axes.set(xticks=[], yticks=[])

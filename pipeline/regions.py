@@ -50,7 +50,5 @@ class Regions:
         counts = [len(frames) for frames in clips]
         return [
             {"regions": r.numpy().astype(self.dtype), "embedding": e[len(e) // 2].numpy().copy()}
-            for r, e in zip(
-                torch.cat(regions).split(counts), torch.cat(embeddings).split(counts), strict=True
-            )
+            for r, e in zip(torch.cat(regions).split(counts), torch.cat(embeddings).split(counts), strict=True)
         ]

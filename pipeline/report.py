@@ -84,9 +84,7 @@ def separation(found: Mapping[str, list[Row]], bounds: list[Row]) -> dict[str, A
 
 def _scores(rows: list[Row]) -> dict[str, Any]:
     gains = metrics.summary([r["nsdr"] for r in rows])
-    classes = {
-        label: [r["nsdr"] for r in rows if r["label"] == label] for label in {r["label"] for r in rows}
-    }
+    classes = {label: [r["nsdr"] for r in rows if r["label"] == label] for label in {r["label"] for r in rows}}
     return {
         "nsdr": gains["mean"],
         "nsdr_median": gains["median"],
@@ -182,8 +180,7 @@ def table(numbers: Mapping[str, Any]) -> str:
         heads = [("localisation", "", "pointing", "cIoU@0.5", "IoU", "n")]
         keys = ("pointing", "ciou", "iou")
         text += "\n" + _aligned(
-            heads
-            + [(m, k, *(tables.share(s.get(x)) for x in keys), str(s.get("n", ""))) for m, k, s in looks]
+            heads + [(m, k, *(tables.share(s.get(x)) for x in keys), str(s.get("n", ""))) for m, k, s in looks]
         )
     if rest := tables.facts(numbers):
         text += "\n" + _aligned([("facts", "", ""), *((k, "", str(v)) for k, v in rest)])
@@ -193,9 +190,7 @@ def table(numbers: Mapping[str, Any]) -> str:
 def _aligned(lines: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rows = [
-        "  ".join(
-            c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
-        )
+        "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
         for line in lines
     ]
     rows.insert(1, "  ".join("-" * w for w in widths))
@@ -221,9 +216,7 @@ def _rows(path: Path, stage: str) -> list[Row]:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(
-        json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _write_curves(out: Path, numbers: Mapping[str, Any]) -> None:

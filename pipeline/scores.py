@@ -65,9 +65,7 @@ def rows_of(
     return rows
 
 
-def own_scores(
-    mixtures: Sequence[Mixture], store: Store, transform: Transform, workers: int
-) -> list[dict[str, Any]]:
+def own_scores(mixtures: Sequence[Mixture], store: Store, transform: Transform, workers: int) -> list[dict[str, Any]]:
     """The rows that belong to the mixtures and to no model: the mixture itself, and the ideal ratio mask."""
     pairs, ideals = [], []
     for mixture in mixtures:

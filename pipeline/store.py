@@ -104,9 +104,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         temporary.replace(path)
     except OSError as e:
         temporary.unlink(missing_ok=True)
-        raise AvsetError(
-            f"cannot write {path}: {e.strerror}; free space, or point AVSET_CACHE elsewhere"
-        ) from e
+        raise AvsetError(f"cannot write {path}: {e.strerror}; free space, or point AVSET_CACHE elsewhere") from e
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -131,9 +129,7 @@ def require(path: Path) -> Path:
     if not path.exists():
         stage = {"models": "train", "scores": "evaluate"}
         room = next((p for p in reversed(path.parts[2:3])), path.name)
-        raise MissingArtifact(
-            f"{path} is not there; make it with `dvc repro {stage.get(room, room)}`, or `dvc pull`"
-        )
+        raise MissingArtifact(f"{path} is not there; make it with `dvc repro {stage.get(room, room)}`, or `dvc pull`")
     return path
 
 

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Subset
 
 from pipeline import losses, mixtures
 from pipeline import spectrograms as sp
+from pipeline.checkpoints import Model
 from pipeline.params import Preset, Train
-from pipeline.separate import Model
 from pipeline.store import write_atomic
 
 
@@ -37,9 +37,7 @@ class Run:
         """Write the state, whole or not at all."""
         buffer = io.BytesIO()
         kept = {k: v for k, v in self.__dict__.items() if k not in ("model", "optimizer")}
-        torch.save(
-            {**kept, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, buffer
-        )
+        torch.save({**kept, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, buffer)
         write_atomic(path, buffer.getvalue())
 
     def load(self, path: Path) -> None:
@@ -53,9 +51,7 @@ class Run:
 def make_optimizer(model: torch.nn.Module, preset: Preset) -> torch.optim.Optimizer:
     """SGD with momentum 0.9 (the paper's), or AdamW; biases and norms are not decayed by AdamW."""
     if preset.optimizer == "sgd":
-        return torch.optim.SGD(
-            model.parameters(), lr=preset.lr, momentum=0.9, weight_decay=preset.weight_decay
-        )
+        return torch.optim.SGD(model.parameters(), lr=preset.lr, momentum=0.9, weight_decay=preset.weight_decay)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
@@ -91,9 +87,7 @@ def batch_losses(
     if weights.audio_language or weights.trimodal:
         audio = model.net.embed(mixture, masks[0])  # (B, N, D)
     if weights.audio_language:
-        terms["audio_language"] = losses.audio_language_loss(
-            audio.flatten(0, 1), captions, batch["clip"].flatten()
-        )
+        terms["audio_language"] = losses.audio_language_loss(audio.flatten(0, 1), captions, batch["clip"].flatten())
     if weights.trimodal:
         frames = batch["regions"].shape[2]
         seen, heard = (
@@ -141,9 +135,7 @@ def fit(
     since, began, first = 0, time.monotonic(), run.step
     for batch in loader:
         model.train()
-        terms = batch_losses(
-            model, {k: v.to(device, non_blocking=True) for k, v in batch.items()}, captions, preset
-        )
+        terms = batch_losses(model, {k: v.to(device, non_blocking=True) for k, v in batch.items()}, captions, preset)
         weights = preset.losses.recipe()
         terms["loss"] = torch.stack([weights[k] * v for k, v in terms.items()]).sum()
         for group in run.optimizer.param_groups:

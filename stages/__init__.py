@@ -64,19 +64,14 @@ def only_writer(folder: Path) -> Iterator[None]:
 def code_digest(stage: str) -> str:
     """sha256 of the code that decides a stage's content: the .py dependencies of dvc.yaml, comments aside."""
     tree = yaml.safe_load(Path("dvc.yaml").read_text())["stages"][stage]
-    names = sorted(
-        d for d in tree.get("do", tree)["deps"] if d.endswith(".py") and not d.startswith("stages/")
-    )
+    names = sorted(d for d in tree.get("do", tree)["deps"] if d.endswith(".py") and not d.startswith("stages/"))
     return params.digest({name: _meaning(Path(name)) for name in names})
 
 
 def _meaning(path: Path) -> str:
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-            and ast.get_docstring(node) is not None
-        ):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:]
     return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
 
@@ -136,9 +131,7 @@ def media_payloads(p: Params) -> dict[str, dict[str, Any] | None]:
 
 def store_payloads(store: Store) -> dict[str, dict[str, Any] | None]:
     """The jobs of a stage that reads another's store: every clip, None where it failed there."""
-    return {
-        clip: {"digest": row["digest"]} if row["status"] == "ok" else None for clip, row in store.rows.items()
-    }
+    return {clip: {"digest": row["digest"]} if row["status"] == "ok" else None for clip, row in store.rows.items()}
 
 
 def encoder_digest(folder: Path) -> str:

@@ -21,10 +21,7 @@ def main(path: ParamsFile = PARAMS) -> None:
     code, values = code_digest("clips"), options.model_dump(mode="json")
     recipe = {"source": p.clips.source, "options": values, "code": code} if p.clips.source == "demo" else {}
     payloads = {name: clips.job_of(entry, recipe) for name, entry in entries.items()}
-    jobs = [
-        Job(name, params.digest(["clips", code, payload["digest"]]), payload)
-        for name, payload in payloads.items()
-    ]
+    jobs = [Job(name, params.digest(["clips", code, payload["digest"]]), payload) for name, payload in payloads.items()]
     folder, cache = p.data / "clips", ItemCache()
     with only_writer(folder):
         forgotten = compute("clips", jobs, partial(clips.Fetch, p.clips.source, p.clips.options), p.runtime)

@@ -14,7 +14,8 @@ import torch
 import typer
 
 from pipeline import scores
-from pipeline.evaluate import Examples, Material, encoder_facts, estimates, look, texts_of
+from pipeline.evaluate import Examples, encoder_facts, look, texts_of
+from pipeline.material import Material, estimates
 from pipeline.separate import Separator
 from pipeline.store import write_json, write_table
 from stages import PARAMS, ParamsFile, begin, command, device_of, only_writer
@@ -25,9 +26,7 @@ PLACES = pa.schema(
 )  # fmt: skip
 
 
-def main(
-    method: Annotated[str, typer.Argument(help="A preset.")] = "avset", path: ParamsFile = PARAMS
-) -> None:
+def main(method: Annotated[str, typer.Argument(help="A preset.")] = "avset", path: ParamsFile = PARAMS) -> None:
     """Score one model."""
     p = begin("evaluate", path, method)
     material, separator = Material.load(p.data), Separator.load(p.data / "models" / method)
@@ -44,9 +43,7 @@ def main(
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         with Examples(folder / "examples.h5", material, separator, shown, texts.get("text", {})) as examples:
-            found = {
-                kind: list(estimates(model, mixtures, kind, material, texts.get(kind, {}))) for kind in kinds
-            }
+            found = {kind: list(estimates(model, mixtures, kind, material, texts.get(kind, {}))) for kind in kinds}
             tasks = [(mixture[0][1], np.stack([parts["estimates"] for _, _, parts in mixture]))
                      for mixture in zip(*found.values(), strict=True)]  # fmt: skip
             scored = scores.score(tasks, workers=p.runtime.workers)

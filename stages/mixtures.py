@@ -17,9 +17,7 @@ def main(path: ParamsFile = PARAMS) -> None:
     """Draw the mixtures of both splits; score the mixture and the ideal mask once for all."""
     p = begin("mixtures", path)
     store, transform, folder = Store(p.data / "spectrograms"), transform_of(p), p.data / "mixtures"
-    listed = [
-        row for row in read_table(p.data / "clips" / "index.parquet") if row["clip_id"] in set(store.clips)
-    ]
+    listed = [row for row in read_table(p.data / "clips" / "index.parquet") if row["clip_id"] in set(store.clips)]
 
     def offset_of(clip: str) -> int:
         return mixtures.centre_offset(store.dataset(clip, "stft").shape[0], transform.crop)

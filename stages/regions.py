@@ -22,9 +22,7 @@ class Encode:
         self.frames, self.regions = Store(frames), regions
 
     def __call__(self, jobs: list[Job]) -> list[Item]:
-        return [
-            Item(arrays) for arrays in self.regions([self.frames.read(job.clip_id, "frames") for job in jobs])
-        ]
+        return [Item(arrays) for arrays in self.regions([self.frames.read(job.clip_id, "frames") for job in jobs])]
 
 
 def main(path: ParamsFile = PARAMS) -> None:

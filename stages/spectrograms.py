@@ -34,12 +34,8 @@ class Transform:
         sizes = self.sizes
         wave = waveforms.decode_audio(media, start, duration, sizes.sample_rate, self.silence)
         samples = waveforms.to_int16(wave)
-        spectrum = sp.stft(
-            torch.from_numpy(waveforms.from_int16(samples)), sizes.window_length, sizes.hop_length
-        )
-        return Item(
-            {"stft": sp.pack(spectrum).numpy().astype(np.dtype(sizes.precision)), "waveform": samples}
-        )
+        spectrum = sp.stft(torch.from_numpy(waveforms.from_int16(samples)), sizes.window_length, sizes.hop_length)
+        return Item({"stft": sp.pack(spectrum).numpy().astype(np.dtype(sizes.precision)), "waveform": samples})
 
 
 def main(path: ParamsFile = PARAMS) -> None:

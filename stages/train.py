@@ -14,11 +14,11 @@ import typer
 from dvclive import Live
 
 from pipeline import params, train
+from pipeline.checkpoints import Model, Settings
 from pipeline.errors import AvsetError
-from pipeline.evaluate import Material, Validation
+from pipeline.material import Material, Validation
 from pipeline.mixtures import TrainingMixtures
 from pipeline.params import Params
-from pipeline.separate import Model, Settings
 from pipeline.store import ItemCache, Store
 from stages import (
     PARAMS,
@@ -40,14 +40,10 @@ def settings_of(p: Params, method: str, regions: Store) -> Settings:
     switches = ("norm", "level", "query_norm", "scale", "shared_encoder", "embedding_input")
     model = {name: getattr(preset, name) for name in switches}
     model |= {"dim": dim, "n_regions": n_regions, "channels": p.model.channels}
-    return Settings(
-        model, transform_of(p), p.regions.positional, preset.similarity, encoder_digest(p.data / "encoder")
-    )
+    return Settings(model, transform_of(p), p.regions.positional, preset.similarity, encoder_digest(p.data / "encoder"))
 
 
-def main(
-    method: Annotated[str, typer.Argument(help="A preset.")] = "avset", path: ParamsFile = PARAMS
-) -> None:
+def main(method: Annotated[str, typer.Argument(help="A preset.")] = "avset", path: ParamsFile = PARAMS) -> None:
     """Train one model."""
     p = begin("train", path, method)
     preset, material = p.preset(method), Material.load(p.data)

@@ -224,6 +224,7 @@ def test_a_point_hits_where_the_box_holds_the_centre_of_a_region():
     assert place.tolist() == [[0, LABELS.index("flute")]]
 
 
+@pytest.mark.slow
 def test_the_shipped_encoder_knows_the_instruments_and_where_they_are():
     """On drawings that it was not trained on; its attention is uniform and unknown words are silent."""
     tensors = train_encoder.load_file(train_encoder.WEIGHTS)

@@ -33,7 +33,11 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [1, *channels]
         self.levels = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(below, width, 4, stride=STRIDE, padding=PADDING), normalisation(norm, width), nn.LeakyReLU(0.2))
+            nn.Sequential(
+                nn.Conv2d(below, width, 4, stride=STRIDE, padding=PADDING),
+                normalisation(norm, width),
+                nn.LeakyReLU(0.2),
+            )
             for below, width in pairwise(widths)
         )
 

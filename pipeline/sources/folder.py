@@ -82,7 +82,7 @@ def entries(options: Options) -> list[Entry]:
 
 
 def fetch(entry: Entry, options: Options, target: Path) -> list[Box]:
-    """The file of an entry as `target`: a hard link, or a copy on another disk. There are no boxes.
+    """A copy of an entry's file as `target` (no link: caches lock and share their files). There are no boxes.
 
     ClipError("missing") if the file is gone, or if only the table knows it.
     """
@@ -91,10 +91,7 @@ def fetch(entry: Entry, options: Options, target: Path) -> list[Box]:
         raise ClipError("missing", f"there is no file {entry.origin!r}")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
-    try:
-        os.link(origin, target)
-    except OSError:
-        shutil.copyfile(origin, target)
+    shutil.copyfile(origin, target)
     return []
 
 
@@ -107,6 +104,7 @@ def _walk(root: Path) -> Iterator[str]:
             subfolders.clear()
             continue
         seen.add(real)
+        subfolders.sort()
         for name in files:
             yield (Path(folder) / name).relative_to(root).as_posix()
 

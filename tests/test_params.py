@@ -1,0 +1,71 @@
+"""params.yaml: one profile, complete and strict; every error names its key."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline import params
+from pipeline.errors import ParamsError
+
+ROOT = Path(__file__).parents[1]
+TREE = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def changed(path: str, value: object) -> dict:
+    """The project's own parameters with one value changed (or removed, if it is ...)."""
+    tree = copy.deepcopy(TREE)
+    *above, last = path.split("/")
+    node = tree
+    for key in above:
+        node = node[key]
+    if value is ...:
+        del node[last]
+    else:
+        node[last] = value
+    return tree
+
+
+@pytest.mark.parametrize("dataset", sorted(TREE["profiles"]))
+def test_every_profile_is_complete(dataset: str):
+    p = params.resolve(changed("dataset", dataset))
+    assert p.dataset == dataset
+    assert p.spectrograms.window_length == 1022
+    assert p.data == Path("data") / dataset
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("dataset", "muzic", r"dataset: 'muzic' is not one of demo, folder"),
+        ("methods", ["avset", "avzet"], r"methods\[1\]: 'avzet' is not one of avset, "),
+        ("captions/tokens", 0, r"captions\.tokens: .*greater than or equal to 1, not 0"),
+        ("captions/token", 3, r"captions\.token: unknown key; known here: tokens, "),
+        ("captions/tokens", ..., r"captions\.tokens: missing"),
+        ("captions/steps", 5, r"captions\.steps: stands in the shared block and in profiles\.demo\.captions"),
+        ("profiles/demo/frames/size", "big", r"profiles\.demo\.frames\.size: .*integer, not 'big'"),
+        ("profiles/demo/frame", {}, r"profiles\.demo: 'frame' is not one of"),
+        ("presets/avset/losses/trimodal", -1, r"presets\.avset\.losses\.trimodal: .*greater"),
+        ("presets/avset/norm", "layer", r"presets\.avset\.norm: .*'group' or 'batch', not 'layer'"),
+        ("runtime/executor", "slurm", r"runtime\.executor: .*'inline' or 'ray'"),
+        ("runtime", ..., r"runtime: missing"),
+        ("extra", 1, r"top level: 'extra' is not one of"),
+    ],
+)
+def test_an_error_names_its_key(path: str, value: object, said: str):
+    with pytest.raises(ParamsError, match=said):
+        params.resolve(changed(path, value))
+
+
+def test_files_that_are_no_parameters(tmp_path: Path):
+    with pytest.raises(ParamsError, match="run from the top folder"):
+        params.load(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: [1")
+    with pytest.raises(ParamsError, match="not valid YAML"):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_digest_is_of_the_content_alone():
+    assert params.digest({"a": 1, "b": [2]}) == params.digest({"b": [2], "a": 1})
+    assert params.digest({"a": 1}) != params.digest({"a": 1.5})

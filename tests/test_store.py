@@ -1,0 +1,131 @@
+"""Items survive exactly, stores are the same bytes whatever their history."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import AvsetError, ClipError, MissingArtifact
+from pipeline.store import Item, ItemCache, Store, assemble, read_table, require, write_table
+
+DIMENSIONS = {"x": ("T", "D"), "y": ("L",)}
+
+
+def item(seed: int) -> Item:
+    rng = np.random.default_rng(seed)
+    arrays = {"x": rng.normal(size=(3, 4)).astype(np.float16), "y": rng.integers(-9, 9, 7).astype(np.int16)}
+    return Item(arrays, {"cosine": 0.5 + seed, "words": "a b"})
+
+
+def tree_digest(folder: Path) -> dict[str, str]:
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*")) if p.is_file()
+    }  # fmt: skip
+
+
+def make(folder: Path, clips: list[str]) -> list[dict]:
+    items = {clip: item(i) for i, clip in enumerate(sorted(clips))}
+    items["bad_0"] = Item.failed(ClipError("corrupt", "no header"))
+    return assemble(
+        folder, "toy", items, lambda clip: (items[clip], f"digest of {clip}"), {"recipe": {"a": 1}}, DIMENSIONS
+    )
+
+
+def test_an_item_comes_back_as_it_was():
+    cache = ItemCache()
+    cache.put("ab" * 32, item(1))
+    found, digest = cache.get("ab" * 32)
+    assert found.fields == item(1).fields
+    assert found.arrays.keys() == {"x", "y"}
+    assert found.arrays["x"].dtype == np.float16
+    assert all(np.array_equal(found.arrays[k], v) for k, v in item(1).arrays.items())
+    assert digest == hashlib.sha256(item(1).dump()).hexdigest()
+
+
+def test_a_damaged_item_is_removed_and_never_served():
+    cache = ItemCache()
+    key = "cd" * 32
+    cache.put(key, item(1))
+    data = bytearray(cache.path(key).read_bytes())
+    data[-1] ^= 1
+    cache.path(key).write_bytes(data)
+    assert key in cache
+    assert cache.get(key) is None
+    assert key not in cache
+
+
+@pytest.mark.parametrize(
+    ("reason", "kept"), [("corrupt", True), ("silent", True), ("worker_died", False), ("error", False)]
+)
+def test_only_failures_of_the_clip_are_remembered(reason: str, kept: bool):
+    cache = ItemCache()
+    cache.put("ef" * 32, Item(reason=reason))
+    assert ("ef" * 32 in cache) is kept
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_cache_says_so(private_cache: Path):
+    private_cache.chmod(0o500)
+    with pytest.raises(AvsetError, match="AVSET_CACHE"):
+        ItemCache().put("ab" * 32, item(1))
+
+
+def test_a_store_reads_back_with_labels_and_reasons(tmp_path: Path):
+    make(tmp_path / "toy", ["b_0", "a_0"])
+    store = Store(tmp_path / "toy")
+    assert store.clips == ["a_0", "b_0"]
+    assert np.array_equal(store.read("b_0", "x"), item(1).arrays["x"])
+    assert np.array_equal(store.read("b_0", "y", slice(2, 4)), item(1).arrays["y"][2:4])
+    assert [d.label for d in store.dataset("a_0", "x").dims] == ["T", "D"]
+    assert store.rows["bad_0"] | {"shard": 0} == {
+        "clip_id": "bad_0", "status": "failed", "reason": "corrupt", "detail": "no header", "shard": 0,
+        "digest": "digest of bad_0", "cosine": None, "words": None,
+    }  # fmt: skip
+    assert store.info["recipe"] == {"a": 1}
+
+
+def test_bytes_depend_on_the_content_only(tmp_path: Path):
+    clips = [f"clip{i}_0" for i in range(40)]
+    make(tmp_path / "one", clips)
+    make(tmp_path / "two", clips[::-1])
+    make(tmp_path / "three", [*clips, "more_0"])
+    make(tmp_path / "three", clips)
+    assert tree_digest(tmp_path / "one") == tree_digest(tmp_path / "two") == tree_digest(tmp_path / "three")
+    assert Store(tmp_path / "one").digest == Store(tmp_path / "two").digest
+
+
+def test_a_new_clip_touches_one_shard(tmp_path: Path):
+    clips = [f"clip{i}_0" for i in range(100)]
+    items = {clip: item(i) for i, clip in enumerate([*clips, "new_0"])}
+    for name, members in (("before", clips), ("after", [*clips, "new_0"])):
+        assemble(tmp_path / name, "toy", members, lambda c: (items[c], ""), {}, DIMENSIONS)
+    before, after = tree_digest(tmp_path / "before"), tree_digest(tmp_path / "after")
+    changed = [k for k in after if before.get(k) != after[k]]
+    assert len([k for k in changed if k.startswith("shards/")]) == 1
+
+
+def test_a_missing_artifact_names_its_stage(tmp_path: Path):
+    with pytest.raises(MissingArtifact, match="dvc repro regions"):
+        require(Path("data/demo/regions/store.json"))
+    with pytest.raises(MissingArtifact, match="dvc repro train"):
+        require(Path("data/demo/models/avset/model.safetensors"))
+    with pytest.raises(MissingArtifact, match="dvc repro clips"):
+        read_table(Path("data/none/clips/index.parquet"))
+
+
+def test_tables_keep_lists(tmp_path: Path):
+    rows = [{"a": [1, 2], "b": "x"}, {"a": [], "b": "y"}]
+    write_table(tmp_path / "t.parquet", rows)
+    assert read_table(tmp_path / "t.parquet") == rows
+
+
+def test_errors_cross_process_borders():
+    import pickle
+
+    error = pickle.loads(pickle.dumps(ClipError("silent", "-80 dBFS")))
+    assert (error.reason, error.detail) == ("silent", "-80 dBFS")
+    assert json.dumps(str(error)) == '"silent: -80 dBFS"'

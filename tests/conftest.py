@@ -16,3 +16,13 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("AVSET_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project folder with all stages up to the mixtures done on a tiny data set. Read it, don't change it."""
+    import toy
+
+    folder = toy.project(tmp_path_factory.mktemp("toy") / "project", toy.params())
+    toy.run(folder, folder.parent / "cache")
+    return folder

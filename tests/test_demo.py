@@ -232,7 +232,8 @@ def test_the_shipped_encoder_knows_the_instruments_and_where_they_are():
     model.load_state_dict(tensors)
     assert not any(tensors[f"visual.attnpool.{name}_proj.weight"].any() for name in "qk")
     assert 60 < (tensors["token_embedding.weight"] != 0).any(1).sum() < 200
-    pools = train_encoder.draw(66, 10, 0.0, 96), train_encoder.draw(22, 10, 1.0, 96)
+    size = model.visual.image_size
+    pools = train_encoder.draw(66, 10, 0.0, size), train_encoder.draw(22, 10, 1.0, size)
     found = train_encoder.measure(model, *pools)
     assert found["zero-shot accuracy"] >= 0.9
     assert found["solo pointing, cosine"] > 0.7 > 3 * found["solo pointing, chance"]

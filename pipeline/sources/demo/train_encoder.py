@@ -57,7 +57,7 @@ class Sentences:
 
 
 def draw(count: int, seed: int, duet_share: float, size: int) -> Pool:
-    """Draw scenes in the middle of a random movement, and shrink them to `size` pixels as the loader does."""
+    """Scenes in the middle of a random movement, resized to `size` pixels as the loader does."""
     rng, pictures, scenes, boxes = np.random.default_rng(seed), [], [], []
     for number in range(count):
         players = 2 if rng.random() < duet_share else 1

@@ -1,0 +1,139 @@
+"""Mixtures are rows; rendering them late is exact, drawing them is fair and stateless."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import mixtures
+from pipeline import spectrograms as sp
+from pipeline.errors import AvsetError
+from pipeline.mixtures import Mixture, TrainingMixtures, draw, magnitudes, references
+from pipeline.store import Item, Store, assemble
+from pipeline.waveforms import to_int16
+
+DIMENSIONS = {"stft": ("T", "plane", "F"), "waveform": ("L",), "regions": ("V", "R", "D")}
+LENGTHS = {"a_0": 30000, "b_0": 25000, "c_0": 5000, "d_0": 40000}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Four clips of noise; c_0 is shorter than a crop of 64 frames."""
+    items = {}
+    for i, (clip, length) in enumerate(LENGTHS.items()):
+        rng = np.random.default_rng(i)
+        wave = to_int16(rng.uniform(-0.3, 0.3, length).astype(np.float32))
+        planes = sp.pack(sp.stft(torch.from_numpy(wave.astype(np.float32) / 32767))).numpy()
+        regions = np.full((1, 4, 8), float(i), np.float16)
+        items[clip] = Item({"stft": planes.astype(np.float32), "waveform": wave, "regions": regions})
+    folder = tmp_path_factory.mktemp("mixtures") / "store"
+    assemble(folder, "toy", items, lambda clip: (items[clip], ""), {}, DIMENSIONS)
+    return Store(folder)
+
+
+def training(store: Store, **changes: object) -> TrainingMixtures:
+    options = {"crop": 64, "n_sources": 2, "gain": (0.5, 1.5), "seed": 0, "length": 100} | changes
+    return TrainingMixtures(sorted(LENGTHS), store, store, **options)
+
+
+def test_references_add_up_to_the_mean_of_the_gained_clips(store: Store):
+    row = Mixture("m", "test", ["a_0", "d_0"], ["x", "y"], [3, 10], [1.0, 0.5], 0)
+    found = references(row, store, 16383, 256)
+    a, d = (store.read(c, "waveform").astype(np.float64) / 32767 for c in row.clips)
+    expected = np.stack([a[768 : 768 + 16383] / 2, 0.5 * d[2560 : 2560 + 16383] / 2])
+    assert np.allclose(found, expected, atol=1e-6)
+
+
+def test_a_short_clip_is_tiled_never_stretched(store: Store):
+    row = Mixture("m", "test", ["c_0", "a_0"], ["x", "y"], [0, 0], [1.0, 1.0], 0)
+    found = references(row, store, 16383, 256)[0]
+    assert np.array_equal(found[5000:10000], found[:5000])
+    item = training(store)[[training(store).choose(i)[0][0] for i in range(20)].index(2)]
+    planes = item["sources"][0]
+    frames = store.dataset("c_0", "stft").shape[0]
+    assert torch.equal(planes[frames : 2 * frames], planes[:frames])
+
+
+def test_training_mixtures_are_a_function_of_their_index(store: Store):
+    one, two = training(store), training(store)
+    for i in (7, 3, 7):
+        a, b = one[i], two[i]
+        assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not torch.equal(one[0]["sources"], training(store, seed=1)[0]["sources"])
+
+
+def test_every_clip_is_first_once_an_epoch_and_partners_are_uniform(store: Store):
+    data = training(store)
+    chosen = [data.choose(i)[0] for i in range(4000)]
+    for epoch in range(10):
+        assert sorted(c[0] for c in chosen[4 * epoch : 4 * epoch + 4]) == [0, 1, 2, 3]
+    assert all(a != b for a, b in chosen)
+    pairs = Counter(tuple(c) for c in chosen)
+    assert len(pairs) == 12
+    assert min(pairs.values()) > 0.8 * 4000 / 12
+
+
+def test_training_items_are_gained_crops_with_their_clips_regions(store: Store):
+    data = training(store, gain=(1.0, 1.0))
+    item = data[0]
+    assert item["sources"].shape == (2, 64, 2, 512)
+    assert [float(r.mean()) for r in item["regions"]] == item["clip"].tolist()
+    clip = data.clips[item["clip"][0]]
+    whole = torch.from_numpy(store.read(clip, "stft"))
+    if len(whole) >= 64:
+        windows = whole.unfold(0, 64, 1).permute(0, 3, 1, 2) / 2
+        assert (windows - item["sources"][0]).abs().amax((1, 2, 3)).min() < 1e-6
+
+
+def test_the_mixtures_magnitude_is_of_the_complex_sum(store: Store):
+    sources = training(store)[1]["sources"][None]
+    separate, whole = magnitudes(sources, 64)
+    spectrum = sp.unpack(sources).sum(1)
+    assert torch.allclose(whole, sp.warp(spectrum.abs(), 64))
+    assert (separate.sum(1) + 1e-6 >= whole).all(), "the triangle inequality"
+
+
+def drawn(clips: dict[str, str], n: int = 6, different: bool = True, **options: object) -> list[Mixture]:
+    audible = options.get("audible", lambda clip, offset: True)
+    return draw(clips, lambda clip: 5, audible, "test", n, 2, different, 0)
+
+
+def test_drawn_mixtures_are_frozen_fair_and_of_different_categories():
+    clips = {f"{label}{i}": label for label in "abc" for i in range(4)}
+    rows = drawn(clips, 60)
+    assert rows == drawn(clips, 60)
+    assert all(len({*m.labels}) == 2 and m.offsets == [5, 5] for m in rows)
+    first = Counter(m.clips[0] for m in rows)
+    assert set(first.values()) == {5}
+    assert len({m.mixture_id for m in rows}) == 60
+
+
+def test_silent_crops_are_never_drawn():
+    clips = {f"{label}{i}": label for label in "ab" for i in range(3)}
+    rows = drawn(clips, 30, audible=lambda clip, offset: clip != "a1")
+    assert not any("a1" in m.clips for m in rows)
+
+
+def test_too_few_categories_say_so(store: Store):
+    with pytest.raises(AvsetError, match="1 categories but mixtures.n_sources = 2"):
+        drawn({"a": "x", "b": "x"})
+    assert len(drawn({"a": "x", "b": "x"}, different=False)) == 6
+    with pytest.raises(AvsetError, match="0 audible clips"):
+        drawn({}, different=False)
+    with pytest.raises(AvsetError, match="1 training clips"):
+        TrainingMixtures(["a"], store, store, 64, 2, (1.0, 1.0), 0, 1)
+
+
+def test_the_centre_of_a_clip():
+    assert mixtures.centre_offset(258, 64) == 97
+    assert mixtures.centre_offset(30, 64) == 0
+
+
+def test_rows_come_back(tmp_path: Path):
+    from pipeline.store import read_table, write_table
+
+    rows = drawn({f"{label}{i}": label for label in "abc" for i in range(2)})
+    write_table(tmp_path / "m.parquet", [m.row() for m in rows])
+    assert [Mixture(**row) for row in read_table(tmp_path / "m.parquet")] == rows

@@ -1,0 +1,72 @@
+"""A tiny data set for tests: the demo with few short clips, made by the stages themselves in a folder."""
+
+import copy
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+STAGES = ("clips", "frames", "spectrograms", "encoder", "regions", "captions", "mixtures")
+
+
+def params(**changes: Any) -> dict[str, Any]:
+    """The project's parameters made tiny; `changes` by dotted key with `__` for the dots."""
+    tree = copy.deepcopy(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    demo = tree["profiles"]["demo"]
+    demo["clips"]["options"] = {
+        "train_per_label": 1, "validation_per_label": 1, "test_per_label": 1, "duets": 4, "duration": 2.0,
+    }  # fmt: skip
+    demo["captions"] |= {"steps": 30}
+    demo["mixtures"] |= {"validation": 3, "test": 4}
+    demo["train"] |= {"steps": 6, "batch_size": 2, "validate_every": 3}
+    demo["model"] |= {"channels": [4, 8, 8, 8]}
+    demo["evaluate"] |= {"examples": 2}
+    tree["runtime"] |= {"workers": 1, "device": "cpu"}
+    for dotted, value in changes.items():
+        *above, last = dotted.split("__")
+        node = tree
+        for key in above:
+            node = node[key]
+        node[last] = value
+    return tree
+
+
+def project(folder: Path, tree: dict[str, Any]) -> Path:
+    """A folder in which stages run: the code by link, parameters of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("pipeline", "stages", "dvc.yaml"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(ROOT / name)
+    (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    return folder
+
+
+@contextmanager
+def inside(folder: Path, cache: Path) -> Iterator[None]:
+    """Run in a folder, with an item cache of its own."""
+    before, kept = Path.cwd(), os.environ.get("AVSET_CACHE")
+    os.chdir(folder)
+    os.environ["AVSET_CACHE"] = str(cache)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        os.environ.pop("AVSET_CACHE") if kept is None else os.environ.update(AVSET_CACHE=kept)
+
+
+def run(folder: Path, cache: Path, *stages: str, **options: Any) -> None:
+    """Run stages in a project folder, in this process."""
+    with inside(folder, cache):
+        for stage in stages or STAGES:
+            import_module(f"stages.{stage}").main(path=Path("params.yaml"), **options)
+
+
+def clone(source: Path, target: Path) -> Path:
+    """A copy of a project folder with its artifacts."""
+    return Path(shutil.copytree(source, target, symlinks=True))

@@ -1,4 +1,4 @@
-"""Fill the item cache: in this process, or by Ray actors that die without taking the stage with them.
+"""Fill the item cache: in this process, in several, or by Ray actors; a worker that dies takes no stage with it.
 
 A mapper is made once per worker and maps a list of jobs to a list of items of the same length. Only jobs
 travel to a worker and only receipts come back: the worker itself writes items to the cache.
@@ -8,13 +8,17 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from typing import Any
 
 from pipeline.errors import AvsetError, ClipError
 from pipeline.params import Runtime
 from pipeline.store import Item, ItemCache
 
+WORTH = 50  # batches that a process must have to be worth its start
 DEATHS = 2  # a clip on which a worker died so often is given up for this run
 
 
@@ -80,8 +84,12 @@ def compute(
             if reason:
                 forgotten[clip] = Item(reason=reason, detail=detail)
 
-    if batches:
-        (_by_ray if runtime.executor == "ray" else _inline)(batches, factory, runtime, take)
+    if batches and runtime.executor == "ray":
+        _by_ray(batches, factory, runtime, take)
+    elif runtime.executor == "processes" and min(runtime.workers, len(batches) // WORTH) > 1:
+        _by_processes(batches, factory, runtime, take)
+    elif batches:
+        _inline(batches, factory, runtime, take)
     progress.end()
     return forgotten
 
@@ -90,6 +98,49 @@ def _inline(batches: list[list[Job]], factory: Callable, runtime: Runtime, take:
     worker = Worker(factory)
     for batch in batches:
         take(worker.work(batch))
+
+
+_worker: "Worker | None" = None  # of a pool's process
+
+
+def _begin(factory: Callable[[], Mapper]) -> None:
+    global _worker
+    _worker = Worker(factory)
+
+
+def _work(batch: list[Job]) -> Receipts:
+    assert _worker is not None
+    return _worker.work(batch)
+
+
+def _by_processes(batches: list[list[Job]], factory: Callable, runtime: Runtime, take: Callable) -> None:
+    """A pool of processes. When one dies the whole pool is gone, so each job in flight is tried once more alone."""
+
+    def pool(workers: int) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(workers, get_context("spawn"), _begin, (factory,))
+
+    queue: deque[list[Job]] = deque(batches)
+    suspects: list[Job] = []
+    while queue:
+        flying: dict[Future[Receipts], list[Job]] = {}
+        with pool(runtime.workers) as workers:
+            try:
+                while queue or flying:
+                    while queue and len(flying) < 2 * runtime.workers:
+                        batch = queue.popleft()
+                        flying[workers.submit(_work, batch)] = batch
+                    for future in wait(flying, return_when=FIRST_COMPLETED).done:
+                        take(future.result())
+                        del flying[future]
+            except BrokenProcessPool:
+                suspects = [job for batch in flying.values() for job in batch]
+        while suspects:
+            job = suspects.pop()
+            with pool(1) as alone:
+                try:
+                    take(alone.submit(_work, [job]).result())
+                except BrokenProcessPool:
+                    take([(job.clip_id, "worker_died", "its process ended twice")])
 
 
 def _by_ray(batches: list[list[Job]], factory: Callable, runtime: Runtime, take: Callable) -> None:

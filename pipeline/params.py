@@ -28,7 +28,7 @@ class Section(BaseModel):
 class Runtime(Section):
     """How to compute, never what: tracked by no stage."""
 
-    executor: Literal["inline", "ray"]
+    executor: Literal["inline", "processes", "ray"]
     workers: int = Field(ge=1)
     gpus_per_worker: float = Field(ge=0)
     device: Literal["auto", "cpu", "cuda"]

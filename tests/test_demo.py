@@ -32,9 +32,7 @@ def test_entries_are_unique_and_counted():
     duets = [entry for entry in entries if len(entry.labels) == 2]
     assert [entry.split for entry in duets] == ["train", "train", "train", "test"] * 2
     assert all(len(set(entry.labels)) == 2 for entry in duets)
-    assert {entry.labels for entry in entries if len(entry.labels) == 1} == {
-        (label,) for label in SOUND_LABELS
-    }
+    assert {entry.labels for entry in entries if len(entry.labels) == 1} == {(label,) for label in SOUND_LABELS}
 
 
 def test_more_clips_leave_the_old_ones_alone():
@@ -66,9 +64,7 @@ def test_a_file_has_all_frames_all_samples_and_boxes(labels: tuple[str, ...], tm
         samples = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
     assert len(pictures) == 5 and pictures[0].shape == (64, 64, 3)
     assert len(samples) >= demo.SAMPLE_RATE and 0.02 < np.abs(samples).max() < 1.1
-    assert [(box.time_s, box.label) for box in boxes] == [
-        (k / 5, label) for k in range(5) for label in labels
-    ]
+    assert [(box.time_s, box.label) for box in boxes] == [(k / 5, label) for k in range(5) for label in labels]
     assert all(0 <= box.x0 < box.x1 <= 1 and 0 <= box.y0 < box.y1 <= 1 for box in boxes)
 
 
@@ -79,9 +75,7 @@ def test_the_same_clip_twice_is_the_same_bytes(tmp_path: Path):
     assert boxes[0] == boxes[1]
 
 
-@pytest.mark.parametrize(
-    "change", [{"media_id": "violin-test-000"}, {"media_id": "violin-train-001"}, {"seed": 1}]
-)
+@pytest.mark.parametrize("change", [{"media_id": "violin-test-000"}, {"media_id": "violin-train-001"}, {"seed": 1}])
 def test_splits_numbers_and_seeds_share_neither_melody_nor_scene(change: dict):
     entry = Entry(change.get("media_id", "violin-train-000"), "train", ("violin",), "demo")
     first = Entry("violin-train-000", "train", ("violin",), "demo")

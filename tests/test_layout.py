@@ -107,7 +107,10 @@ def test_params_that_a_stage_reads_are_tracked(stage: str):
         if not isinstance(TREE.get(section, {}), dict):
             needed = [section]
         else:
-            blocks = ((section, TREE.get(section, {})), (f"profiles.demo.{section}", TREE["profiles"]["demo"].get(section, {})))
+            blocks = (
+                (section, TREE.get(section, {})),
+                (f"profiles.demo.{section}", TREE["profiles"]["demo"].get(section, {})),
+            )
             needed = [f"{where}.{k}" for where, block in blocks for k in block if key in ("", k)]
         for path in needed:
             assert any(path == t or path.startswith(t + ".") for t in tracked), f"dvc.yaml, {stage}: track {path}"

@@ -83,13 +83,9 @@ def test_mir_eval_itself_agrees():
     references = noise(3, 8000)
     estimates = references + 0.5 * references[::-1] + 0.2 * noise(3, 8000, seed=1)
     with pytest.warns(FutureWarning):
-        sdr, sir, sar, _ = mir_eval.separation.bss_eval_sources(
-            references, estimates, compute_permutation=False
-        )
+        sdr, sir, sar, _ = mir_eval.separation.bss_eval_sources(references, estimates, compute_permutation=False)
     scores = metrics.bss_eval(references, estimates)
-    np.testing.assert_array_equal(
-        np.stack([sdr, sir, sar]), np.stack([scores[k] for k in ("sdr", "sir", "sar")])
-    )
+    np.testing.assert_array_equal(np.stack([sdr, sir, sar]), np.stack([scores[k] for k in ("sdr", "sir", "sar")]))
 
 
 @pytest.mark.parametrize("kind", ["noise", "sixteen bits", "coarse"])
@@ -229,9 +225,7 @@ def test_ciou_of_planted_boxes():
     half = np.array([[0.5, 0.0, 1.0, 1.0]])
     assert metrics.ciou(scores.ravel(), (4, 4), half) == 1
     assert metrics.ciou(5 - 3 * scores.ravel(), (4, 4), half) == 0
-    assert metrics.ciou(7 + 2 * scores.ravel(), (4, 4), np.array([[0.0, 0.0, 1.0, 1.0]])) == pytest.approx(
-        0.5
-    )
+    assert metrics.ciou(7 + 2 * scores.ravel(), (4, 4), np.array([[0.0, 0.0, 1.0, 1.0]])) == pytest.approx(0.5)
     assert metrics.ciou(scores.ravel(), (4, 4), np.array([[0.75, 0.0, 1.0, 1.0]])) == pytest.approx(0.5)
     split = np.array([[0.5, 0.0, 1.0, 0.5], [0.5, 0.5, 1.0, 1.0], [0.6, 0.2, 0.7, 0.3]])
     assert metrics.ciou(scores.ravel(), (4, 4), split) == 1

@@ -72,9 +72,7 @@ def test_regions_are_summed_and_frames_averaged():
     net = model()
     mixture, queries = torch.rand(1, 16, 16), torch.randn(1, 1, 3, REGIONS, DIM)
     one = model(scale="sum")
-    looped = sum(
-        one.masks(mixture, queries[:, :, v : v + 1, r : r + 1]) for v in range(3) for r in range(REGIONS)
-    )
+    looped = sum(one.masks(mixture, queries[:, :, v : v + 1, r : r + 1]) for v in range(3) for r in range(REGIONS))
     assert torch.allclose(net.masks(mixture, queries), looped / 3, atol=1e-5)
 
 

@@ -78,6 +78,20 @@ def test_nothing_pending_starts_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert run(tmp_path, jobs(3), RAY) == {}
 
 
+def test_processes_give_the_same_items_and_outlive_their_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipeline.parallel.WORTH", 1)
+    todo = jobs(9, c1="fail", c4="die", c7="bug")
+    forgotten = run(tmp_path, todo, INLINE.model_copy(update={"executor": "processes"}), batch_size=2)
+    assert {clip: item.reason for clip, item in forgotten.items()} == {
+        "c1": "corrupt", "c4": "worker_died", "c7": "error",
+    }  # fmt: skip
+    assert f".{os.getpid()}" not in {p.suffix for p in tmp_path.iterdir()}
+    found = {job.clip_id: ItemCache().get(job.key) for job in todo}
+    assert [int(found[f"c{i}"][0].arrays["y"][0]) for i in (0, 2, 3, 5, 6, 8)] == [0, 4, 9, 25, 36, 64]
+    assert found["c1"][0].reason == "corrupt"
+    assert found["c4"] is None
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_ray_gives_the_same_items_and_outlives_its_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

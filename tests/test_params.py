@@ -48,7 +48,7 @@ def test_every_profile_is_complete(dataset: str):
         ("profiles/demo/frame", {}, r"profiles\.demo: 'frame' is not one of"),
         ("presets/avset/losses/trimodal", -1, r"presets\.avset\.losses\.trimodal: .*greater"),
         ("presets/avset/norm", "layer", r"presets\.avset\.norm: .*'group' or 'batch', not 'layer'"),
-        ("runtime/executor", "slurm", r"runtime\.executor: .*'inline' or 'ray'"),
+        ("runtime/executor", "slurm", r"runtime\.executor: .*'inline', 'processes' or 'ray'"),
         ("runtime", ..., r"runtime: missing"),
         ("extra", 1, r"top level: 'extra' is not one of"),
     ],

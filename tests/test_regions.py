@@ -1,6 +1,7 @@
 """The mapper of frames to region embeddings."""
 
 import pickle
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,14 +37,26 @@ def test_a_clip_gets_its_regions_and_its_centre_frames_embedding(folder: Path, c
         np.testing.assert_allclose(found["embedding"], embedding[len(frames) // 2], atol=1e-4)
 
 
-@pytest.mark.parametrize("batch_size", [1, 16, 32])
-def test_bytes_do_not_depend_on_the_company(folder: Path, clips: list[np.ndarray], batch_size: int):
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """torch.set_num_threads, undone afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 32])
+def test_bytes_do_not_depend_on_the_company_or_the_threads(
+    folder: Path, clips: list[np.ndarray], batch_size: int, set_threads: Callable[[int], None]
+):
     regions = Regions(folder, batch_size=batch_size, dtype="float32")
-    together, reversed_ = regions(clips), regions(clips[::-1])[::-1]
-    for frames, a, b in zip(clips, together, reversed_, strict=True):
-        (alone,) = regions([frames])
+    set_threads(1)
+    together, alone = regions(clips), [regions([frames])[0] for frames in clips]
+    set_threads(2)
+    backwards = regions(clips[::-1])[::-1]
+    for a, b, c in zip(together, alone, backwards, strict=True):
         for name in ("regions", "embedding"):
-            assert a[name].tobytes() == alone[name].tobytes() == b[name].tobytes()
+            assert a[name].tobytes() == b[name].tobytes() == c[name].tobytes()
 
 
 def test_regions_are_stored_in_half_precision_and_targets_are_not(folder: Path, clips: list[np.ndarray]):

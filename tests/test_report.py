@@ -149,8 +149,7 @@ def artifacts(root: Path, mixtures: int = 2, length: int = 8192, others: tuple[s
         for i, reason in enumerate(reasons)
     ]
     frames = [
-        {"clip_id": f"c{i}", "status": "ok" if i else "failed", "reason": "" if i else "no_video"}
-        for i in range(8)
+        {"clip_id": f"c{i}", "status": "ok" if i else "failed", "reason": "" if i else "no_video"} for i in range(8)
     ]
     coverage = {
         "clips": write_table(data / "clips/index.parquet", clips),
@@ -176,9 +175,7 @@ def test_metrics_have_the_planted_means(built):
     assert (text["nsdr"], text["nsdr_median"], text["n"], text["silent"]) == (6, 6, 6, 0)
     assert (text["sdr"], text["sir"], text["sar"]) == (6.5, 11, 9)
     assert text["nsdr_sem"] == round(np.std([-1, 0, 1, -1, 0, 1], ddof=1) / 6**0.5, 4)
-    assert text["per_class"] == {
-        k: {"nsdr": v, "n": 2} for k, v in zip(list(PITCHES)[:3], (5, 6, 7), strict=True)
-    }
+    assert text["per_class"] == {k: {"nsdr": v, "n": 2} for k, v in zip(list(PITCHES)[:3], (5, 6, 7), strict=True)}
     assert numbers["avset"]["word"]["silent"] == 1
     assert numbers["mixture"]["sdr"] == 0.5
     assert numbers["mixture"]["nsdr"] == 0
@@ -264,10 +261,7 @@ def test_the_page_escapes_labels(built):
 def test_the_page_plays_what_it_shows(built):
     arguments, _, out = built
     html = (out / "html" / "index.html").read_text()
-    sounds = [
-        soundfile.read(io.BytesIO(base64.b64decode(s)))
-        for s in re.findall(r"audio/mpeg;base64,([^\"]+)", html)
-    ]
+    sounds = [soundfile.read(io.BytesIO(base64.b64decode(s))) for s in re.findall(r"audio/mpeg;base64,([^\"]+)", html)]
     first = examples.read(arguments["scores"] / "avset" / "examples.h5")[0]
     other = examples.read(arguments["scores"] / "nmf" / "examples.h5")[0]
     kinds = ["ideal", "text", "word", "video", "caption"]
@@ -345,9 +339,7 @@ def test_a_single_score_has_no_standard_error(tmp_path):
 def test_what_is_missing_or_wrong_is_named(built, tmp_path):
     arguments, _, _ = built
     arguments = arguments | {"out": tmp_path}
-    with pytest.raises(
-        MissingArtifact, match=r"ours/scores.parquet does not exist: run `dvc repro evaluate`"
-    ):
+    with pytest.raises(MissingArtifact, match=r"ours/scores.parquet does not exist: run `dvc repro evaluate`"):
         report.build(**arguments | {"methods": ["avset", "ours"]})
     with pytest.raises(MissingArtifact, match="dvc repro captions"):
         report.build(**arguments | {"coverage": {"captions": tmp_path / "index.parquet"}})
@@ -399,8 +391,7 @@ def test_a_heat_map_is_hot_in_its_cell_and_grey_elsewhere():
     assert found[45, 75].sum() == found.sum(-1).max()
     assert np.ptp(found[80, 10]) < 5  # far from it: no colour is left
     assert (
-        plots.heat_map(frame, np.ones(9, np.float32), (3, 3))
-        == plots.heat_map(frame, np.zeros(9, np.float32), (3, 3))
+        plots.heat_map(frame, np.ones(9, np.float32), (3, 3)) == plots.heat_map(frame, np.zeros(9, np.float32), (3, 3))
     ).all()
 
 

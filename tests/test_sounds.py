@@ -146,23 +146,18 @@ def test_the_same_arguments_give_the_same_bytes_in_another_process() -> None:
 @pytest.mark.parametrize("label", LABELS)
 def test_seeds_differ_in_melody_and_in_timbre(label: str, play: Play) -> None:
     scores = {
-        tuple(note.midi for note in compose(np.random.default_rng(s), INSTRUMENTS[label].style, 6.0))
-        for s in range(8)
+        tuple(note.midi for note in compose(np.random.default_rng(s), INSTRUMENTS[label].style, 6.0)) for s in range(8)
     }
     assert len(scores) == 8
     note = middle(label)
-    levels = np.array(
-        [[partial(play(label, note, seed), hertz(note) * k) for k in (1, 3)] for seed in range(4)]
-    )
+    levels = np.array([[partial(play(label, note, seed), hertz(note) * k) for k in (1, 3)] for seed in range(4)])
     assert np.ptp(levels[:, 1] - levels[:, 0]) > 1.5  # dB
 
 
 @pytest.mark.parametrize("label", LABELS)
 def test_the_fundamental_is_the_pitch_of_the_note(label: str, play: Play) -> None:
     low, high = INSTRUMENTS[label].style.low, INSTRUMENTS[label].style.high
-    notes = [
-        Note(0.05 + 0.4 * i, 0.35 + 0.4 * i, midi, 0.8) for i, midi in enumerate(np.linspace(low, high, 5))
-    ]
+    notes = [Note(0.05 + 0.4 * i, 0.35 + 0.4 * i, midi, 0.8) for i, midi in enumerate(np.linspace(low, high, 5))]
     wave = play(label, notes, seed=8)
     for note in notes:
         part = wave[round((note.onset + 0.05) * RATE) : round((note.offset - 0.05) * RATE)]
@@ -240,9 +235,7 @@ def test_the_reeds_of_an_accordion_beat(play: Play) -> None:
     assert beats("clarinet") < 0.1
 
 
-def test_a_trumpet_brightens_in_its_attack_and_with_loudness(
-    play: Play, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trumpet_brightens_in_its_attack_and_with_loudness(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     def brightness(wave: np.ndarray, start: float) -> float:
         frequencies, spectrum = power(wave[int(start * RATE) :][: int(0.03 * RATE)])
         return float(10 * np.log10(spectrum[frequencies > 1500].sum() / spectrum[frequencies < 1500].sum()))
@@ -281,15 +274,11 @@ def test_the_brightness_of_the_instruments_is_ordered() -> None:
     bright = {label: np.mean([centroid(render(label, s, 3.0)[0]) for s in range(4)]) for label in LABELS}
     for low, high in pairwise(["tuba", "cello", "saxophone", "trumpet", "violin"]):
         assert bright[low] * 1.1 < bright[high], bright
-    assert (
-        bright["clarinet"] * 1.3 < bright["trumpet"] and bright["acoustic guitar"] * 1.3 < bright["accordion"]
-    )
+    assert bright["clarinet"] * 1.3 < bright["trumpet"] and bright["acoustic guitar"] * 1.3 < bright["accordion"]
     assert bright["tuba"] * 3 < bright["xylophone"]
 
 
-def test_partials_above_the_band_are_left_out_and_do_not_fold_back(
-    play: Play, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_partials_above_the_band_are_left_out_and_do_not_fold_back(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     def stray(rate: int) -> float:
         wave = play("accordion", 74, rate=rate)
         frequencies, spectrum = power(wave, rate)

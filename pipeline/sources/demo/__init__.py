@@ -28,14 +28,10 @@ class Options(BaseModel, extra="forbid"):
 
     seed: int = Field(default=0, ge=0, description="another seed, another data set")
     duration: float = Field(default=6.0, ge=1.0, le=60.0, description="seconds of each clip")
-    size: int = Field(
-        default=128, ge=64, le=512, multiple_of=2, description="pixels of the square picture's side"
-    )
+    size: int = Field(default=128, ge=64, le=512, multiple_of=2, description="pixels of the square picture's side")
     fps: int = Field(default=10, ge=1, le=60, description="frames per second")
     train_per_label: int = Field(default=16, ge=1, le=1000, description="training clips of each instrument")
-    validation_per_label: int = Field(
-        default=3, ge=0, le=1000, description="validation clips of each instrument"
-    )
+    validation_per_label: int = Field(default=3, ge=0, le=1000, description="validation clips of each instrument")
     test_per_label: int = Field(default=6, ge=0, le=1000, description="test clips of each instrument")
     duets: int = Field(
         default=12, ge=0, le=1000, description="clips with two players: three in four train, the rest test"

@@ -90,16 +90,10 @@ class Canvas:
         across = np.gradient(centre)
         across *= 1j / np.abs(across)
         half = np.interp(np.linspace(0, 1, len(centre)), np.linspace(0, 1, len(widths)), widths) / 2
-        self.polygon(
-            np.concatenate([centre + across * half, (centre - across * half)[::-1]]), fill, edge, 0.6
-        )
-        self.line(
-            centre - across * half * 0.35, 0.2 * float(half.mean()), lighter(fill, 0.55), round_ends=False
-        )
+        self.polygon(np.concatenate([centre + across * half, (centre - across * half)[::-1]]), fill, edge, 0.6)
+        self.line(centre - across * half * 0.35, 0.2 * float(half.mean()), lighter(fill, 0.55), round_ends=False)
 
-    def box(
-        self, low: Place, high: Place, fill: Colour, edge: Colour | None = None, width: Real = 0.5
-    ) -> None:
+    def box(self, low: Place, high: Place, fill: Colour, edge: Colour | None = None, width: Real = 0.5) -> None:
         """A rectangle from its two opposite corners."""
         corners = [low, complex(high.real, low.imag), high, complex(low.real, high.imag)]
         self.polygon(corners, fill, edge, width)

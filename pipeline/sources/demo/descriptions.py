@@ -93,8 +93,7 @@ def _in_detail(scene: Scene, rng: np.random.Generator) -> tuple[str, Facts]:
         (f"someone playing the {label}, {_place(scene.background)}", frozenset({label, scene.background})),
     ]
     choices += [
-        (f"{_article(label)} {label} and a {thing.kind}", frozenset({label, thing.kind}))
-        for thing in scene.things
+        (f"{_article(label)} {label} and a {thing.kind}", frozenset({label, thing.kind})) for thing in scene.things
     ]
     side = facts(scene) & {"on the left", "on the right"}
     choices += [(f"{_article(label)} {label} {where}", frozenset({label, where})) for where in sorted(side)]

@@ -111,9 +111,7 @@ def _ring(centre: Place, rx: Real, ry: Real) -> np.ndarray:
     return np.append(line, line[:2])
 
 
-TRUMPET_LOOP = smooth(
-    [31 + 7.5j, 12 + 7.5j, 8.6 + 6.2j, 7.6 + 3.6j, 8.8 + 1j, 12 - 0.2j, 20 - 0.2j], closed=False
-)
+TRUMPET_LOOP = smooth([31 + 7.5j, 12 + 7.5j, 8.6 + 6.2j, 7.6 + 3.6j, 8.8 + 1j, 12 - 0.2j, 20 - 0.2j], closed=False)
 TRUMPET_SLIDE = smooth([9 - 0.2j, 30 - 0.2j, 33 + 1j, 34 + 3.6j, 33 + 6.4j, 30 + 7.5j], closed=False)
 
 
@@ -135,9 +133,7 @@ def trumpet(canvas: Canvas, tint: Colour, motion: Motion) -> Hands:
     return 24 + 7j, 17.5 + 8.5j
 
 
-TUBA_BELL = smooth(
-    [9 + 33j, 16 + 32j, 20 + 24j, 21 + 12j, 21.5 + 0j, 22 - 10j, 22 - 19j, 22 - 23j], closed=False
-)
+TUBA_BELL = smooth([9 + 33j, 16 + 32j, 20 + 24j, 21 + 12j, 21.5 + 0j, 22 - 10j, 22 - 19j, 22 - 23j], closed=False)
 TUBA_LEAD = smooth([0j, 3 + 0.6j, 4 + 5j, 2 + 10j], closed=False)
 
 

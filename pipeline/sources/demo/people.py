@@ -49,9 +49,7 @@ class Pose:
 POSES = {
     "accordion": Pose(-46j, 0, reach=(28, 28), gaze=1, freedom=3, size=1.15, elbows_out=True),
     "acoustic guitar": Pose(-21 - 37j, -16, reach=(24, 39), gaze=2, freedom=7, size=1.18),
-    "cello": Pose(
-        4 - 10j, -82, seated=True, knees=17, gaze=-1, freedom=4, reach=(33, 18), tall=81, size=1.03
-    ),
+    "cello": Pose(4 - 10j, -82, seated=True, knees=17, gaze=-1, freedom=4, reach=(33, 18), tall=81, size=1.03),
     "clarinet": Pose(2.5 - 71.5j, -33, gaze=2, freedom=9, reach=(16, 37), size=1.22),
     "erhu": Pose(9 - 31j, -87, seated=True, knees=12, gaze=2, freedom=4, reach=(18, 30), tall=87, size=1.08),
     "flute": Pose(1.5 - 71j, 20, gaze=3.5, freedom=9, reach=(14, 50), size=1.15),
@@ -149,9 +147,7 @@ def _head(canvas: Canvas, player: Player, gaze: Real) -> None:
             0.6,
             darker(hair),
         )
-    canvas.line(
-        [middle + gaze - 1.8 + 4.6j, middle + gaze + 5.2j, middle + gaze + 1.8 + 4.6j], 0.8, (150, 60, 60)
-    )
+    canvas.line([middle + gaze - 1.8 + 4.6j, middle + gaze + 5.2j, middle + gaze + 1.8 + 4.6j], 0.8, (150, 60, 60))
 
 
 def _long_hair(canvas: Canvas, player: Player) -> None:
@@ -159,9 +155,7 @@ def _long_hair(canvas: Canvas, player: Player) -> None:
     canvas.polygon([-10.4 - 77j, 10.4 - 77j, 11 - 60j, 7 - 58j, -7 - 58j, -11 - 60j], player.hair)
 
 
-def _arm(
-    canvas: Canvas, shoulder: complex, hand: complex, side: int, player: Player, bone: Real = 17.0
-) -> None:
+def _arm(canvas: Canvas, shoulder: complex, hand: complex, side: int, player: Player, bone: Real = 17.0) -> None:
     """Upper arm and forearm of `bone` units each; the elbow points to this side (-1, 1), or down (0)."""
     middle, way = (shoulder + hand) / 2, hand - shoulder
     height = np.sqrt(max(bone**2 - (abs(way) / 2) ** 2, 1.0))

@@ -45,9 +45,7 @@ class Painter:
         for thing in scene.things:
             THINGS[thing.kind](canvas.place(complex(thing.x, thing.y), 0, thing.size), thing.colour)
 
-    def frame(
-        self, motions: tuple[Motion, ...]
-    ) -> tuple[np.ndarray, list[tuple[float, float, float, float]]]:
+    def frame(self, motions: tuple[Motion, ...]) -> tuple[np.ndarray, list[tuple[float, float, float, float]]]:
         """The picture (H, W, 3) uint8 with one motion per player, and the box of each instrument.
 
         Boxes are x0, y0, x1, y1 as fractions of the picture, cut at its border.
@@ -84,18 +82,14 @@ def _room(canvas: Canvas, wall: Colour, floor: Colour) -> None:
     canvas.box(76j, 100 + 80j, lighter(wall, 0.6))
     canvas.box(80j, 100 + 100j, floor)
     for k in range(-4, 9):
-        canvas.line(
-            [50 + 12 * (k - 2) + 80j, 50 + 20 * (k - 2) + 100j], 0.4, darker(floor, 0.25), round_ends=False
-        )
+        canvas.line([50 + 12 * (k - 2) + 80j, 50 + 20 * (k - 2) + 100j], 0.4, darker(floor, 0.25), round_ends=False)
 
 
 def _stage(canvas: Canvas, wall: Colour, floor: Colour) -> None:
     dark = darker(wall, 0.72)
     canvas.box(0j, 100 + 100j, dark)
     for lamp, foot in ((22, 36), (78, 62)):
-        canvas.polygon(
-            [lamp - 2 + 0j, lamp + 2 + 0j, foot + 24 + 86j, foot - 24 + 86j], mixed(dark, wall, 0.45)
-        )
+        canvas.polygon([lamp - 2 + 0j, lamp + 2 + 0j, foot + 24 + 86j, foot - 24 + 86j], mixed(dark, wall, 0.45))
     canvas.box(82j, 100 + 100j, floor)
     canvas.ellipse(50 + 90j, 40, 7, lighter(floor, 0.3))
     for side in (0, 1):
@@ -109,9 +103,7 @@ def _bricks(canvas: Canvas, wall: Colour, floor: Colour) -> None:
     for row in range(11):
         for column in range(-1, 8):
             corner = 14 * column + 7 * (row % 2) + 8j * row
-            canvas.box(
-                corner + 0.5 + 0.5j, corner + 13.5 + 7.5j, darker(wall, 0.1 * ((row * 3 + column * 5) % 3))
-            )
+            canvas.box(corner + 0.5 + 0.5j, corner + 13.5 + 7.5j, darker(wall, 0.1 * ((row * 3 + column * 5) % 3)))
     canvas.box(86j, 100 + 100j, floor)
 
 
@@ -135,9 +127,7 @@ def _tiles(canvas: Canvas, wall: Colour, floor: Colour) -> None:
 def _plant(canvas: Canvas, colour: Colour) -> None:
     for angle in (-60, -32, -8, 14, 38, 64):
         leaf = canvas.place(-10j, angle)
-        leaf.polygon(
-            -10j + 2.6 * CIRCLE.real + 10j * CIRCLE.imag, mixed((50, 140, 70), (30, 90, 50), abs(angle) / 90)
-        )
+        leaf.polygon(-10j + 2.6 * CIRCLE.real + 10j * CIRCLE.imag, mixed((50, 140, 70), (30, 90, 50), abs(angle) / 90))
     canvas.polygon([-6 - 11j, 6 - 11j, 4.4 + 0j, -4.4 + 0j], colour, darker(colour))
 
 
@@ -191,9 +181,7 @@ def _clock(canvas: Canvas, colour: Colour) -> None:
 def _shelf(canvas: Canvas, colour: Colour) -> None:
     canvas.box(-15 - 2j, 15 + 0j, (120, 84, 56))
     for k in range(9):
-        canvas.box(
-            -13.5 + 3 * k - (10 + 3 * (k * 5 % 3)) * 1j, -10.9 + 3 * k - 2j, mixed(BOOKS[k % 4], colour, 0.25)
-        )
+        canvas.box(-13.5 + 3 * k - (10 + 3 * (k * 5 % 3)) * 1j, -10.9 + 3 * k - 2j, mixed(BOOKS[k % 4], colour, 0.25))
 
 
 BOOKS: list[Colour] = [(160, 60, 60), (60, 90, 150), (80, 130, 90), (190, 150, 80)]

@@ -62,9 +62,7 @@ def scene(labels: Sequence[str], seed: int) -> Scene:
     players = tuple(_player(rng, label) for label in labels)
     floor = FLOOR_LINES[background] + 2.0
     players = (_alone(rng, players[0], floor),) if len(players) == 1 else _side_by_side(rng, players, floor)
-    return Scene(
-        background, _varied(rng, _pick(rng, WALLS)), _varied(rng, _pick(rng, FLOORS)), things, players
-    )
+    return Scene(background, _varied(rng, _pick(rng, WALLS)), _varied(rng, _pick(rng, FLOORS)), things, players)
 
 
 def _pick(rng: np.random.Generator, choices: Sequence):

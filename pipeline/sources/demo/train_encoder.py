@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -218,16 +219,12 @@ def save(model: Clip, vocabulary: Int[Tensor, " U"], target: Path) -> None:
 
     All other rows are zero (an unknown word adds nothing, and the file packs well), the padding's too.
     """
-    tensors = {
-        key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()
-    }
-    table = torch.zeros(
-        json.loads(CONFIG.read_text())["text_cfg"]["vocab_size"], model.token_embedding.embedding_dim
-    )
+    tensors = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
+    table = torch.zeros(json.loads(CONFIG.read_text())["text_cfg"]["vocab_size"], model.token_embedding.embedding_dim)
     table[vocabulary] = model.token_embedding.weight.detach()
     table[0] = 0
     tensors["token_embedding.weight"] = table.half()
-    save_file({key: tensors[key].contiguous() for key in sorted(tensors)}, target)
+    target.write_bytes(save_tensors({key: tensors[key].contiguous() for key in sorted(tensors)}))
 
 
 def main() -> None:
@@ -246,9 +243,7 @@ def main() -> None:
     written = build()
     written.load_state_dict(load_file(WEIGHTS))
     size = written.visual.image_size
-    found = measure(
-        written, draw(HELD_OUT, 100_000_000, 0.0, size), draw(HELD_OUT // 3, 200_000_000, 1.0, size)
-    )
+    found = measure(written, draw(HELD_OUT, 100_000_000, 0.0, size), draw(HELD_OUT // 3, 200_000_000, 1.0, size))
     for what, value in found.items():
         print(f"{what:28s} {value:.3f}" if isinstance(value, float) else f"{what:28s} {value}")
     print(f"{WEIGHTS.name}: {WEIGHTS.stat().st_size / 1e6:.2f} MB, {time.time() - started:.0f} s")

@@ -4,7 +4,7 @@ Makes data/<dataset>/encoder/: weights.safetensors and encoder.json (architectur
 sha256). Later stages load only this, so a colleague gets it by `dvc pull` and needs no hub.
 """
 
-from pipeline import encoders
+from pipeline import weights
 from stages import PARAMS, ParamsFile, begin, command, only_writer
 
 
@@ -13,7 +13,7 @@ def main(path: ParamsFile = PARAMS) -> None:
     p = begin("encoder", path)
     folder = p.data / "encoder"
     with only_writer(folder):
-        encoders.export(p.encoder.architecture, p.encoder.weights, folder)
+        weights.export(p.encoder.architecture, p.encoder.weights, folder)
 
 
 if __name__ == "__main__":

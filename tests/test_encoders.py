@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import encoders
-from pipeline.encoders import Encoder, export
+from pipeline.encoders import Encoder
 from pipeline.errors import AvsetError, MissingArtifact
+from pipeline.weights import export, save_tensors
 
 RESNET = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 6, "head_width": 32, "patch_size": None}
 VIT = {"image_size": 64, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16}
@@ -94,7 +95,7 @@ def test_a_half_precision_safetensors_file_is_widened_not_changed(tmp_path: Path
     model = random_clip(config()).half()
     told = {"model_cfg": config(), "preprocess_cfg": {"mean": [0, 0, 0]}}
     (tmp_path / "tiny.json").write_text(json.dumps(told))
-    (tmp_path / "tiny.safetensors").write_bytes(encoders.save_tensors(model.state_dict()))
+    (tmp_path / "tiny.safetensors").write_bytes(save_tensors(model.state_dict()))
     export(str(tmp_path / "tiny.json"), str(tmp_path / "tiny.safetensors"), tmp_path / "encoder")
     encoder = Encoder.load(tmp_path / "encoder")
     assert encoder.model.text_projection.dtype == torch.float32

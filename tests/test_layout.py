@@ -25,7 +25,7 @@ DOORS = {  # who may import a package
     "jinja2": {"pipeline/page.py"},
     "matplotlib": {"pipeline/plots.py"},
     "mir_eval": {"pipeline/metrics.py"},
-    "open_clip": {"pipeline/encoders.py", "pipeline/sources/demo/train_encoder.py"},
+    "open_clip": {"pipeline/encoders.py", "pipeline/weights.py", "pipeline/sources/demo/train_encoder.py"},
     "PIL": {"pipeline/frames.py", "pipeline/plots.py", *DEMO},
     "pyarrow": {"pipeline/store.py", "pipeline/clips.py", "pipeline/report.py", "stages/evaluate.py"},
     "ray": {"pipeline/parallel.py"},

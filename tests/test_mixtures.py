@@ -117,7 +117,7 @@ def test_silent_crops_are_never_drawn():
 
 
 def test_too_few_categories_say_so(store: Store):
-    with pytest.raises(AvsetError, match="1 categories but mixtures.n_sources = 2"):
+    with pytest.raises(AvsetError, match=r"1 categories but mixtures.n_sources = 2"):
         drawn({"a": "x", "b": "x"})
     assert len(drawn({"a": "x", "b": "x"}, different=False)) == 6
     with pytest.raises(AvsetError, match="0 audible clips"):

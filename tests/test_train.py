@@ -89,7 +89,7 @@ def test_the_loss_is_the_weighted_sum(data: TrainingMixtures):
 
 
 def test_training_separates_by_video_and_by_caption(data: TrainingMixtures):
-    run, log = fit(data, PRESETS["avset"].model_copy(update={"warmup": 5, "lr": 5e-3}), 150)
+    _, log = fit(data, PRESETS["avset"].model_copy(update={"warmup": 5, "lr": 5e-3}), 150)
     first, last = log[0][1], log[-1][1]
     assert last["train/mask"] < 0.5 * first["train/mask"]
     assert last["train/caption"] < 0.5 * first["train/caption"]
@@ -111,9 +111,8 @@ def test_a_killed_run_ends_as_an_undisturbed_one(data: TrainingMixtures, tmp_pat
 def test_the_best_state_is_that_of_the_best_validation(data: TrainingMixtures):
     preset = PRESETS["avset"]
     scores = iter([1.0, 3.0, 2.0])
-    run = train.fit(
-        make_model(preset), data, captions(data), preset, settings(15, 5), lambda m: {"nsdr": next(scores)}, lambda *_: None
-    )  # fmt: skip
+    validate = lambda model: {"nsdr": next(scores)}  # noqa: E731
+    run = train.fit(make_model(preset), data, captions(data), preset, settings(15, 5), validate, lambda *_: None)
     assert (run.best_step, run.best) == (10, 3.0)
     last = run.model.own_state()
     assert any(not torch.equal(last[k], v) for k, v in run.best_state.items())

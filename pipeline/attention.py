@@ -1,4 +1,7 @@
-"""P_Att of Section 3.1: how strongly each region of a frame answers to a caption, a text or a sound."""
+"""How strongly each region of a frame answers to a caption, a text or a sound.
+
+P_Att of Section 3.1 is the softmax of these scores, times their scale, over the regions of a frame.
+"""
 
 import torch
 from jaxtyping import Float
@@ -7,7 +10,7 @@ from torch.nn import functional as F
 
 from pipeline.errors import ParamsError
 
-SIMILARITIES = ("cosine", "dot", "centered")
+SCALES = {"cosine": 100.0, "dot": 1.0, "centered": 1.0}  # of a similarity before the softmax: CLIP's; the paper's
 
 
 def similarity(
@@ -27,8 +30,8 @@ def similarity(
 
     ParamsError: unknown similarity, or `centered` without a mean target.
     """
-    if similarity not in SIMILARITIES:
-        raise ParamsError(f"similarity: {similarity!r} is not one of {', '.join(SIMILARITIES)}")
+    if similarity not in SCALES:
+        raise ParamsError(f"similarity: {similarity!r} is not one of {', '.join(SCALES)}")
     if similarity == "cosine":
         regions, target = F.normalize(regions, dim=-1), F.normalize(target, dim=-1)
     if similarity == "centered":
@@ -37,43 +40,3 @@ def similarity(
         regions = regions - (regions.mean(dim=-2, keepdim=True) if mean_region is None else mean_region)
         target = target - mean_target
     return torch.einsum("...rd,...d->...r", regions, target)
-
-
-_scores = similarity  # by a name that the keyword of `attention` does not hide
-
-
-def attention(
-    regions: Float[Tensor, "*#frames R D"],
-    target: Float[Tensor, "*#frames D"],
-    similarity: str = "cosine",
-    scale: float = 100.0,
-    mean_region: Float[Tensor, " D"] | None = None,
-    mean_target: Float[Tensor, " D"] | None = None,
-) -> Float[Tensor, "*frames R"]:
-    """P_Att(regions, target): softmax over the regions of each frame of `scale` times their similarity.
-
-    The scale is CLIP's, 1 / temperature of its cosines. The paper's P_Att is `dot` with scale 1.
-    """
-    scores = _scores(regions, target, similarity, mean_region, mean_target)
-    return (scale * scores).softmax(dim=-1)
-
-
-def heat_map(
-    scores: Float[Tensor, " R"], grid: tuple[int, int], size: tuple[int, int]
-) -> Float[Tensor, "height width"]:
-    """Scores on the (rows, columns) of a grid -> picture of (height, width) px in [0, 1].
-
-    Bilinear between the centres of the cells; the least score is 0, the greatest 1, and equal scores are all 0.
-    """
-    scores = scores - scores.min()
-    cells = (scores / scores.max().clamp_min(torch.finfo(scores.dtype).tiny)).reshape(1, 1, *grid)
-    return F.interpolate(cells, size, mode="bilinear", align_corners=False)[0, 0]
-
-
-def point(scores: Float[Tensor, " R"], grid: tuple[int, int]) -> tuple[float, float]:
-    """Where the attention points: (x, y) of the best cell's centre, as fractions of the picture.
-
-    It is also where `heat_map` is highest, as bilinear interpolation peaks at a node. Of equal cells, the first.
-    """
-    row, column = divmod(int(scores.argmax()), grid[1])
-    return (column + 0.5) / grid[1], (row + 0.5) / grid[0]

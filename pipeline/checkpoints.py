@@ -26,7 +26,7 @@ class Settings:
     transform: sp.Transform
     positional: bool  # of the region features
     similarity: str
-    encoder: str  # sha256 of the encoder's weights
+    encoder: str  # identity of the encoder: sha256 of its encoder.json, which holds that of the weights
 
 
 class Model(nn.Module):

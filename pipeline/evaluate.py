@@ -110,7 +110,6 @@ class Examples:
         sources = references(mixture, material.spectrograms, transform.length, transform.hop_length)
         waves = torch.from_numpy(sources)
         group["mixture"], group["references"] = sources.sum(0), sources
-        group["mixture_magnitude"] = transform.analyse(waves.sum(0))[1].numpy()
         ideal, masks = transform.ideal(waves)
         group["ideal/estimates"], group["ideal/masks"] = ideal.numpy(), masks.numpy()
         pictures = [material.frames.read(clip, "frames") for clip in mixture.clips]

@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as fn
 
-SCALE = 100.0  # 1 / temperature of every softmax over similarities, CLIP's own
+SCALE = 100.0  # 1 / temperature of Eq. 2, CLIP's own
 
 
 def mask_loss(

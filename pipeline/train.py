@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from pipeline import losses, mixtures
+from pipeline import attention, losses, mixtures
 from pipeline import spectrograms as sp
 from pipeline.checkpoints import Model
 from pipeline.params import Preset, Train
@@ -89,9 +89,9 @@ def batch_losses(
     if weights.audio_language:
         terms["audio_language"] = losses.audio_language_loss(audio.flatten(0, 1), captions, batch["clip"].flatten())
     if weights.trimodal:
-        frames = batch["regions"].shape[2]
+        frames, scale = batch["regions"].shape[2], attention.SCALES[model.settings.similarity]
         seen, heard = (
-            losses.SCALE * model.scores(batch["regions"], target[:, :, None].expand(-1, -1, frames, -1))
+            scale * model.scores(batch["regions"], target[:, :, None].expand(-1, -1, frames, -1))
             for target in (own, audio)
         )
         terms["trimodal"] = losses.trimodal_loss(seen, heard, preset.kl_reduction)

@@ -1,11 +1,11 @@
-"""P_Att against plain loops, and heat maps against what they must show."""
+"""Scores of regions against plain loops."""
 
 import math
 
 import pytest
 import torch
 
-from pipeline.attention import attention, heat_map, point, similarity
+from pipeline.attention import similarity
 from pipeline.errors import ParamsError
 
 
@@ -34,19 +34,10 @@ def test_scores_by_loop():
                 assert scores["centered"][b, v, r].item() == pytest.approx(centered, abs=1e-5)
 
 
-def test_attention_is_the_softmax_of_the_scaled_scores_of_each_frame():
-    regions, target = torch.randn(3, 4, 5), torch.randn(3, 5)
-    for kind, scale in (("cosine", 100.0), ("dot", 1.0)):
-        found = attention(regions, target, kind, scale)
-        for v in range(3):
-            powers = [math.exp(scale * s) for s in similarity(regions[v], target[v], kind).double().tolist()]
-            assert found[v].tolist() == pytest.approx([p / sum(powers) for p in powers], rel=1e-3, abs=1e-6)
-
-
 def test_one_target_serves_all_frames():
     regions, target = torch.randn(2, 3, 4, 5), torch.randn(5)
-    found = attention(regions, target)
-    torch.testing.assert_close(found, attention(regions, target.expand(2, 3, 5)))
+    found = similarity(regions, target)
+    torch.testing.assert_close(found, similarity(regions, target.expand(2, 3, 5)))
     assert torch.equal(found[1, 2].argmax(), similarity(regions[1, 2], target).argmax())
 
 
@@ -63,33 +54,15 @@ def test_what_all_targets_share_does_not_attract_centered_attention():
     regions = torch.tensor(
         [[5.0, 0, 0], [0, 1, 0], [0, 0, 1]]
     )  # a cell full of what every text says, the thing, another
-    assert attention(regions, common + own, "dot", 1.0).argmax() == 0
-    found = attention(regions, common + own, "centered", 1.0, mean_target=common)
+    assert similarity(regions, common + own, "dot").argmax() == 0
+    found = similarity(regions, common + own, "centered", mean_target=common)
     assert found.argmax() == 1
-    shifted = attention(regions, common + own, "centered", 1.0, torch.tensor([3.0, 1, 2]), common)
-    torch.testing.assert_close(found, shifted)
+    shifted = similarity(regions, common + own, "centered", torch.tensor([3.0, 1, 2]), common)
+    torch.testing.assert_close(found.softmax(0), shifted.softmax(0))
 
 
 def test_unknown_similarities_and_a_missing_mean_are_named():
     with pytest.raises(ParamsError, match="'euclid' is not one of cosine, dot, centered"):
-        attention(torch.ones(2, 3), torch.ones(3), "euclid")
+        similarity(torch.ones(2, 3), torch.ones(3), "euclid")
     with pytest.raises(ParamsError, match="mean of the targets"):
         similarity(torch.ones(2, 3), torch.ones(3), "centered")
-
-
-def test_a_heat_map_spans_zero_to_one_and_is_linear_between_cells():
-    picture = heat_map(torch.tensor([2.0, 4.0, 2.0, 4.0]), (2, 2), (6, 8))
-    assert picture.shape == (6, 8)
-    assert (picture.min(), picture.max()) == (0, 1)
-    ramp = [min(max((x + 0.5) / 4 - 0.5, 0), 1) for x in range(8)]
-    torch.testing.assert_close(picture, torch.tensor(ramp).expand(6, 8))
-    assert torch.equal(heat_map(torch.full((4,), 3.0), (2, 2), (5, 5)), torch.zeros(5, 5))
-
-
-def test_the_point_is_where_the_heat_map_is_highest():
-    for seed in range(20):
-        scores = torch.randn(12, generator=torch.Generator().manual_seed(seed))
-        x, y = point(scores, (3, 4))
-        picture = heat_map(scores, (3, 4), (33, 44))
-        assert picture[int(y * 33), int(x * 44)] == picture.max() == 1
-    assert point(torch.tensor([0.0, 0, 0, 1, 0, 0]), (2, 3)) == (1 / 6, 0.75)

@@ -58,8 +58,8 @@ class Model(nn.Module):
 
     def save(self, folder: Path, facts: dict[str, Any]) -> None:
         """Write `model.safetensors`: weights, settings and facts about the training, in one file."""
-        header = {"settings": json.dumps(asdict(self.settings), sort_keys=True)}
-        header["facts"] = json.dumps(facts, sort_keys=True)
+        told = json.dumps({"settings": asdict(self.settings), "facts": facts}, sort_keys=True)
+        header = {"model": told}  # one entry: safetensors writes several in any order
         tensors = {name: tensor.contiguous() for name, tensor in self.own_state().items()}
         write_atomic(folder / "model.safetensors", save(tensors, metadata=header))
 
@@ -81,7 +81,7 @@ class Model(nn.Module):
         path = require(folder / "model.safetensors")
         try:
             with safe_open(str(path), framework="pt") as f:
-                told = json.loads(f.metadata()["settings"])
+                told = json.loads(f.metadata()["model"])["settings"]
                 settings = Settings(**{**told, "transform": sp.Transform(**told["transform"])})
                 state = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError, TypeError) as e:

@@ -25,6 +25,7 @@ INDEX = pa.schema(
      ("height", pa.int64()), ("fps", pa.float64()), ("sample_rate", pa.int64()), ("channels", pa.int64()),
      ("sha256", pa.string())]
 )  # fmt: skip
+COUNTS = {"train_per_label", "validation_per_label", "test_per_label", "duets"}  # how many media, never which
 BOXES = pa.schema([("clip_id", pa.string()), ("time_s", pa.float64()), ("label", pa.string())])
 for _side in ("x0", "y0", "x1", "y1"):
     BOXES = BOXES.append(pa.field(_side, pa.float64()))
@@ -57,6 +58,21 @@ def kept_media(cache: ItemCache, sha256: str, suffix: str) -> Path:
     return cache.root / "media" / sha256[:2] / (sha256[2:] + suffix)
 
 
+def drop_damaged(cache: ItemCache, key: str) -> None:
+    """Remove an item of the cache whose media file is gone or has changed, so that it is fetched again."""
+    found = cache.get(key)  # removes one that is damaged itself
+    if found is not None and not found[0].reason:
+        fields = found[0].fields
+        kept = kept_media(cache, fields["sha256"], fields["suffix"])
+        if not kept.is_file() or _sha256(kept) != fields["sha256"]:
+            cache.path(key).unlink(missing_ok=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
 class Fetch:
     """Mapper: fetch a media file into the cache, probe it. Fields: what was found, its sha256, its boxes."""
 
@@ -78,8 +94,7 @@ class Fetch:
                 found = asdict(probe(target))
             except ClipError as e:
                 return Item.failed(e)
-            with target.open("rb") as f:
-                sha256 = hashlib.file_digest(f, "sha256").hexdigest()
+            sha256 = _sha256(target)
             kept = kept_media(self.cache, sha256, suffix)
             kept.parent.mkdir(parents=True, exist_ok=True)
             target.replace(kept)

@@ -15,6 +15,8 @@ SIDE = 512  # px of the frame that a heat map is drawn on
 
 def centre_frame(path: Path, time: float | None = None, size: int = SIDE) -> UInt8[np.ndarray, "size size 3"]:
     """The frame of a video at `time` (s; default: its middle), centre square; AvsetError if there is none."""
+    if time is not None and not time >= 0:
+        raise AvsetError(f"there is no picture at {time:g} s; give a number of seconds from 0 to the video's length")
     try:
         if time is None:
             time = frames.probe(path, sound=False).duration / 2

@@ -123,7 +123,7 @@ class Evaluate(Section):
     """Queries and examples of the evaluation."""
 
     prompts: dict[str, str]  # name of the query -> template with {label}
-    examples: int = Field(ge=0)  # mixtures kept whole for the page
+    examples: int = Field(ge=1)  # mixtures kept whole for the page
 
 
 class Losses(Section):

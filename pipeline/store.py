@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -94,16 +95,17 @@ class ItemCache:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as f:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
         temporary.replace(path)
     except OSError as e:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise AvsetError(f"cannot write {path}: {e.strerror}; free space, or point AVSET_CACHE elsewhere") from e
 
 
@@ -128,8 +130,9 @@ def require(path: Path) -> Path:
     """`path` if it exists, else a MissingArtifact that names the stage to run."""
     if not path.exists():
         stage = {"models": "train", "scores": "evaluate"}
-        room = next((p for p in reversed(path.parts[2:3])), path.name)
-        raise MissingArtifact(f"{path} is not there; make it with `dvc repro {stage.get(room, room)}`, or `dvc pull`")
+        room = path.parts[2] if path.parts[0] == "data" and len(path.parts) > 2 else ""
+        how = f"dvc repro {stage.get(room, room)}".strip()
+        raise MissingArtifact(f"{path} is not there; make it with `{how}`, or `dvc pull`")
     return path
 
 

@@ -6,6 +6,7 @@
 import ast
 import fcntl
 import hashlib
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import typer
 import yaml
 
 from pipeline import params
-from pipeline.errors import AvsetError
+from pipeline.errors import REASONS, AvsetError
 from pipeline.parallel import Job, Mapper, compute
 from pipeline.params import Params
 from pipeline.store import Item, ItemCache, Store, assemble, read_table, require
@@ -38,14 +39,27 @@ PARAMS = Path("params.yaml")
 
 
 def begin(stage: str, path: Path, method: str = "") -> Params:
-    """Load the parameters and say which profile runs."""
+    """Load the parameters and say which profile runs; AvsetError if the disks are too full to start."""
     p = params.load(path)
     print(
         f"{stage}: dataset {p.dataset}" + (f", method {method}" if method else ""),
         file=sys.stderr,
         flush=True,
     )
+    enough_room(p.runtime.min_free_gb)
     return p
+
+
+def enough_room(gigabytes: float) -> None:
+    """AvsetError if less is free where the artifacts are, or where the item cache is."""
+    for place in (Path.cwd(), ItemCache().root.absolute()):
+        existing = next(folder for folder in (place, *place.parents) if folder.exists())
+        free = shutil.disk_usage(existing).free / 1e9
+        if free < gigabytes:
+            raise AvsetError(
+                f"{place} has {free:.1f} GB free, less than runtime.min_free_gb = {gigabytes:g}; "
+                "free space, or lower it"
+            )
 
 
 @contextmanager
@@ -61,11 +75,15 @@ def only_writer(folder: Path) -> Iterator[None]:
         yield
 
 
-def code_digest(stage: str) -> str:
-    """sha256 of the code that decides a stage's content: the .py dependencies of dvc.yaml, comments aside."""
+def code_digest(stage: str, package: str = "") -> str:
+    """sha256 of the code that decides a stage's content: the .py dependencies of dvc.yaml, comments aside.
+
+    A dependency that is a folder counts only by the modules in `package`, a folder in it.
+    """
     tree = yaml.safe_load(Path("dvc.yaml").read_text())["stages"][stage]
-    names = sorted(d for d in tree.get("do", tree)["deps"] if d.endswith(".py") and not d.startswith("stages/"))
-    return params.digest({name: _meaning(Path(name)) for name in names})
+    names = [d for d in tree.get("do", tree)["deps"] if d.endswith(".py") and not d.startswith("stages/")]
+    names += [path.as_posix() for path in Path(package).rglob("*.py")] if package else []
+    return params.digest({name: _meaning(Path(name)) for name in sorted(names)})
 
 
 def _meaning(path: Path) -> str:
@@ -159,7 +177,8 @@ def gate(stage: str, rows: list[dict[str, Any]], min_success: float) -> None:
     tried = [row for row in rows if row["reason"] != "upstream"]
     ok = sum(row["status"] == "ok" for row in tried)
     if ok == 0 or ok < min_success * len(tried):
-        reasons = sorted({f"{row['reason']} ({row['detail']})" for row in tried if row["reason"]})
+        failed = [row for row in tried if row["reason"]]
+        reasons = sorted({f"{row['reason']} ({row['detail'] or REASONS[row['reason']]})" for row in failed})
         raise AvsetError(
             f"{stage}: {ok} of {len(tried)} clips succeeded, fewer than clips.min_success = {min_success}; "
             f"reasons: {'; '.join(reasons[:5]) or 'no clip at all'}"

@@ -6,6 +6,7 @@ Makes data/<dataset>/clips/: media/, index.parquet (every clip, with the reason 
 
 import shutil
 from functools import partial
+from typing import Any
 
 from pipeline import clips, params
 from pipeline.parallel import Job, compute
@@ -18,12 +19,17 @@ def main(path: ParamsFile = PARAMS) -> None:
     p = begin("clips", path)
     source, options = clips.load_source(p.clips.source, p.clips.options)
     entries = {entry.media_id: entry for entry in source.entries(options)}
-    code, values = code_digest("clips"), options.model_dump(mode="json")
-    recipe = {"source": p.clips.source, "options": values, "code": code} if p.clips.source == "demo" else {}
+    code = code_digest("clips")
+    recipe: dict[str, Any] = {}
+    if p.clips.source == "demo":  # media that are a function of the source's own code
+        drawn = code_digest("clips", "pipeline/sources/demo")
+        recipe = {"options": options.model_dump(mode="json", exclude=clips.COUNTS), "code": drawn}
     payloads = {name: clips.job_of(entry, recipe) for name, entry in entries.items()}
     jobs = [Job(name, params.digest(["clips", code, payload["digest"]]), payload) for name, payload in payloads.items()]
     folder, cache = p.data / "clips", ItemCache()
     with only_writer(folder):
+        for job in jobs:
+            clips.drop_damaged(cache, job.key)
         forgotten = compute("clips", jobs, partial(clips.Fetch, p.clips.source, p.clips.options), p.runtime)
         fresh = folder.with_name(".clips.new")
         shutil.rmtree(fresh, ignore_errors=True)

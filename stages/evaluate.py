@@ -14,6 +14,7 @@ import torch
 import typer
 
 from pipeline import scores
+from pipeline.errors import AvsetError
 from pipeline.evaluate import Examples, encoder_facts, look, texts_of
 from pipeline.material import Material, estimates
 from pipeline.separate import Separator
@@ -33,6 +34,8 @@ def main(method: Annotated[str, typer.Argument(help="A preset.")] = "avset", pat
     model = separator.model.to(device_of(p))
     torch.set_num_threads(p.train.threads)
     mixtures = material.of("test")
+    if not mixtures:
+        raise AvsetError("no mixture of split 'test' has all its clips; raise mixtures.test, or add clips")
     shown = mixtures[:: max(1, len(mixtures) // max(1, p.evaluate.examples))][: p.evaluate.examples]
     labels = [label for found in material.labels.values() for label in found]
     texts = {name: texts_of(separator, labels, prompt) for name, prompt in p.evaluate.prompts.items()}

@@ -7,7 +7,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
-hook = install_import_hook("pipeline", "beartype.beartype")
+OURS = [f"pipeline.{p.stem}" for p in (Path(__file__).parents[1] / "pipeline").glob("*.py")]
+hook = install_import_hook([*OURS, "pipeline.models", "pipeline.sources.folder"], "beartype.beartype")
 
 
 @pytest.fixture(autouse=True)

@@ -63,23 +63,17 @@ class AVSeT(nn.Module):
         pooled = [self.pool(q) for q in queries]
         flat = self.decoder(maps, torch.cat([q.flatten(1, 3) for q in pooled], 1))
         parts = flat.split([q[0, ..., 0].numel() for q in pooled], 1)
-        return [
-            self.aggregate(part.unflatten(1, q.shape[1:4])) for part, q in zip(parts, pooled, strict=True)
-        ]
+        return [self.aggregate(part.unflatten(1, q.shape[1:4])) for part, q in zip(parts, pooled, strict=True)]
 
     def encode(self, mixture: Float[Tensor, "B M T"]) -> list[Tensor]:
         """The encoder's feature maps of the mixture's magnitude."""
         return self.encoder(log_magnitude(mixture)[:, None])
 
-    def masks(
-        self, mixture: Float[Tensor, "B M T"], queries: Float[Tensor, "B N V R D"]
-    ) -> Float[Tensor, "B N M T"]:
+    def masks(self, mixture: Float[Tensor, "B M T"], queries: Float[Tensor, "B N V R D"]) -> Float[Tensor, "B N M T"]:
         """Ratio masks, not clamped, of N queries on each mixture's log-frequency magnitude."""
         return self.decode(self.encode(mixture), [queries])[0]
 
-    def embed(
-        self, mixture: Float[Tensor, "B M T"], masks: Float[Tensor, "B N M T"]
-    ) -> Float[Tensor, "B N D"]:
+    def embed(self, mixture: Float[Tensor, "B M T"], masks: Float[Tensor, "B N M T"]) -> Float[Tensor, "B N D"]:
         """Audio embedding f^A of the separated sounds: the encoder's bottleneck, mean over the plane."""
         mixture = mixture[:, None]
         if self.embedding_input == "release":

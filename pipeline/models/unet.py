@@ -77,9 +77,7 @@ class Up(nn.Module):
 class FirstUp(Up):
     """`Up` whose below is a vector tiled over the plane: a matrix product instead of a convolution."""
 
-    def forward(
-        self, below: Float[Tensor, "B Q D"], skip: Float[Tensor, "B S h w"]
-    ) -> Float[Tensor, "B Q C h2 w2"]:
+    def forward(self, below: Float[Tensor, "B Q D"], skip: Float[Tensor, "B S h w"]) -> Float[Tensor, "B Q C h2 w2"]:
         """As `Up`, with the tiled query in the place of the map from below."""
         taps = (below @ self.below.flatten(1)).unflatten(-1, (self.below.shape[1], 16))
         height, width = skip.shape[-2:]

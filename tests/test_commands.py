@@ -1,0 +1,180 @@
+"""What users type: separate any recording, show where a sound comes from; what goes wrong is one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from media import make_video, tone_samples
+from PIL import Image
+
+from pipeline import params
+from pipeline.__main__ import main
+from pipeline.checkpoints import Model
+from pipeline.store import Store
+from pipeline.waveforms import resample
+from stages.train import settings_of
+
+RATE = 11025
+QUERY = ("--query", "person playing a violin")
+STEP = 1 / 32768  # of 16 bit samples
+
+
+@pytest.fixture(scope="module")
+def project(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model that was never trained and its encoder, where the commands look for them."""
+    folder = tmp_path_factory.mktemp("commands")
+    data = folder / "data" / "demo"
+    data.mkdir(parents=True)
+    (data / "encoder").symlink_to(toy_data / "data" / "demo" / "encoder")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(toy_data)
+        p = params.load()
+        settings = settings_of(p, "avset", Store(p.data / "regions"))
+    torch.manual_seed(0)
+    Model(settings).save(data / "models" / "avset", {})
+    return folder
+
+
+@pytest.fixture
+def run(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    """Run the command line in the project folder: (exit code, what it said, its errors)."""
+    monkeypatch.chdir(project)
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["pipeline", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return command
+
+
+def read(path: Path) -> np.ndarray:
+    samples, rate = soundfile.read(path)
+    assert rate == RATE and samples.ndim == 1
+    return samples
+
+
+def test_a_long_stereo_recording(run, tmp_path: Path):
+    tone = tone_samples(20.0, 44100, 440, 0.4, onset=1.0)
+    noise = 0.05 * np.random.default_rng(0).standard_normal(len(tone))
+    soundfile.write(tmp_path / "long.wav", np.stack([tone, noise], 1), 44100, subtype="FLOAT")
+    output, rest = tmp_path / "out" / "violin.wav", tmp_path / "rest.flac"
+    code, said, _ = run("separate", tmp_path / "long.wav", *QUERY, "-o", output, "--residual", rest)
+    assert code == 0 and f"{output}: 20.0 s at {RATE} Hz" in said
+    mixture = resample(((tone + noise) / 2).astype(np.float32), 44100, RATE)
+    estimate, residual = read(output), read(rest)
+    assert len(estimate) == len(residual) == len(mixture) == 20 * RATE
+    assert np.abs(estimate + residual - mixture).max() <= STEP * 1.01
+    assert 0 < np.square(estimate).sum() < np.square(mixture).sum(), "a mask takes a part"
+
+
+def test_the_sound_of_a_film(run, tmp_path: Path):
+    film = make_video(tmp_path / "film.mp4", 3.0)
+    for query in ("violin", "drum"):
+        code, said, _ = run("separate", film, "-q", query, "-o", tmp_path / f"{query}.wav")
+        assert code == 0 and "% of the mixture's energy" in said
+    violin, drum = read(tmp_path / "violin.wav"), read(tmp_path / "drum.wav")
+    assert len(violin) == len(drum) == pytest.approx(3 * RATE, abs=1100)
+    assert np.abs(violin - drum).max() > 0, "the query matters"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("text.mp4", b"This is no film. " * 99), ("empty.wav", b""), ("gone.wav", None), ("folder", ...)],
+)
+def test_a_bad_file_is_one_line(run, tmp_path: Path, name: str, content):
+    path = tmp_path / name
+    if content is ...:
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    code, said, error = run("separate", path, *QUERY, "-o", tmp_path / "out.wav")
+    assert code == 1 and not said and len(error.splitlines()) == 1
+    assert error.startswith(f"error: cannot read sound from '{path}'") and "give a .wav" in error
+    assert not (tmp_path / "out.wav").exists()
+
+
+def test_a_film_without_sound_cannot_be_separated_but_localised(run, tmp_path: Path):
+    film = make_video(tmp_path / "film.mp4", 2.0, size=(320, 180), audio=False)
+    code, _, error = run("separate", film, *QUERY, "-o", tmp_path / "out.wav")
+    assert code == 1 and "no_audio" in error and len(error.splitlines()) == 1
+    code, said, _ = run("localize", film, *QUERY, "-o", tmp_path / "maps" / "where.png")
+    assert code == 0 and "strongest in row" in said and "of 4" in said
+    with Image.open(tmp_path / "maps" / "where.png") as picture:
+        assert (picture.size, picture.mode) == ((512, 512), "RGB")
+
+
+def test_the_time_of_the_picture_matters(run, tmp_path: Path):
+    film = make_video(tmp_path / "film.mp4", 2.0)
+    maps = {}
+    for time in ("0.0", "1.0", None):
+        output = tmp_path / f"{time}.png"
+        assert run("localize", film, *QUERY, "-o", output, *(("--time", time) if time else ()))[0] == 0
+        maps[time] = output.read_bytes()
+    assert maps[None] == maps["1.0"] != maps["0.0"], "the middle, unless told"
+
+
+@pytest.mark.parametrize(
+    ("command", "output", "said"),
+    [("separate", "out.mp3", "give a name that ends in .wav, .flac, .ogg"),
+     ("separate", "out", "give a name that ends in .wav"),
+     ("localize", "out.jpg", "give a name that ends in .png"),
+     ("localize", "film.mp4/out.png", "cannot write"),
+     ("separate", "film.mp4/out.wav", "cannot write")],
+)  # fmt: skip
+def test_a_bad_place_for_the_result_is_one_line(run, tmp_path: Path, command: str, output: str, said: str):
+    film = make_video(tmp_path / "film.mp4", 1.0)
+    code, out, error = run(command, film, *QUERY, "-o", tmp_path / output)
+    assert code == 1 and not out and len(error.splitlines()) == 1
+    assert error.startswith("error: cannot write") and said in error and output in error
+
+
+@pytest.mark.parametrize(
+    ("time", "said"), [("9.0", "truncated"), ("nan", "no picture at nan s"), ("-1", "no picture at -1 s")]
+)
+def test_a_time_outside_of_the_film_is_one_line(run, tmp_path: Path, time: str, said: str):
+    film = make_video(tmp_path / "film.mp4", 1.0)
+    code, _, error = run("localize", film, *QUERY, "-o", tmp_path / "out.png", "--time", time)
+    assert code == 1 and len(error.splitlines()) == 1 and said in error
+
+
+@pytest.mark.parametrize("command", ["separate", "localize"])
+def test_a_missing_model_is_one_line_that_names_its_stage(
+    run, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+):
+    film = make_video(tmp_path / "film.mp4", 1.0)
+    monkeypatch.chdir(tmp_path)
+    code, _, error = run(command, film, *QUERY, "-o", tmp_path / "out.wav")
+    assert code == 1 and len(error.splitlines()) == 1
+    assert (
+        error.startswith("error: data/demo/models/avset/model.safetensors is not there") and "dvc repro train" in error
+    )
+
+
+def test_an_encoder_of_its_own(run, project: Path, tmp_path: Path):
+    film = make_video(tmp_path / "film.mp4", 1.0)
+    model = tmp_path / "elsewhere" / "model"
+    model.parent.mkdir()
+    model.symlink_to(project / "data" / "demo" / "models" / "avset")
+    encoder = project / "data" / "demo" / "encoder"
+    arguments = ("separate", film, *QUERY, "-o", tmp_path / "out.wav", "--model", model)
+    assert run(*arguments, "--encoder", encoder)[0] == 0
+    code, _, error = run(*arguments)
+    assert code == 1 and "encoder" in error and len(error.splitlines()) == 1
+
+
+def test_help_names_both_commands(toy_data: Path):
+    done = subprocess.run([sys.executable, "-m", "pipeline", "--help"], cwd=toy_data, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr
+    assert "separate" in done.stdout and "localize" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["separate", "localize"])
+def test_help_of_a_command_names_its_options(run, command: str):
+    code, said, _ = run(command, "--help")
+    assert code == 0 and all(option in said for option in ("--query", "--output", "--model", "--encoder"))

@@ -1,0 +1,199 @@
+"""Train, evaluate and report on a tiny data set: what they write, the same bytes each time, also after a kill."""
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import toy
+from test_store import tree_digest
+
+from pipeline import metrics
+from pipeline.errors import AvsetError, MissingArtifact, ParamsError
+from pipeline.material import Material, Validation, estimates
+from pipeline.separate import Separator
+from pipeline.store import Store, read_table, write_table
+
+KINDS = ("text", "word", "video", "caption")
+
+
+@pytest.fixture(scope="module")
+def scored(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy project with a trained, evaluated and reported model. Read it, don't change it."""
+    folder = toy.clone(toy_data, tmp_path_factory.mktemp("scored") / "project")
+    toy.run(folder, folder.parent / "cache", "train", "evaluate", "report")
+    return folder
+
+
+def model(folder: Path) -> dict[str, str]:
+    """Digests of the checkpoint and its curves."""
+    return tree_digest(folder / "data" / "demo" / "models" / "avset")
+
+
+def numbers(folder: Path) -> dict:
+    return json.loads((folder / "reports" / "demo" / "metrics.json").read_text())
+
+
+def test_every_file_is_there(scored: Path):
+    found = {path.relative_to(scored).as_posix() for path in scored.rglob("*") if path.is_file()}
+    expected = {"data/demo/models/avset/model.safetensors", "data/demo/models/avset/curves/metrics.json"}
+    expected |= {f"data/demo/scores/avset/{name}" for name in
+                 ("scores.parquet", "localization.parquet", "examples.h5", "facts.json")}  # fmt: skip
+    expected |= {f"reports/demo/{name}" for name in
+                 ("metrics.json", "coverage.json", "nsdr_by_method.csv", "nsdr_by_class.csv", "example.png",
+                  "localization.png", "queries.png", "html/index.html")}  # fmt: skip
+    assert expected <= found
+    assert not [name for name in found if "/." in name and not name.startswith("data/.locks/")], "nothing unfinished"
+
+
+def test_the_metrics_have_their_dotted_keys(scored: Path):
+    for key in (
+        "avset.text.nsdr", "avset.video.nsdr", "avset.text.sdr", "avset.text.sir", "avset.text.sar",
+        "avset.video.sdr", "avset.video.sir", "avset.video.sar", "ideal.nsdr", "mixture.sdr",
+        "localization.text.pointing", "localization.sound.pointing", "localization.chance.pointing",
+    ):  # fmt: skip
+        value = numbers(scored)
+        for part in key.split("."):
+            value = value[part]
+        assert isinstance(value, float) and np.isfinite(value), key
+
+
+def test_the_metrics_are_the_means_of_the_scores(scored: Path):
+    rows = read_table(scored / "data" / "demo" / "scores" / "avset" / "scores.parquet")
+    own = read_table(scored / "data" / "demo" / "mixtures" / "scores.parquet")
+    before = {(r["mixture_id"], r["source"]): r["sdr"] for r in own if r["method"] == "mixture"}
+    found = numbers(scored)
+    for kind in KINDS:
+        mine = [r for r in rows if r["query"] == kind]
+        assert len({(r["mixture_id"], r["source"]) for r in mine}) == len(mine) == 4 * 2
+        gains = [r["sdr"] - before[r["mixture_id"], r["source"]] for r in mine]
+        assert [r["nsdr"] for r in mine] == pytest.approx(gains)
+        assert found["avset"][kind]["nsdr"] == pytest.approx(np.mean(gains), abs=1e-4)
+    assert found["mixture"]["nsdr"] == 0 < 5 < found["ideal"]["nsdr"]
+
+
+def test_places_are_scored_against_the_boxes_of_the_test_clips(scored: Path):
+    data = scored / "data" / "demo"
+    rows, material = read_table(data / "scores" / "avset" / "localization.parquet"), Material.load(data)
+    tests = {clip for clip, split in material.splits.items() if split == "test"}
+    asked = {(r["clip_id"], r["label"]) for r in rows if r["attention"] == "text"}
+    assert asked == {(clip, label) for clip in tests for label in material.labels[clip]}, "duets by each label"
+    solos = sorted(clip for clip in tests if len(material.labels[clip]) == 1)
+    assert sorted(r["clip_id"] for r in rows if r["attention"] == "caption") == solos
+    heard = sorted(clip for m in material.of("test") for clip in m.clips)
+    assert sorted(r["clip_id"] for r in rows if r["attention"] == "sound") == heard
+    assert all(0 <= r["chance"] < 1 and 0 <= r["iou"] <= 1 for r in rows)
+    mean = np.mean([r["hit"] for r in rows if r["attention"] == "text"])
+    assert numbers(scored)["localization"]["text"]["pointing"] == pytest.approx(mean, abs=1e-4)
+
+
+def test_a_score_is_that_of_the_estimate_that_the_page_plays(scored: Path):
+    """Each estimate is the model's answer to the query of its own source, and has the NSDR of the table."""
+    data = scored / "data" / "demo"
+    material, separator = Material.load(data), Separator.load(data / "models" / "avset")
+    rows = {(r["query"], r["mixture_id"], r["source"]): r["nsdr"]
+            for r in read_table(data / "scores" / "avset" / "scores.parquet")}  # fmt: skip
+    mixtures = {m.mixture_id: m for m in material.of("test")}
+    with h5py.File(data / "scores" / "avset" / "examples.h5") as file:
+        assert len(file) == 2
+        name, group = next(iter(file.items()))
+        mixed, references = torch.from_numpy(group["mixture"][:]), group["references"][:]
+        assert np.allclose(references.sum(0), mixed, atol=1e-6)
+        for kind, prompt in (("text", "person playing a {}"), ("word", "{}")):
+            asked = [prompt.format(label) for label in mixtures[name].labels]
+            assert json.loads(group[kind].attrs["queries"]) == asked
+            found, _ = separator.model.separate(mixed[None], separator.text_query(asked)[None])
+            assert np.allclose(found[0], group[f"{kind}/estimates"][:], atol=1e-5)
+        regions = np.stack([material.regions.read(clip, "regions") for clip in mixtures[name].clips])
+        found, _ = separator.model.separate(mixed[None], torch.from_numpy(regions).float()[None])
+        assert np.allclose(found[0], group["video/estimates"][:], atol=1e-5)
+        for kind in KINDS:
+            scores = metrics.bss_eval(references, group[f"{kind}/estimates"][:])["sdr"]
+            gains = scores - [material.mixture_sdr[name, n] for n in range(2)]
+            assert gains == pytest.approx([rows[kind, name, n] for n in range(2)], abs=1e-3)
+
+
+def test_training_again_gives_the_same_bytes(scored: Path, tmp_path: Path):
+    folder = toy.clone(scored, tmp_path / "project")
+    before = tree_digest(folder / "reports"), tree_digest(folder / "data" / "demo")
+    toy.run(folder, tmp_path / "cache", "train", "evaluate", "report")
+    assert (tree_digest(folder / "reports"), tree_digest(folder / "data" / "demo")) == before
+    assert not list((tmp_path / "cache").rglob("*.pt")), "the state of a finished run is gone"
+
+
+def test_a_killed_training_goes_on_to_the_same_bytes(
+    scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    folder = toy.clone(scored, tmp_path / "project")
+    whole, calls = Validation.__call__, []
+
+    def killed(self: Validation, trained: torch.nn.Module) -> dict[str, float]:
+        calls.append(trained)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return whole(self, trained)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Validation, "__call__", killed)
+        with pytest.raises(KeyboardInterrupt):
+            toy.run(folder, tmp_path / "cache", "train")
+    assert "model.safetensors" not in model(folder), "half a run is no model"
+    toy.run(folder, tmp_path / "cache", "train")
+    assert "train: goes on at step 3" in capsys.readouterr().err
+    assert model(folder) == model(scored)
+
+
+def test_another_seed_is_another_model(scored: Path, tmp_path: Path):
+    folder = toy.clone(scored, tmp_path / "project")
+    toy.run(toy.project(folder, toy.params(train__seed=1)), tmp_path / "cache", "train")
+    assert model(folder)["model.safetensors"] != model(scored)["model.safetensors"]
+
+
+def test_the_report_keeps_listed_methods_only(scored: Path, tmp_path: Path):
+    folder = toy.project(toy.clone(scored, tmp_path / "project"), toy.params(methods=["avset", "mix_and_separate"]))
+    with pytest.raises(MissingArtifact, match=r"mix_and_separate.*dvc repro evaluate"):
+        toy.run(folder, tmp_path / "cache", "report")
+    toy.run(folder, tmp_path / "cache", "train", "evaluate", method="mix_and_separate")
+    toy.run(folder, tmp_path / "cache", "report")
+    both, one = numbers(folder), numbers(scored)
+    assert both.keys() == one.keys() | {"mix_and_separate"}
+    assert both["mix_and_separate"].keys() == {*KINDS, "localization"} and both["avset"] == one["avset"]
+    toy.run(toy.project(folder, toy.params()), tmp_path / "cache", "report")
+    assert sorted(path.name for path in (folder / "data" / "demo" / "scores").iterdir()) == ["avset"]
+    assert tree_digest(folder / "reports") == tree_digest(scored / "reports")
+
+
+def test_what_cannot_be_trained_or_scored_says_why(scored: Path, tmp_path: Path):
+    folder = toy.clone(scored, tmp_path / "project")
+    with pytest.raises(ParamsError, match=r"method: 'avzet' is not one of avset, "):
+        toy.run(folder, tmp_path / "cache", "train", method="avzet")
+    mixtures = folder / "data" / "demo" / "mixtures" / "mixtures.parquet"
+    rows = read_table(mixtures)
+    for split, stage in (("validation", "train"), ("test", "evaluate")):
+        write_table(mixtures, [row for row in rows if row["split"] != split])
+        with pytest.raises(AvsetError, match=f"no mixture of split '{split}'.*mixtures.{split}, or add clips"):
+            toy.run(folder, tmp_path / "cache", stage)
+    assert model(folder) == model(scored), "what was there stays"
+
+
+def test_features_of_another_encoder_are_refused(scored: Path, tmp_path: Path):
+    folder = toy.clone(scored, tmp_path / "project")
+    with (folder / "data" / "demo" / "encoder" / "encoder.json").open("a") as file:
+        file.write("\n")
+    with pytest.raises(AvsetError, match=r"regions was made with another encoder.*dvc repro regions"):
+        toy.run(folder, tmp_path / "cache", "train")
+    with pytest.raises(AvsetError, match="trained with encoder"):
+        toy.run(folder, tmp_path / "cache", "evaluate")
+
+
+def test_validation_scores_the_kinds_that_it_was_asked_for(scored: Path):
+    data = scored / "data" / "demo"
+    material, trained = Material.load(data), Separator.load(data / "models" / "avset").model
+    found = Validation(material, "test", ["video"])(trained)
+    rows = read_table(data / "scores" / "avset" / "scores.parquet")
+    mean = np.mean([r["nsdr"] for r in rows if r["query"] == "video"])
+    assert found == {"video": pytest.approx(mean, abs=1e-3), "nsdr": found["video"]}
+    regions, sound = Store(data / "regions"), next(estimates(trained, material.of("test"), "video", material, {}))[2]
+    assert sound["attention"].shape == (2, regions.dataset(regions.clips[0], "regions").shape[1])

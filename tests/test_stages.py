@@ -1,0 +1,285 @@
+"""Every stage on a tiny data set: what it writes, that its bytes have no history, and what it says when it can't."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import toy
+from test_store import tree_digest
+
+import stages
+from pipeline.encoders import Encoder
+from pipeline.errors import AvsetError, MissingArtifact
+from pipeline.store import Store, read_table, shard_of
+
+PER_CLIP = ("frames", "spectrograms", "regions", "captions")
+NAMES = sorted(path.stem for path in (toy.ROOT / "stages").glob("[a-z]*.py"))
+CLIPS = 11 * 3 + 4  # a solo of each label and split, and the duets
+SECONDS, RATE, HOP, BINS = 2.0, 11025, 256, 512
+
+
+@pytest.fixture
+def copy(toy_data: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """The toy project and its item cache, to be changed."""
+    return toy.clone(toy_data, tmp_path / "project"), toy.clone(toy_data.parent / "cache", tmp_path / "cache")
+
+
+def items(cache: Path) -> list[Path]:
+    return sorted(path for path in (cache / "items").rglob("*") if path.is_file())
+
+
+def made(folder: Path) -> dict[str, str]:
+    """Digests of all that the stages made."""
+    return tree_digest(folder / "data" / "demo")
+
+
+def as_command(monkeypatch: pytest.MonkeyPatch, main: Callable[..., None], *arguments: str) -> int:
+    """The exit code of a stage's command line, run in this process."""
+    monkeypatch.setattr("sys.argv", ["stage", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        stages.command(main)
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "axes", "shape", "dtype"),
+    [
+        ("frames", "frames", "V H W C", (1, 128, 128, 3), "uint8"),
+        ("frames", "times", "V", (1,), "float64"),
+        ("spectrograms", "stft", "T plane F", (1 + int(SECONDS * RATE) // HOP, 2, BINS), "float16"),
+        ("spectrograms", "waveform", "L", (int(SECONDS * RATE),), "int16"),
+        ("regions", "regions", "V R D", (1, 16, 128), "float16"),
+        ("regions", "embedding", "D", (128,), "float32"),
+        ("captions", "caption", "D", (128,), "float32"),
+        ("captions", "tokens", "K E", (3, 48), "float32"),
+        ("captions", "curve", "S", (4,), "float32"),
+    ],
+)
+def test_a_store_holds_every_clip(toy_data: Path, stage: str, name: str, axes: str, shape: tuple, dtype: str):
+    store = Store(toy_data / "data" / "demo" / stage)
+    assert len(store.clips) == CLIPS
+    for clip in store.clips:
+        found = store.dataset(clip, name)
+        assert ([axis.label for axis in found.dims], found.shape, found.dtype) == (axes.split(), shape, dtype)
+        assert (np.isfinite(found[:]).all() and np.ptp(found[:].astype(float)) > 0) or name == "times"
+    assert store.info["stage"] == stage
+    assert all(len(digest) == 64 for digest in (store.info["code"], *store.info["inputs"].values()))
+
+
+def test_clips_tells_all_of_its_media(toy_data: Path):
+    folder = toy_data / "data" / "demo" / "clips"
+    rows, boxes = read_table(folder / "index.parquet"), read_table(folder / "boxes.parquet")
+    digests = tree_digest(folder)
+    assert len(rows) == CLIPS and {row["split"] for row in rows} == {"train", "validation", "test"}
+    assert all(digests[row["media"]] == row["sha256"] for row in rows)
+    assert all((row["duration_s"], row["width"], row["fps"]) == (SECONDS, 128, 10.0) for row in rows)
+    labels = {row["clip_id"]: set(row["labels"]) for row in rows}
+    assert sorted(map(len, labels.values())) == [1] * 33 + [2] * 4
+    assert {(box["clip_id"], box["label"]) for box in boxes} == {(c, name) for c in labels for name in labels[c]}
+    assert all(0 <= box["x0"] < box["x1"] <= 1 and 0 <= box["y0"] < box["y1"] <= 1 for box in boxes)
+
+
+def test_the_frame_is_the_centre_and_the_spectrum_that_of_the_samples(toy_data: Path):
+    frames, store = (Store(toy_data / "data" / "demo" / name) for name in ("frames", "spectrograms"))
+    clip = store.clips[0]
+    assert frames.read(clip, "times").tolist() == [SECONDS / 2]
+    wave, t = store.read(clip, "waveform") / 32767, 40
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(1022) / 1022)
+    expected = np.fft.rfft(wave[t * HOP - 511 :][:1022] * window)
+    found = store.read(clip, "stft")[t]
+    assert np.abs(found[0] + 1j * found[1] - expected).max() < 1e-3 * np.abs(expected).max()
+
+
+def test_captions_tell_how_well_they_fit(toy_data: Path):
+    captions, regions = (Store(toy_data / "data" / "demo" / name) for name in ("captions", "regions"))
+    for clip in captions.clips:
+        row, caption, image = captions.rows[clip], captions.read(clip, "caption"), regions.read(clip, "embedding")
+        cosine = caption @ image / np.linalg.norm(caption) / np.linalg.norm(image)
+        assert row["cosine"] == pytest.approx(cosine, abs=1e-5) == captions.read(clip, "curve")[-1]
+        assert row["low"] == (cosine < 0.8) and row["steps"] == 30 and len(row["words"].split()) >= 3
+    assert len({row["seed"] for row in captions.rows.values()}) == CLIPS
+
+
+def test_mixtures_are_of_one_split_and_different_categories(toy_data: Path):
+    folder = toy_data / "data" / "demo"
+    rows = {row["clip_id"]: row for row in read_table(folder / "clips" / "index.parquet")}
+    drawn, own = (read_table(folder / "mixtures" / f"{name}.parquet") for name in ("mixtures", "scores"))
+    assert [m["split"] for m in drawn] == ["validation"] * 3 + ["test"] * 4
+    for m in drawn:
+        assert [rows[clip]["split"] for clip in m["clips"]] == [m["split"]] * 2
+        assert [rows[clip]["labels"] for clip in m["clips"]] == [[label] for label in m["labels"]]
+        assert len(set(m["labels"])) == 2 and m["gains"] == [1.0, 1.0] and m["offsets"] == [11, 11]
+    gains = {(row["method"], row["mixture_id"], row["source"]): row["nsdr"] for row in own}
+    assert len(gains) == 2 * 7 * 2
+    assert all((gain == 0) if method == "mixture" else (gain > 3) for (method, _, _), gain in gains.items())
+
+
+def test_an_empty_cache_gives_the_same_bytes(toy_data: Path, tmp_path: Path):
+    """Also when the clips are drawn by another process."""
+    folder = toy.project(tmp_path / "project", toy.params())
+    environment = {**os.environ, "AVSET_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "stages.clips"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    assert f"{CLIPS}/{CLIPS} clips (0 cached)" in done.stderr
+    toy.run(folder, tmp_path / "cache", *toy.STAGES[1:])
+    assert made(folder) == made(toy_data)
+
+
+def test_half_a_cache_gives_the_same_bytes(toy_data: Path, copy: tuple[Path, Path], capsys: pytest.CaptureFixture):
+    """Items and media files are gone, others are damaged: these are made again, and nothing else is."""
+    folder, cache = copy
+    before = {path: path.stat().st_mtime_ns for path in items(cache)}
+    fetched = [path for path in before if b"sha256" in path.read_bytes()]
+    others = [path for path in before if path not in fetched]
+    media = sorted(path for path in (cache / "media").rglob("*") if path.is_file())
+    gone, damaged = [fetched[0], media[5], *others[::2]], [fetched[1], media[7], *others[1::8]]
+    for path in gone:
+        path.unlink()
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    toy.run(folder, cache, "clips", *PER_CLIP)
+    assert made(folder) == made(toy_data)
+    again = {path for path in items(cache) if path.stat().st_mtime_ns != before[path]}
+    assert items(cache) == list(before)
+    assert again - set(fetched) == {*gone, *damaged} & set(others)
+    assert 3 <= len(again & set(fetched)) <= 4, "two items, and those of two media files"
+
+
+def test_clips_that_came_and_went_leave_no_trace(
+    toy_data: Path, copy: tuple[Path, Path], capsys: pytest.CaptureFixture
+):
+    folder, cache = copy
+    old = Store(folder / "data" / "demo" / "regions").rows
+    tree = toy.params()
+    tree["profiles"]["demo"]["clips"]["options"]["duets"] += 2
+    toy.project(folder, tree)
+    toy.run(folder, cache, "clips", *PER_CLIP)
+    said = capsys.readouterr().err
+    assert said.count(f"{CLIPS + 2}/{CLIPS + 2} clips ({CLIPS} cached)") == 5, "two clips more, two clips of work"
+    new = Store(folder / "data" / "demo" / "regions").rows.keys() - old.keys()
+    touched = {f"{shard_of(clip):02d}.h5" for clip in new}
+    before, after = made(toy_data), made(folder)
+    for stage in PER_CLIP:
+        changed = {name for name in after if name.startswith(f"{stage}/shards/") and after[name] != before.get(name)}
+        assert {Path(name).name for name in changed} == touched, f"{stage}: more shards than those of the new clips"
+    toy.project(folder, toy.params())
+    toy.run(folder, cache, "clips", *PER_CLIP)
+    assert made(folder) == before
+
+
+def test_nothing_pending_makes_no_mapper(
+    toy_data: Path, copy: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    folder, cache = copy
+    monkeypatch.setattr("pipeline.parallel.Worker", lambda *_: pytest.fail("a mapper was made"))
+    monkeypatch.setattr(Encoder, "load", lambda *_: pytest.fail("the encoder was loaded"))
+    toy.run(folder, cache, "clips", *PER_CLIP)
+    assert made(folder) == made(toy_data)
+    said = capsys.readouterr().err
+    assert all(f"{stage}: dataset demo\n" in said for stage in PER_CLIP)
+    assert said.count(f"{CLIPS}/{CLIPS} clips ({CLIPS} cached), failed: none") == 5
+
+
+def test_other_code_of_a_source_draws_again_and_comments_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    shutil.copy(toy.ROOT / "dvc.yaml", tmp_path)
+    shutil.copytree(toy.ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("*.safetensors"))
+    monkeypatch.chdir(tmp_path)
+    sounds, clips = Path("pipeline/sources/demo/sounds.py"), Path("pipeline/clips.py")
+    before = stages.code_digest("clips"), stages.code_digest("clips", "pipeline/sources/demo")
+    sounds.write_text(f"# A comment.\n{sounds.read_text()}")
+    assert (stages.code_digest("clips"), stages.code_digest("clips", "pipeline/sources/demo")) == before
+    sounds.write_text(f"{sounds.read_text()}\nLOUDER = 2\n")
+    assert stages.code_digest("clips") == before[0], "files of other sources are not fetched again"
+    assert stages.code_digest("clips", "pipeline/sources/demo") != before[1]
+    clips.write_text(f"{clips.read_text()}\nLONGER = 2\n")
+    assert stages.code_digest("clips") != before[0]
+
+
+def test_a_second_writer_is_refused(copy: tuple[Path, Path]):
+    folder, cache = copy
+    with toy.inside(folder, cache):
+        for stage in ("clips", "frames", "encoder", "mixtures"):
+            with (
+                stages.only_writer(Path("data/demo") / stage),
+                pytest.raises(AvsetError, match=f"another process is making data/demo/{stage}"),
+            ):
+                import_module(f"stages.{stage}").main(path=Path("params.yaml"))
+        with stages.only_writer(Path("data/demo/frames")):  # free again, also after an error
+            pass
+
+
+@pytest.mark.parametrize(
+    ("stage", "needs"),
+    [("frames", "clips"), ("spectrograms", "clips"), ("regions", "frames"), ("captions", "regions"),
+     ("mixtures", "spectrograms"), ("train", "spectrograms"), ("evaluate", "spectrograms"), ("report", "evaluate")],
+)  # fmt: skip
+def test_a_missing_artifact_is_one_line_that_names_its_stage(
+    tmp_path: Path, stage: str, needs: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    with toy.inside(toy.project(tmp_path, toy.params()), tmp_path / "cache"):
+        assert as_command(monkeypatch, import_module(f"stages.{stage}").main) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(f"{stage}: ")]
+    assert line.startswith("error: data/demo/") and f"dvc repro {needs}`" in line
+
+
+def test_the_encoder_that_is_missing_is_named(toy_data: Path, copy: tuple[Path, Path]):
+    folder, cache = copy
+    shutil.rmtree(folder / "data" / "demo" / "encoder")
+    with pytest.raises(MissingArtifact, match="dvc repro encoder"):
+        toy.run(folder, cache, "regions")
+
+
+def test_a_wrong_parameter_is_one_line_that_names_its_key(tmp_path: Path):
+    tree = toy.params(profiles__demo__frames__size="big")
+    folder = toy.project(tmp_path, tree)
+    done = subprocess.run([sys.executable, "-m", "stages.frames"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 1 and not done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: profiles.demo.frames.size: ") and "not 'big'" in line
+
+
+@pytest.mark.parametrize("stage", NAMES)
+def test_help_says_what_a_stage_makes(stage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    assert as_command(monkeypatch, import_module(f"stages.{stage}").main, "--help") == 0
+    said = capsys.readouterr().out
+    made = {"report": "reports/<dataset>/", "train": "data/<dataset>/models/", "evaluate": "data/<dataset>/scores/"}
+    assert f"Makes {made.get(stage, f'data/<dataset>/{stage}/')}" in said and "--params" in said
+
+
+def test_a_full_disk_is_told_before_work_begins(tmp_path: Path, capsys: pytest.CaptureFixture):
+    folder = toy.project(tmp_path, toy.params(runtime__min_free_gb=1e9))
+    with pytest.raises(AvsetError, match=r"GB free, less than runtime\.min_free_gb = 1e\+09"):
+        toy.run(folder, tmp_path / "cache", "clips")
+    assert not (folder / "data").exists()
+
+
+def test_too_few_clips_end_a_stage(copy: tuple[Path, Path]):
+    """All clips are below an absurd threshold: the rows are written, with their reason, and the stage fails."""
+    folder, cache = copy
+    tree = toy.params()
+    tree["clips"]["silence"] = -10
+    toy.project(folder, tree)
+    with pytest.raises(AvsetError, match=r"spectrograms: \d of 37 clips succeeded.*min_success = 1\.0.*silent \(-"):
+        toy.run(folder, cache, "spectrograms")
+    rows = read_table(folder / "data" / "demo" / "spectrograms" / "index.parquet")
+    assert len(rows) == CLIPS and "silent" in {row["reason"] for row in rows}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_several_processes_give_the_same_bytes(
+    toy_data: Path, copy: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder, _ = copy
+    monkeypatch.setattr("pipeline.parallel.WORTH", 1)
+    tree: dict[str, Any] = toy.params(runtime__workers=2, runtime__executor="processes")
+    toy.project(folder, tree)
+    toy.run(folder, tmp_path / "empty", "clips", *PER_CLIP)
+    assert made(folder) == made(toy_data)

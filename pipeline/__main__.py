@@ -43,6 +43,8 @@ def separate(
     write_audio(output, estimate.numpy(), target)
     if residual is not None:
         write_audio(residual, (mixture - estimate).numpy(), target)
+    if max(float(estimate.abs().max()), float((mixture - estimate).abs().max())) > 1:
+        typer.echo("note: louder than full scale in places, clipped there", err=True)
     share = float(estimate.square().sum() / mixture.square().sum().clamp_min(1e-12))
     print(f"{output}: {len(mixture) / target:.1f} s at {target} Hz, {share:.0%} of the mixture's energy")
 

@@ -7,11 +7,12 @@ BIN := .venv/bin
 demo: .venv/ready  ## the whole pipeline on the offline demo; ends with the scores and the page
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 
-test: .venv/ready  ## all tests
-	$(BIN)/python -m pytest
+test: .venv/ready  ## all tests: the fast ones on two processes, then the slow ones
+	$(BIN)/python -m pytest -m "not slow" -n 2
+	$(BIN)/python -m pytest -m slow
 
 check: .venv/ready  ## what a change must pass
-	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy pipeline stages && $(BIN)/python -m pytest -m "not slow"
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy pipeline stages && $(BIN)/python -m pytest -m "not slow" -n 2
 
 encoder: .venv/ready  ## train the demo's encoder anew (minutes)
 	$(BIN)/python -m pipeline.sources.demo.train_encoder

@@ -169,7 +169,10 @@ def device_of(p: Params) -> str:
     """The torch device that runtime.device stands for on this machine."""
     import torch
 
-    return "cuda" if p.runtime.device != "cpu" and torch.cuda.is_available() else "cpu"
+    there = torch.cuda.is_available()
+    if p.runtime.device == "cuda" and not there:
+        raise AvsetError("runtime.device is cuda, but torch finds no CUDA device; set it to auto or cpu")
+    return "cuda" if p.runtime.device != "cpu" and there else "cpu"
 
 
 def gate(stage: str, rows: list[dict[str, Any]], min_success: float) -> None:

@@ -283,3 +283,16 @@ def test_several_processes_give_the_same_bytes(
     toy.project(folder, tree)
     toy.run(folder, tmp_path / "empty", "clips", *PER_CLIP)
     assert made(folder) == made(toy_data)
+
+
+def test_a_device_that_is_not_there_is_named():
+    import torch
+
+    from pipeline.params import resolve
+    from stages import device_of
+
+    assert device_of(resolve(toy.params(runtime__device="cpu"))) == "cpu"
+    if not torch.cuda.is_available():
+        assert device_of(resolve(toy.params(runtime__device="auto"))) == "cpu"
+        with pytest.raises(AvsetError, match=r"runtime\.device is cuda"):
+            device_of(resolve(toy.params(runtime__device="cuda")))

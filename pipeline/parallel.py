@@ -4,6 +4,7 @@ A mapper is made once per worker and maps a list of jobs to a list of items of t
 travel to a worker and only receipts come back: the worker itself writes items to the cache.
 """
 
+import os
 import sys
 import time
 from collections import Counter, deque
@@ -180,8 +181,6 @@ def _by_ray(batches: list[list[Job]], factory: Callable, runtime: Runtime, take:
 
 
 def _start_ray(ray: Any, runtime: Runtime) -> None:
-    import os
-
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if os.environ.get("RAY_ADDRESS"):

@@ -90,7 +90,7 @@ class Fetch:
         with tempfile.TemporaryDirectory(dir=self.cache.root, prefix=".fetch-") as folder:
             target = Path(folder) / f"media{suffix}"
             try:
-                boxes = self.source.fetch(entry, self.options, target)
+                fetched = self.source.fetch(entry, self.options, target)
                 found = asdict(probe(target))
             except ClipError as e:
                 return Item.failed(e)
@@ -98,7 +98,7 @@ class Fetch:
             kept = kept_media(self.cache, sha256, suffix)
             kept.parent.mkdir(parents=True, exist_ok=True)
             target.replace(kept)
-        return Item(fields={**found, "sha256": sha256, "suffix": suffix, "boxes": [asdict(b) for b in boxes]})
+        return Item(fields={**found, "sha256": sha256, "suffix": suffix, "boxes": [asdict(b) for b in fetched.boxes]})
 
 
 def place(kept: Path, target: Path) -> None:

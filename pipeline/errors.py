@@ -2,6 +2,15 @@
 
 REASONS = {  # why a clip is not in an artifact
     "missing": "the file is not there",
+    "invalid": "the row of the list cannot be used",
+    "removed": "the video is no longer there",
+    "private": "the video is not public",
+    "region": "the video is not shown in this country",
+    "age": "the video is shown to signed-in adults only",
+    "live": "the video is a live stream, or not out yet",
+    "bot_check": "the site asks to prove that one is no bot",
+    "rate_limited": "the site refuses for now",
+    "network": "the connection failed",
     "corrupt": "the file cannot be decoded",
     "truncated": "the file ends before its declared duration",
     "no_video": "there is no picture track",
@@ -9,10 +18,20 @@ REASONS = {  # why a clip is not in an artifact
     "silent": "the sound is below the silence threshold",
     "too_short": "the excerpt is shorter than clips.min_seconds",
     "worker_died": "the worker process died on it twice",
+    "timeout": "it took longer than runtime.time_limit",
     "error": "an unexpected error, see detail",
     "upstream": "an earlier stage failed on this clip",
 }
-RETRIED = {"worker_died", "error", "upstream"}  # not a property of the clip, so tried again at the next run
+REFUSED = {"bot_check", "rate_limited"}  # the site's word about us, not about the video
+RETRIED = {
+    "worker_died",
+    "timeout",
+    "error",
+    "upstream",
+    "network",
+    *REFUSED,
+}  # no property of the clip: never remembered
+TRANSIENT = {*RETRIED, "live", "region", "age"}  # depends on when, where and as whom one asks
 
 
 class AvsetError(Exception):

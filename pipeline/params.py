@@ -25,6 +25,19 @@ class Section(BaseModel):
         return self.model_dump(mode="json")
 
 
+class Download(Section):
+    """How to ask a site for videos. Never part of an artifact, a key or a log."""
+
+    workers: int = Field(ge=1)  # downloads at once
+    pace: float = Field(ge=0)  # s between the starts of two downloads, of all workers together
+    retries: int = Field(ge=0)  # of a download, each with a fresh extraction
+    timeout: float = Field(gt=0)  # s without a byte
+    give_up_after: int = Field(ge=1)  # refusals or dead connections in a row that end the stage
+    cookies: str | None  # path of a cookies.txt
+    cookies_from_browser: str | None  # firefox, chrome, ...
+    proxy: str | None  # address; null: that of the environment
+
+
 class Runtime(Section):
     """How to compute, never what: tracked by no stage."""
 
@@ -33,12 +46,14 @@ class Runtime(Section):
     gpus_per_worker: float = Field(ge=0)
     device: Literal["auto", "cpu", "cuda"]
     min_free_gb: float = Field(ge=0)
+    time_limit: float = Field(gt=0)  # s for one clip
+    download: Download
 
 
 class Clips(Section):
     """Which media, and how they are cut into clips."""
 
-    source: Literal["demo", "folder"]
+    source: Literal["demo", "folder", "audioset", "music", "solos", "vggsound"]
     options: dict[str, Any]
     length: float | None = Field(gt=0)  # s; media are cut on this grid, null keeps them whole
     min_seconds: float = Field(gt=0)

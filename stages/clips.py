@@ -18,7 +18,7 @@ def main(path: ParamsFile = PARAMS) -> None:
     """Fetch the media of the source, probe them, cut them into clips."""
     p = begin("clips", path)
     source, options = clips.load_source(p.clips.source, p.clips.options)
-    entries = {entry.media_id: entry for entry in source.entries(options)}
+    entries = {entry.media_id: entry for entry in source.listing(options).entries}
     code = code_digest("clips")
     recipe: dict[str, Any] = {}
     if p.clips.source == "demo":  # media that are a function of the source's own code

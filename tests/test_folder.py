@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import AvsetError, ClipError
 from pipeline.sources import Entry
-from pipeline.sources.folder import SUFFIX, Options, entries, fetch
+from pipeline.sources.folder import SUFFIX, Options, fetch, listing
 
 
 def fill(root: Path, *names: str) -> Path:
@@ -28,14 +28,14 @@ def table(root: Path, text: str) -> Path:
 
 def listed(root: Path, **options: object) -> dict[str, Entry]:
     """Entries by their path relative to the directory."""
-    found = entries(Options.model_validate({"path": str(root), **options}))
+    found = listing(Options.model_validate({"path": str(root), **options})).entries
     assert len({entry.media_id for entry in found}) == len(found)
     return {str(Path(entry.origin).relative_to(root)): entry for entry in found}
 
 
 def error(root: Path, **options: object) -> str:
     with pytest.raises(AvsetError) as caught:
-        entries(Options.model_validate({"path": str(root), **options}))
+        listing(Options.model_validate({"path": str(root), **options}))
     return str(caught.value)
 
 
@@ -43,7 +43,7 @@ def test_videos_are_found_in_subdirectories_and_nothing_else(tmp_path: Path) -> 
     fill(tmp_path, "b.mp4", "a.MKV", "deep/er/c.webm", "notes.txt", "d.mp4.part")
     assert sorted(listed(tmp_path)) == ["a.MKV", "b.mp4", "deep/er/c.webm"]
     assert sorted(listed(tmp_path, extensions=[".TXT"])) == ["notes.txt"]
-    ids = [entry.media_id for entry in entries(Options(path=str(tmp_path)))]
+    ids = [entry.media_id for entry in listing(Options(path=str(tmp_path))).entries]
     assert ids == sorted(ids) and SUFFIX is None
 
 
@@ -184,6 +184,6 @@ def test_fetch_copies_and_replaces(tmp_path: Path) -> None:
     entry = listed(fill(tmp_path / "videos", "-i.mp4"))["-i.mp4"]
     target = tmp_path / "clips" / "media.mp4"
     for _ in range(2):
-        assert fetch(entry, Options(path=str(tmp_path / "videos")), target) == []
+        assert fetch(entry, Options(path=str(tmp_path / "videos")), target).boxes == []
         assert target.read_bytes() == Path(entry.origin).read_bytes()
         assert not target.samefile(entry.origin), "a cache may lock or share what it holds"

@@ -2,16 +2,18 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from toy import ROOT
 
 from pipeline.errors import AvsetError, ClipError
 from pipeline.parallel import Job, compute
-from pipeline.params import Runtime
+from pipeline.params import load
 from pipeline.store import Item, ItemCache
 
-INLINE = Runtime(executor="inline", workers=2, gpus_per_worker=0, device="cpu", min_free_gb=0)
+INLINE = load(ROOT / "params.yaml").runtime.model_copy(update={"executor": "inline", "workers": 2})
 RAY = INLINE.model_copy(update={"executor": "ray"})
 
 
@@ -46,7 +48,7 @@ def jobs(n: int, **special: str) -> list[Job]:
     return [Job(f"c{i}", f"{i:064x}", {"x": i, "do": special.get(f"c{i}", "")}) for i in range(n)]
 
 
-def run(folder: Path, todo: list[Job], runtime: Runtime = INLINE, batch_size: int = 1) -> dict[str, Item]:
+def run(folder: Path, todo: list[Job], runtime: Any = INLINE, batch_size: int = 1) -> dict[str, Item]:
     from functools import partial
 
     return compute("toy", todo, partial(Square, folder), runtime, batch_size)

@@ -1,19 +1,22 @@
 """Where clips come from.
 
-Each source has `Options`, `entries(options)`, `fetch(entry, options, target)` and `SUFFIX`.
+Each source is a module with `Options` (a pydantic model), `listing(options)`, `fetch(entry, options, target,
+access)` and `SUFFIX` (of the media files it makes; None: that of their origin).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One media file that a source can deliver. `origin` tells the reader of an index where it is from."""
+    """One media file that a source can deliver: a video, or the piece of it that spans all its `parts`."""
 
-    media_id: str
+    media_id: str  # letters, digits, "_", "." and "-"; unique in a listing
     split: str  # train, validation or test
     labels: tuple[str, ...]
-    origin: str
+    origin: str  # path or address: tells the reader of an index where it is from
+    parts: tuple[tuple[float, float], ...] = ()  # (start, end) in s of the origin, ascending; (): all of it
+    fault: str = ""  # why the row of the list cannot be used; nothing is fetched then
 
 
 @dataclass(frozen=True)
@@ -26,3 +29,19 @@ class Box:
     y0: float
     x1: float
     y1: float
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What `fetch` put into its target."""
+
+    start: float = 0.0  # s of the origin at which the timeline of the media file starts
+    boxes: list[Box] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source offers, and how its lists were narrowed down to that."""
+
+    entries: list[Entry]  # sorted by media_id
+    funnel: dict[str, dict[str, int]] = field(default_factory=dict)  # list -> filter -> rows left, in order

@@ -14,7 +14,8 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from pipeline.errors import AvsetError, ClipError
-from pipeline.sources import Box, Entry
+from pipeline.params import Download
+from pipeline.sources import Entry, Fetched, Listing
 
 SUFFIX = None  # the media keep the suffix of their origin
 SPLITS = ("train", "validation", "test")
@@ -54,7 +55,7 @@ class Options(BaseModel, extra="forbid"):
     )
 
 
-def entries(options: Options) -> list[Entry]:
+def listing(options: Options) -> Listing:
     """One entry per video, sorted by media_id: the files found, and those that only the table names.
 
     A file that the table does not name has no labels and no split. Files without a split get one by a hash of
@@ -78,10 +79,10 @@ def entries(options: Options) -> list[Entry]:
             raise AvsetError(f"the name {os.fsencode(name)!r} in {options.path!r} is not UTF-8; rename the file")
     ids = _media_ids(names)
     found = [Entry(ids[name], *rows.get(name, ("", ())), origin=str(root / name)) for name in names]
-    return sorted(_split(found, options), key=lambda entry: entry.media_id)
+    return Listing(sorted(_split(found, options), key=lambda entry: entry.media_id))
 
 
-def fetch(entry: Entry, options: Options, target: Path) -> list[Box]:
+def fetch(entry: Entry, options: Options, target: Path, access: Download | None = None) -> Fetched:
     """A copy of an entry's file as `target` (no link: caches lock and share their files). There are no boxes.
 
     ClipError("missing") if the file is gone, or if only the table knows it.
@@ -92,7 +93,7 @@ def fetch(entry: Entry, options: Options, target: Path) -> list[Box]:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     shutil.copyfile(origin, target)
-    return []
+    return Fetched()
 
 
 def _walk(root: Path) -> Iterator[str]:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, Field
 
-from pipeline.sources import Box, Entry
+from pipeline.params import Download
+from pipeline.sources import Box, Entry, Fetched, Listing
 from pipeline.sources.demo.media import write_mp4
 from pipeline.sources.demo.motion import motions
 from pipeline.sources.demo.pictures import Painter
@@ -38,7 +39,7 @@ class Options(BaseModel, extra="forbid"):
     )
 
 
-def entries(options: Options) -> list[Entry]:
+def listing(options: Options) -> Listing:
     """All media of the demo: solos like `violin-train-003`, duets like `duet-flute-violin-007`.
 
     A larger count only adds entries.
@@ -54,13 +55,14 @@ def entries(options: Options) -> list[Entry]:
         for label in LABELS
         for number in range(count)
     ]
-    return solos + [_duet(number, options) for number in range(options.duets)]
+    duets = [_duet(number, options) for number in range(options.duets)]
+    return Listing(sorted(solos + duets, key=lambda entry: entry.media_id))
 
 
-def fetch(entry: Entry, options: Options, target: Path) -> list[Box]:
+def fetch(entry: Entry, options: Options, target: Path, access: Download | None = None) -> Fetched:
     """Draw, play and write one clip to `target` (H.264 and AAC); the same bytes each time on one machine.
 
-    Returns one box for each instrument and frame; the sound of a duet is the sum of two, limited in peak.
+    There is one box for each instrument and frame; the sound of a duet is the sum of two, limited in peak.
     """
     parts = [render(label, _seed(entry, options, f"sound {n}"), options.duration, SAMPLE_RATE)
              for n, label in enumerate(entry.labels)]  # fmt: skip
@@ -68,7 +70,7 @@ def fetch(entry: Entry, options: Options, target: Path) -> list[Box]:
     waveform *= min(1.0, PEAK / max(float(np.abs(waveform).max()), 1e-9))
     frames, boxes = _draw(entry, options, [notes for _, notes in parts])
     write_mp4(target, frames, options.fps, waveform, SAMPLE_RATE)
-    return boxes
+    return Fetched(boxes=boxes)
 
 
 def _draw(entry: Entry, options: Options, scores: list[list[Note]]) -> tuple[list[np.ndarray], list[Box]]:

@@ -72,8 +72,8 @@ def test_a_file_has_all_frames_all_samples_and_boxes(labels: tuple[str, ...], tm
 
 def test_the_same_clip_twice_is_the_same_bytes(tmp_path: Path):
     entry = next(entry for entry in demo.listing(SHORT).entries if len(entry.labels) == 2)
-    boxes = [demo.fetch(entry, SHORT, tmp_path / f"{name}.mp4").boxes for name in "ab"]
-    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    boxes = [demo.fetch(entry, SHORT, tmp_path / f"{name}.mp4").boxes for name in "abcd"]
+    assert len({(tmp_path / f"{name}.mp4").read_bytes() for name in "abcd"}) == 1
     assert boxes[0] == boxes[1]
 
 

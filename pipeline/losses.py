@@ -19,7 +19,10 @@ def mask_loss(
 def audio_language_loss(
     audio: Float[Tensor, "n D"], captions: Float[Tensor, "C D"], labels: Int[Tensor, " n"]
 ) -> Float[Tensor, ""]:
-    """Eq. 2: cross-entropy of the cosines with the latent captions of all C training clips; label = own clip."""
+    """Eq. 2: cross-entropy of the cosines with the C latent captions of all training clips; label = its clip's own.
+
+    A caption that clips share stands in `captions` once: twice, it would be a negative of itself.
+    """
     cosine = fn.normalize(audio, dim=-1) @ fn.normalize(captions, dim=-1).T
     return fn.cross_entropy(SCALE * cosine, labels)
 

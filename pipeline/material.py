@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.checkpoints import Model
@@ -34,6 +34,7 @@ class Material:
     boxes: dict[str, Float[np.ndarray, "n 4"]]  # by "clip/label", of the centre frame, fractions of its picture
     labels: dict[str, list[str]]
     splits: dict[str, str]
+    videos: dict[str, str]  # media_id of each clip
 
     @classmethod
     def load(cls, data: Path) -> "Material":
@@ -45,8 +46,10 @@ class Material:
         own = {(r["mixture_id"], r["source"]): r["sdr"] for r in scores if r["method"] == "mixture"}
         mixtures = [Mixture(**row) for row in read_table(data / "mixtures" / "mixtures.parquet")]
         labels = {clip: list(row["labels"]) for clip, row in rows.items()}
-        splits = {clip: row["split"] for clip, row in rows.items()}
-        return cls(**stores, mixtures=mixtures, mixture_sdr=own, boxes=boxes, labels=labels, splits=splits)
+        splits, videos = ({clip: row[key] for clip, row in rows.items()} for key in ("split", "media_id"))
+        return cls(
+            **stores, mixtures=mixtures, mixture_sdr=own, boxes=boxes, labels=labels, splits=splits, videos=videos
+        )
 
     def complete(self) -> list[str]:
         """The clips that have everything, sorted."""
@@ -65,10 +68,20 @@ class Material:
             np.mean([self.regions.read(c, "regions").astype(np.float64).mean((0, 1)) for c in chosen], 0)
         ).float()
 
+    def bank(self, clips: Sequence[str]) -> tuple[Float[Tensor, "C D"], Int[Tensor, " n"]]:
+        """The latent captions of some clips, each once, and for every clip the number of its own."""
+        of = [self.captions.rows[clip]["of"] for clip in clips]
+        first: dict[str, str] = {}
+        for name, clip in zip(of, clips, strict=True):
+            first.setdefault(name, clip)
+        numbers = {name: i for i, name in enumerate(first)}
+        captions = np.stack([self.captions.read(clip, "caption") for clip in first.values()])
+        return torch.from_numpy(captions).float(), torch.tensor([numbers[name] for name in of])
+
     def digest(self) -> str:
         """The identity of everything that training reads."""
         stores = (self.spectrograms, self.regions, self.captions)
-        told = [store.digest for store in stores] + [repr(self.mixtures), repr(self.splits)]
+        told = [store.digest for store in stores] + [repr(self.mixtures), repr(self.splits), repr(self.videos)]
         return hashlib.sha256(repr(told).encode()).hexdigest()
 
 

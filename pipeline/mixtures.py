@@ -51,21 +51,24 @@ def draw(
     n_sources: int,
     different_category: bool,
     seed: int,
+    videos: dict[str, str] | None = None,
 ) -> list[Mixture]:
-    """Draw `count` evaluation mixtures of distinct clips, every clip about equally often, gains one.
+    """Draw `count` evaluation mixtures of clips of distinct videos, every clip about equally often, gains one.
 
     `clips` maps the usable clips to a label; with `different_category` the labels of a mixture differ.
-    Clips whose crop is not `audible` are never drawn: a silent reference has no score.
+    `videos` maps them to their videos (None: each clip is one). Clips whose crop is not `audible` are never
+    drawn: a silent reference has no score. AvsetError if there are too few videos, or categories, for a mixture.
     """
     offsets = {clip: offset_of(clip) for clip in clips}
     usable = [clip for clip in sorted(clips) if audible(clip, offsets[clip])]
-    kinds = {clips[clip] for clip in usable} if different_category else set(usable)
-    if len(kinds) < n_sources:
-        what = "categories" if different_category else "audible clips"
-        raise AvsetError(
-            f"mixtures: split {split!r} has {len(kinds)} {what} but mixtures.n_sources = {n_sources}; add clips"
-            + (", label them, or set mixtures.different_category to false" if different_category else "")
-        )
+    group = clips if different_category else videos or {clip: clip for clip in clips}
+    groups = {group[clip] for clip in usable}
+    if len(groups) < n_sources:
+        what, cure = f"{len(usable)} audible clips of {len(groups)} videos", "add videos"
+        if different_category:
+            what = f"{len(groups)} categories"
+            cure = "add clips, label them, or set mixtures.different_category to false"
+        raise AvsetError(f"mixtures: split {split!r} has {what} but mixtures.n_sources = {n_sources}; {cure}")
     rng = np.random.default_rng([seed, sum(split.encode())])
     rows: list[Mixture] = []
     order: list[str] = []
@@ -74,8 +77,8 @@ def draw(
             order = [usable[k] for k in rng.permutation(len(usable))]
         chosen = [order.pop()]
         while len(chosen) < n_sources:
-            taken = {clips[c] for c in chosen} if different_category else set(chosen)
-            partners = [c for c in usable if (clips[c] if different_category else c) not in taken]
+            taken = {group[c] for c in chosen}
+            partners = [c for c in usable if group[c] not in taken]
             chosen.append(partners[rng.integers(len(partners))])
         labels, starts = [clips[c] for c in chosen], [offsets[c] for c in chosen]
         rows.append(Mixture(f"{split}-{i:04d}", split, chosen, labels, starts, [1.0] * n_sources, seed))
@@ -96,18 +99,21 @@ def references(mixture: Mixture, store: Store, length: int, hop_length: int) -> 
 class TrainingMixtures(Dataset):
     """Random mixtures for training, each a function of (seed, index): resumable, whatever the workers.
 
-    An epoch uses every clip once as the first source; partners are uniform over the other clips, with no
-    labels. Item: `sources` (N, T, 2, F) gained planes, `regions` (N, V, R, D), `clip` (N,) numbers of clips.
+    An epoch uses every clip once as the first source; each partner is uniform over the clips of the videos that
+    are not yet in the mixture, with no labels. `videos` is the video of each clip (None: each is one).
+    Item: `sources` (N, T, 2, F) gained planes, `regions` (N, V, R, D), `clip` (N,) numbers of clips.
     """
 
     def __init__(
         self, clips: Sequence[str], spectrograms: Store, regions: Store, crop: int, n_sources: int,
-        gain: tuple[float, float], seed: int, length: int,
+        gain: tuple[float, float], seed: int, length: int, videos: Sequence[str] | None = None,
     ):  # fmt: skip
         self.clips, self.spectrograms, self.regions = list(clips), spectrograms, regions
         self.crop, self.n_sources, self.gain, self.seed, self.length = crop, n_sources, gain, seed, length
-        if len(self.clips) < n_sources:
-            raise AvsetError(f"train: {len(self.clips)} training clips, but a mixture needs {n_sources}; add clips")
+        names, self.videos = np.unique(self.clips if videos is None else videos, return_inverse=True)
+        if len(names) < n_sources:
+            have = f"{len(self.clips)} training clips of {len(names)} videos"
+            raise AvsetError(f"train: {have}, but a mixture is of {n_sources}; add videos")
 
     def __len__(self) -> int:
         return self.length
@@ -117,8 +123,13 @@ class TrainingMixtures(Dataset):
         epoch, place = divmod(index, len(self.clips))
         first = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.clips))[place]
         rng = np.random.default_rng([self.seed, 1, index])
-        others = rng.choice(len(self.clips) - 1, self.n_sources - 1, replace=False)
-        return np.array([first, *(others + (others >= first))]), rng
+        chosen = [first]
+        while len(chosen) < self.n_sources:
+            others = np.flatnonzero(~np.isin(self.videos, self.videos[chosen]))
+            for other in rng.choice(others, self.n_sources - len(chosen), replace=False):
+                if self.videos[other] not in self.videos[chosen]:
+                    chosen.append(other)
+        return np.array(chosen), rng
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         chosen, rng = self.choose(index)

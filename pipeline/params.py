@@ -103,6 +103,7 @@ class Captions(Section):
     init_std: float = Field(ge=0)
     batch_size: int = Field(ge=1)
     low: float = Field(ge=-1, le=1)  # captions below this cosine are flagged
+    per: Literal["clip", "video"]  # a caption of each clip, or one for all clips of a video
 
 
 class Model(Section):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
@@ -69,17 +69,19 @@ def learning_rate(step: int, steps: int, preset: Preset) -> float:
 
 
 def batch_losses(
-    model: Model, batch: dict[str, Tensor], captions: Float[Tensor, "C D"], preset: Preset
+    model: Model, batch: dict[str, Tensor], captions: Float[Tensor, "C D"], own: Int[Tensor, " n"], preset: Preset
 ) -> dict[str, Tensor]:
     """The terms of Eq. 5 for one batch, unweighted; a term of weight zero is not computed.
 
-    `captions` are the latent captions of all training clips, in the order of `batch["clip"]`'s numbers.
+    `captions` are the latent captions of all training clips, each once, and `own` is the number of each clip's,
+    in the order of `batch["clip"]`'s numbers.
     """
     weights = preset.losses
     sources, mixture = mixtures.magnitudes(batch["sources"], model.settings.transform.log_bins)
     targets = sp.ratio_mask(sources, mixture, preset.mask_target)
-    own = captions[batch["clip"]]  # (B, N, D)
-    queries = [batch["regions"]] + ([own[:, :, None, None]] if weights.caption else [])
+    labels = own[batch["clip"]]
+    caption = captions[labels]  # (B, N, D)
+    queries = [batch["regions"]] + ([caption[:, :, None, None]] if weights.caption else [])
     masks = model.net.decode(model.net.encode(mixture), queries)
     terms = {"mask": losses.mask_loss(masks[0], targets, mixture)}
     if weights.caption:
@@ -87,12 +89,12 @@ def batch_losses(
     if weights.audio_language or weights.trimodal:
         audio = model.net.embed(mixture, masks[0])  # (B, N, D)
     if weights.audio_language:
-        terms["audio_language"] = losses.audio_language_loss(audio.flatten(0, 1), captions, batch["clip"].flatten())
+        terms["audio_language"] = losses.audio_language_loss(audio.flatten(0, 1), captions, labels.flatten())
     if weights.trimodal:
         frames, scale = batch["regions"].shape[2], attention.SCALES[model.settings.similarity]
         seen, heard = (
             scale * model.scores(batch["regions"], target[:, :, None].expand(-1, -1, frames, -1))
-            for target in (own, audio)
+            for target in (caption, audio)
         )
         terms["trimodal"] = losses.trimodal_loss(seen, heard, preset.kl_reduction)
     return terms
@@ -102,6 +104,7 @@ def fit(
     model: Model,
     data: mixtures.TrainingMixtures,
     captions: Float[Tensor, "C D"],
+    own: Int[Tensor, " n"],
     preset: Preset,
     train: Train,
     validate: Callable[[Model], dict[str, float]],
@@ -111,6 +114,7 @@ def fit(
 ) -> Run:
     """Train for `train.steps` steps; the run's best state is that of the best validation.
 
+    `captions` and `own` are those of `batch_losses`.
     `validate` returns scores of which "nsdr" (and, for presets that say so, minus the training loss) decides;
     `log` gets the curves. With `state`, the run is kept there at every validation and taken up if it exists.
     """
@@ -122,7 +126,7 @@ def fit(
     assert run.history is not None
     for step, values in run.history:
         log(step, values)
-    captions = captions.to(device)
+    captions, own = captions.to(device), own.to(device)
     rest = Subset(data, range(run.step * train.batch_size, train.steps * train.batch_size))
     loader = DataLoader(
         rest,
@@ -135,7 +139,8 @@ def fit(
     since, began, first = 0, time.monotonic(), run.step
     for batch in loader:
         model.train()
-        terms = batch_losses(model, {k: v.to(device, non_blocking=True) for k, v in batch.items()}, captions, preset)
+        batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
+        terms = batch_losses(model, batch, captions, own, preset)
         weights = preset.losses.recipe()
         terms["loss"] = torch.stack([weights[k] * v for k, v in terms.items()]).sum()
         for group in run.optimizer.param_groups:

@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,30 +104,36 @@ def build(
     inputs: dict[str, str],
     dimensions: dict[str, tuple[str, ...]],
     batch_size: int = 1,
+    of: dict[str, str] | None = None,
 ) -> None:
     """The whole of a per-clip stage: compute what the cache lacks, assemble the store, gate on failures.
 
     `clips` maps every clip to the payload of its job, whose "digest" identifies its input (None: it failed
     upstream); `recipe` is what else decides a value, `inputs` what the whole stage reads (the encoder, ...).
+    Where several clips share an item, `of` names for each clip (but those that failed upstream) the one whose job
+    makes it; the index has it as a column.
     """
+    shared = of or {}
     identity = {"recipe": recipe, "code": code_digest(stage), "inputs": inputs}
     jobs = [
         Job(clip, params.digest([stage, identity, clip, payload["digest"]]), payload)
         for clip, payload in clips.items()
-        if payload is not None
+        if payload is not None and shared.get(clip, clip) == clip
     ]
     with only_writer(p.data / stage):
         forgotten = compute(stage, jobs, factory, p.runtime, batch_size)
         keys, cache = {job.clip_id: job.key for job in jobs}, ItemCache()
 
         def item_of(clip: str) -> tuple[Item, str]:
-            if clip not in keys:
+            maker = shared.get(clip, clip)
+            if maker not in keys:
                 return Item(reason="upstream"), ""
-            kept = cache.get(keys[clip])
-            if kept is None and clip not in forgotten:  # damaged in the cache: once more
-                forgotten.update(compute(stage, [j for j in jobs if j.clip_id == clip], factory, p.runtime))
-                kept = cache.get(keys[clip])
-            return kept or (forgotten[clip], "")
+            kept = cache.get(keys[maker])
+            if kept is None and maker not in forgotten:  # damaged in the cache: once more
+                forgotten.update(compute(stage, [j for j in jobs if j.clip_id == maker], factory, p.runtime))
+                kept = cache.get(keys[maker])
+            item, digest = kept or (forgotten[maker], "")
+            return replace(item, fields={**item.fields, "of": maker}) if shared else item, digest
 
         rows = assemble(p.data / stage, stage, clips, item_of, identity, dimensions)
     gate(stage, rows, p.clips.min_success)

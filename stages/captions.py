@@ -1,16 +1,18 @@
-"""captions: the latent caption of each clip (Eq. 1, App. A.1).
+"""captions: the latent caption of each clip, or one for all clips of a video (Eq. 1, App. A.1).
 
-Makes data/<dataset>/captions/: per clip `caption` (D,), `tokens` (K, E), `curve` (S,); cosine, steps, seed,
-nearest words and a flag for low ones in the index. Needs regions and encoder only: a change of the inversion
-never encodes an image again.
+Makes data/<dataset>/captions/: per clip `caption` (D,), `tokens` (K, E), `curve` (S,); in the index cosine, steps,
+seed, nearest words, a flag for low ones, and `of`, the clip whose centre frame was inverted. No image is read: a
+change of the inversion never encodes one again.
 """
 
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pipeline.captions import Captions
 from pipeline.parallel import Job
-from pipeline.store import Item, Store
+from pipeline.store import Item, Store, read_table
 from stages import PARAMS, ParamsFile, begin, build, command, device_of, encoder_digest, store_payloads
 
 DIMENSIONS = {"caption": ("D",), "tokens": ("K", "E"), "curve": ("S",)}
@@ -30,15 +32,42 @@ class Invert:
         ]
 
 
+def centres(rows: list[dict[str, Any]], usable: Collection[str]) -> dict[str, str]:
+    """For each usable clip, the one that stands for its video (`media_id`).
+
+    Of the video's usable clips it is the one whose middle is nearest to the middle of the span of all its clips;
+    of two, the earlier. `rows` are those of clips/index.parquet.
+    """
+    videos: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["status"] == "ok":
+            videos.setdefault(row["media_id"], []).append(row)
+    chosen: dict[str, str] = {}
+    for clips in videos.values():
+        spans = {row["clip_id"]: (row["start_s"], row["start_s"] + row["duration_s"]) for row in clips}
+        middle = (min(start for start, _ in spans.values()) + max(end for _, end in spans.values())) / 2
+        order = sorted(
+            (round(abs((start + end) / 2 - middle), 6), start, clip)  # to the us: equal is equal
+            for clip, (start, end) in spans.items()
+            if clip in usable
+        )
+        chosen |= {clip: order[0][2] for _, _, clip in order}
+    return chosen
+
+
 def main(path: ParamsFile = PARAMS) -> None:
-    """Invert the centre frame of every clip."""
+    """Invert the centre frame of every clip, or of the centre clip of every video."""
     p = begin("captions", path)
     regions, encoder = Store(p.data / "regions"), p.data / "encoder"
-    captions = Captions(encoder, device=device_of(p), **p.captions.recipe())
+    recipe = p.captions.recipe()
+    per = recipe.pop("per")  # decides which caption a clip has, and no caption
+    captions = Captions(encoder, device=device_of(p), **recipe)
     inputs = {"encoder": encoder_digest(encoder)}
     factory = partial(Invert, regions.folder, captions)
-    recipe = p.captions.recipe()
-    build("captions", p, store_payloads(regions), factory, recipe, inputs, DIMENSIONS, p.captions.batch_size)
+    of = {clip: clip for clip in regions.clips}
+    if per == "video":
+        of = centres(read_table(p.data / "clips" / "index.parquet"), of)
+    build("captions", p, store_payloads(regions), factory, recipe, inputs, DIMENSIONS, p.captions.batch_size, of)
 
 
 if __name__ == "__main__":

@@ -27,14 +27,14 @@ def main(path: ParamsFile = PARAMS) -> None:
         crop = store.read(clip, "waveform", slice(start, start + transform.length))
         return not waveforms.is_silent(waveforms.from_int16(crop), p.clips.silence)
 
-    rows = []
+    rows, videos = [], {row["clip_id"]: row["media_id"] for row in listed}
     for split, count in (("validation", p.mixtures.validation), ("test", p.mixtures.test)):
         clips = {row["clip_id"]: (row["labels"] or [""])[0] for row in listed
                  if row["split"] == split and len(row["labels"]) < 2 + (not p.mixtures.different_category)
                  and (row["labels"] or not p.mixtures.different_category)}  # fmt: skip
         rows += mixtures.draw(
             clips, offset_of, audible, split, count, p.mixtures.n_sources, p.mixtures.different_category,
-            p.mixtures.seed,
+            p.mixtures.seed, videos,
         )  # fmt: skip
     with only_writer(folder):
         fresh = folder.with_name(".mixtures.new")

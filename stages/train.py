@@ -8,7 +8,6 @@ import os
 import shutil
 from typing import Annotated
 
-import numpy as np
 import torch
 import typer
 from dvclive import Live
@@ -56,9 +55,9 @@ def main(method: Annotated[str, typer.Argument(help="A preset.")] = "avset", pat
     clips = [clip for clip in material.complete() if material.splits[clip] == "train"]
     data = TrainingMixtures(
         clips, material.spectrograms, material.regions, p.model.crop, p.mixtures.n_sources, p.train.gain,
-        p.train.seed, p.train.steps * p.train.batch_size,
+        p.train.seed, p.train.steps * p.train.batch_size, [material.videos[clip] for clip in clips],
     )  # fmt: skip
-    captions = torch.from_numpy(np.stack([material.captions.read(clip, "caption") for clip in clips])).float()
+    captions, own = material.bank(clips)
     model.mean_caption.copy_(captions.mean(0))
     model.mean_region.copy_(material.mean_region(clips))
     model.to(device_of(p))
@@ -85,7 +84,7 @@ def main(method: Annotated[str, typer.Argument(help="A preset.")] = "avset", pat
                     live.log_metric(name, round(value, 6))
                 live.make_summary()
 
-            run = train.fit(model, data, captions, preset, p.train, validation, log, state)
+            run = train.fit(model, data, captions, own, preset, p.train, validation, log, state)
         model.load_own_state(run.best_state or model.own_state())
         facts = {"method": method, "dataset": p.dataset, "preset": preset.recipe(), "train": p.train.recipe(),
                  "step": run.best_step, "validation": run.best, "clips": len(clips)}  # fmt: skip

@@ -1,18 +1,23 @@
-"""Textual inversion: planted captions, exact steps, and bytes that depend on nothing but the clip."""
+"""Textual inversion: planted captions, exact steps, bytes that depend on nothing but the clip; one per video."""
 
 import hashlib
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import toy
 from test_encoders import artifact
+from test_store import tree_digest
 
 from pipeline.captions import Captions, invert, seed_of
 from pipeline.encoders import Encoder
-from pipeline.errors import AvsetError, ParamsError
+from pipeline.errors import AvsetError, ClipError, ParamsError
+from pipeline.store import Item, Store, assemble, write_table
+from stages.captions import centres
 
 
 @pytest.fixture(autouse=True)
@@ -147,3 +152,173 @@ def test_the_mapper_gives_each_clip_its_caption_and_facts(folder: Path, targets:
         assert one["words"].split() == captions.encoder.nearest_words(direct["tokens"][i : i + 1])[0]
         assert one["low"] is (one["cosine"] < 0.9)
     assert [one["low"] for one in Captions(folder, 2, steps=1, low=1.0)(clips)] == [True] * 5
+
+
+def rows(video: str, *spans: tuple[float, float]) -> list[dict[str, Any]]:
+    """Rows of clips/index.parquet: the clips of a video by start and end; none: it could not be fetched."""
+    row = {"media_id": video, "status": "ok", "split": "train"}
+    if not spans:
+        return [row | {"clip_id": f"{video}_0", "status": "failed", "start_s": None, "duration_s": None}]
+    return [row | {"clip_id": f"{video}_{s * 1000:.0f}", "start_s": s, "duration_s": e - s} for s, e in spans]
+
+
+def grid(start: float, *edges: float) -> list[tuple[float, float]]:
+    """Adjoining spans."""
+    return list(zip([start, *edges], edges, strict=False))
+
+
+@pytest.mark.parametrize(
+    ("spans", "missing", "centre"),
+    [
+        (grid(0, 10), (), 0),
+        (grid(0, 10, 20, 30), (), 10),
+        (grid(0, 10, 20, 30, 40), (), 10),  # 15 and 25 are as near to 20
+        (grid(0, 10, 20, 30, 36), (), 10),  # 15, not 25, is nearest to 18
+        ([(0, 10), (70, 80), (90, 100)], (), 70),  # 75, not 5, is nearest to 50: gaps count
+        ([(0, 2), (2, 20), (20, 30)], (), 2),  # 11, not 25, is nearest to 15
+        (grid(0, 10, 20, 30), (10,), 0),  # 5 and 25 are as near to 15
+        (grid(0, 10, 20, 30, 40, 50), (20, 10), 30),
+        (grid(0, 10, 20, 30, 40, 50), (0, 10), 20),  # what is missing still spans the video
+        (grid(40, 50, 60, 70), (), 50),
+        (grid(0.1, 0.4, 0.7, 1.0, 1.3), (), 0.4),  # equal but for the last bits of a float
+    ],
+)
+def test_a_video_is_what_its_centre_shows(spans: list[tuple[float, float]], missing: tuple[float, ...], centre: float):
+    found = rows("v", *spans)
+    usable = {row["clip_id"] for row in found if row["start_s"] not in missing}
+    for order in (found, found[::-1]):
+        assert centres(order, usable) == dict.fromkeys(usable, f"v_{centre * 1000:.0f}")
+
+
+def test_videos_are_apart():
+    listed = rows("a", *grid(0, 10, 20, 30)) + rows("gone") + rows("b", *grid(0, 10)) + rows("c", *grid(0, 10, 20))
+    usable = {row["clip_id"] for row in listed} - {"gone_0", "c_0", "c_10000"}
+    assert centres(listed, usable) == {**dict.fromkeys(["a_0", "a_10000", "a_20000"], "a_10000"), "b_0": "b_0"}
+
+
+class Project:
+    """A project whose clips and regions are planted, for the captions stage to run on."""
+
+    def __init__(self, folder: Path, encoder: Path):
+        self.data, self.cache, self.folder = folder / "data" / "demo", folder / "cache", folder
+        self.data.mkdir(parents=True)
+        (self.data / "encoder").symlink_to(encoder)
+
+    def plant(self, listed: list[dict[str, Any]], failed: tuple[str, ...] = ()) -> None:
+        """Every clip with an embedding of its own; some failed in an earlier stage."""
+        write_table(self.data / "clips" / "index.parquet", listed)
+
+        def item_of(clip: str) -> tuple[Item, str]:
+            if clip in failed or clip.startswith("gone"):
+                return Item(reason="upstream"), ""
+            embedding = np.random.default_rng(seed_of(clip)).normal(size=24).astype(np.float32)
+            return Item({"embedding": embedding}), hashlib.sha256(embedding).hexdigest()
+
+        clips = [row["clip_id"] for row in listed]
+        assemble(self.data / "regions", "regions", clips, item_of, {}, {"embedding": ("D",)})
+
+    def run(self, per: str) -> Store:
+        """The store of captions."""
+        tree = toy.params(profiles__demo__clips__min_success=0.1)
+        tree["profiles"]["demo"]["captions"] |= {"steps": 12, "batch_size": 4, "per": per}
+        toy.run(toy.project(self.folder, tree), self.cache, "captions")
+        return Store(self.data / "captions")
+
+    def inverted(self) -> int:
+        """How many captions there are in the cache."""
+        return sum(path.is_file() for path in (self.cache / "items").rglob("*"))
+
+
+@pytest.fixture
+def project(tmp_path: Path, folder: Path) -> Project:
+    """Videos of three, two and one clips."""
+    made = Project(tmp_path, folder)
+    made.plant(rows("a", *grid(0, 10, 20, 30)) + rows("b", *grid(0, 10, 20)) + rows("c", *grid(0, 10)))
+    return made
+
+
+def content(store: Store, clip: str) -> tuple[list[bytes], dict[str, Any]]:
+    """The bytes of a clip's arrays, and its facts."""
+    facts = {k: v for k, v in store.rows[clip].items() if k not in ("clip_id", "shard")}
+    return [store.read(clip, name).tobytes() for name in ("caption", "tokens", "curve")], facts
+
+
+def test_all_clips_of_a_video_have_the_caption_of_its_centre(project: Project):
+    own = project.run("clip")
+    wanted = {clip: content(own, clip) for clip in own.clips}
+    assert len({bytes(arrays[0]) for arrays, _ in wanted.values()}) == 6
+    assert all(facts["of"] == clip and facts["seed"] == seed_of(clip) for clip, (_, facts) in wanted.items())
+    shared = project.run("video")
+    of = {"a_0": "a_10000", "a_10000": "a_10000", "a_20000": "a_10000", "b_0": "b_0", "b_10000": "b_0", "c_0": "c_0"}
+    assert {clip: row["of"] for clip, row in shared.rows.items()} == of
+    assert {clip: content(shared, clip) for clip in of} == {clip: wanted[maker] for clip, maker in of.items()}
+
+
+def test_each_video_is_inverted_once(project: Project, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    project.run("video")
+    assert project.inverted() == 3 and "3/3 clips (0 cached)" in capsys.readouterr().err
+    project.run("clip")
+    assert project.inverted() == 6 and "6/6 clips (3 cached)" in capsys.readouterr().err
+    monkeypatch.setattr(Encoder, "load", lambda *_: pytest.fail("the encoder was loaded"))
+    project.run("video")
+
+
+def test_another_centre_is_another_caption_of_that_video_alone(project: Project):
+    before = project.run("video")
+    old = {clip: content(before, clip) for clip in before.clips}
+    project.plant(rows("a", *grid(0, 10, 20, 30)) + rows("b", *grid(0, 10, 20, 30)) + rows("c", *grid(0, 10)))
+    after = project.run("video")
+    assert project.inverted() == 4
+    assert {row["of"] for clip, row in after.rows.items() if clip[0] == "b"} == {"b_10000"}
+    for clip in old:
+        assert (content(after, clip) == old[clip]) == (clip[0] != "b")
+
+
+def test_videos_of_one_clip_have_the_same_store_either_way(project: Project):
+    project.plant(rows("a", *grid(0, 10)) + rows("b", *grid(0, 10)) + rows("gone"))
+    project.run("clip")
+    one = tree_digest(project.data / "captions")
+    project.run("video")
+    assert tree_digest(project.data / "captions") == one
+
+
+@pytest.mark.parametrize("reason", ["corrupt", "error"])  # remembered by the cache, and not
+def test_a_video_without_a_caption_is_told_at_each_of_its_clips(
+    project: Project, monkeypatch: pytest.MonkeyPatch, reason: str
+):
+    told = Captions.__call__
+
+    def fail(self: Captions, clips: list[tuple[str, np.ndarray]]) -> list[dict[str, Any]]:
+        if any(clip == "a_10000" for clip, _ in clips):
+            raise ClipError(reason, "no way")
+        return told(self, clips)
+
+    monkeypatch.setattr(Captions, "__call__", fail)
+    store = project.run("video")
+    lost = {clip: (row["reason"], row["detail"], row["of"]) for clip, row in store.rows.items() if clip[0] == "a"}
+    assert lost == dict.fromkeys(["a_0", "a_10000", "a_20000"], (reason, "no way", "a_10000"))
+    assert store.clips == ["b_0", "b_10000", "c_0"]
+    assert project.run("clip").clips == ["a_0", "a_20000", "b_0", "b_10000", "c_0"]
+
+
+def test_a_clip_that_failed_before_has_no_caption_and_takes_none_away(project: Project):
+    listed = rows("a", *grid(0, 10, 20, 30)) + rows("b", *grid(0, 10, 20)) + rows("gone")
+    project.plant(listed, failed=("a_10000", "b_0", "b_10000"))
+    store = project.run("video")
+    assert {clip: (row["reason"], row["of"]) for clip, row in store.rows.items()} == {
+        "a_0": ("", "a_0"), "a_10000": ("upstream", None), "a_20000": ("", "a_0"),
+        "b_0": ("upstream", None), "b_10000": ("upstream", None), "gone_0": ("upstream", None),
+    }  # fmt: skip
+
+
+def test_a_damaged_caption_of_a_video_is_made_again_once(project: Project, capsys: pytest.CaptureFixture):
+    project.run("video")
+    whole = tree_digest(project.data / "captions")
+    capsys.readouterr()
+    for path in (project.cache / "items").rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    project.run("video")
+    assert tree_digest(project.data / "captions") == whole
+    assert capsys.readouterr().err.count("1/1 clips (0 cached)") == 3

@@ -38,7 +38,7 @@ def test_every_profile_is_complete(dataset: str):
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ("dataset", "muzic", r"dataset: 'muzic' is not one of demo, folder"),
+        ("dataset", "muzic", r"dataset: 'muzic' is not one of audioset, demo, folder, music, music21, solos, vggsound"),
         ("methods", ["avset", "avzet"], r"methods\[1\]: 'avzet' is not one of avset, "),
         ("captions/tokens", 0, r"captions\.tokens: .*greater than or equal to 1, not 0"),
         ("captions/token", 3, r"captions\.token: unknown key; known here: tokens, "),

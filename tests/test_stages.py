@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +16,7 @@ import toy
 from test_store import tree_digest
 
 import stages
+from pipeline import train
 from pipeline.encoders import Encoder
 from pipeline.errors import AvsetError, MissingArtifact
 from pipeline.store import Store, read_table, shard_of
@@ -104,6 +106,7 @@ def test_captions_tell_how_well_they_fit(toy_data: Path):
         cosine = caption @ image / np.linalg.norm(caption) / np.linalg.norm(image)
         assert row["cosine"] == pytest.approx(cosine, abs=1e-5) == captions.read(clip, "curve")[-1]
         assert row["low"] == (cosine < 0.8) and row["steps"] == 30 and len(row["words"].split()) >= 3
+        assert row["of"] == clip
     assert len({row["seed"] for row in captions.rows.values()}) == CLIPS
 
 
@@ -270,6 +273,37 @@ def test_too_few_clips_end_a_stage(copy: tuple[Path, Path]):
         toy.run(folder, cache, "spectrograms")
     rows = read_table(folder / "data" / "demo" / "spectrograms" / "index.parquet")
     assert len(rows) == CLIPS and "silent" in {row["reason"] for row in rows}
+
+
+@pytest.mark.slow
+def test_videos_of_several_clips_train_on_one_caption_each(
+    toy_data: Path, copy: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    """Every video cut in two: the bank of Eq. 2 has a caption a video, and no mixture has a video twice."""
+    folder, cache = copy
+    tree = toy.params(profiles__demo__clips__length=SECONDS / 2, profiles__demo__captions__per="video")
+    tree["profiles"]["demo"]["mixtures"] |= {"validation": 6, "different_category": False}
+    toy.project(folder, tree)
+    toy.run(folder, cache, *toy.STAGES)
+    drawn = read_table(folder / "data" / "demo" / "mixtures" / "mixtures.parquet")
+    assert all(len({clip.rsplit("_", 1)[0] for clip in m["clips"]}) == 2 for m in drawn)
+    assert f"{CLIPS}/{CLIPS} clips (0 cached), failed: none" in capsys.readouterr().err.split("captions: ")[2]
+    fit, seen = train.fit, []
+
+    def watch(model: Any, data: Any, captions: Any, own: Any, *rest: Any) -> Any:
+        seen.append((data, captions, own))
+        return fit(model, data, captions, own, *rest)
+
+    monkeypatch.setattr(train, "fit", watch)
+    toy.run(folder, cache, "train")
+    (data, captions, own), store = seen[0], Store(folder / "data" / "demo" / "captions")
+    assert len(data.clips) == 2 * len(captions) and set(Counter(own.tolist()).values()) == {2}
+    for clip, number in zip(data.clips, own.tolist(), strict=True):
+        assert store.rows[clip]["of"] == clip.rsplit("_", 1)[0] + "_0", "of two halves the first"
+        assert np.array_equal(store.read(clip, "caption"), captions[number])
+    for i in range(len(data)):
+        a, b = (data.clips[k].rsplit("_", 1)[0] for k in data.choose(i)[0])
+        assert a != b
 
 
 @pytest.mark.slow

@@ -1,14 +1,18 @@
 """Training lowers its losses, teaches what it should, and goes on exactly where it was killed."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline import params, train
 from pipeline.checkpoints import Model, Settings
-from pipeline.mixtures import TrainingMixtures
+from pipeline.errors import AvsetError
+from pipeline.material import Material
+from pipeline.mixtures import TrainingMixtures, draw
 from pipeline.spectrograms import Transform
 from pipeline.store import Item, Store, assemble
 
@@ -35,8 +39,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingMixtures:
     return TrainingMixtures(sorted(items), Store(folder), Store(folder), 16, 2, (0.5, 1.5), 0, 4000)
 
 
-def captions(data: TrainingMixtures) -> torch.Tensor:
-    return torch.stack([torch.from_numpy(data.regions.read(c, "regions")).mean((0, 1)) for c in data.clips])
+def captions(data: TrainingMixtures) -> tuple[torch.Tensor, torch.Tensor]:
+    """A caption of each clip."""
+    bank = torch.stack([torch.from_numpy(data.regions.read(c, "regions")).mean((0, 1)) for c in data.clips])
+    return bank, torch.arange(len(bank))
 
 
 def make_model(preset: params.Preset) -> Model:
@@ -62,7 +68,7 @@ def fit(
         return {"nsdr": float(len(log))}
 
     run = train.fit(
-        make_model(preset), data, captions(data), preset, settings(steps, 5), validate,
+        make_model(preset), data, *captions(data), preset, settings(steps, 5), validate,
         lambda step, values: log.append((step, values)), state,
     )  # fmt: skip
     return run, log
@@ -81,7 +87,7 @@ def test_every_preset_trains(data: TrainingMixtures, name: str):
 def test_the_loss_is_the_weighted_sum(data: TrainingMixtures):
     preset = PRESETS["avset"]
     batch = {k: v[None] for k, v in data[0].items()}
-    terms = train.batch_losses(make_model(preset), batch, captions(data), preset)
+    terms = train.batch_losses(make_model(preset), batch, *captions(data), preset)
     _, log = fit(data, preset, 5)
     values = log[0][1]
     weights = preset.losses.recipe()
@@ -112,7 +118,7 @@ def test_the_best_state_is_that_of_the_best_validation(data: TrainingMixtures):
     preset = PRESETS["avset"]
     scores = iter([1.0, 3.0, 2.0])
     validate = lambda model: {"nsdr": next(scores)}  # noqa: E731
-    run = train.fit(make_model(preset), data, captions(data), preset, settings(15, 5), validate, lambda *_: None)
+    run = train.fit(make_model(preset), data, *captions(data), preset, settings(15, 5), validate, lambda *_: None)
     assert (run.best_step, run.best) == (10, 3.0)
     last = run.model.own_state()
     assert any(not torch.equal(last[k], v) for k, v in run.best_state.items())
@@ -135,8 +141,8 @@ def test_a_query_of_another_clip_gives_another_mask(data: TrainingMixtures):
     preset = PRESETS["avset"]
     batch = {k: v[None] for k, v in data[0].items()}
     model, bank = make_model(preset), captions(data)
-    terms = train.batch_losses(model, batch, bank, preset)
-    swapped = train.batch_losses(model, {**batch, "clip": batch["clip"].flip(1)}, bank, preset)
+    terms = train.batch_losses(model, batch, *bank, preset)
+    swapped = train.batch_losses(model, {**batch, "clip": batch["clip"].flip(1)}, *bank, preset)
     assert swapped["caption"] != terms["caption"]
     assert swapped["audio_language"] != terms["audio_language"]
     assert swapped["mask"] == terms["mask"]
@@ -147,3 +153,110 @@ def test_level_video_is_a_preset_of_the_same_model(data: TrainingMixtures):
     model = make_model(preset)
     assert model.net.n_regions == 1
     assert replace(model.settings) == model.settings
+
+
+def test_a_shared_caption_is_no_negative_of_itself(data: TrainingMixtures):
+    """Eq. 2 by a loop over the captions of three videos of two clips each; a bank of six would count each twice."""
+    preset = PRESETS["avset"]
+    bank, own = torch.randn(3, 32, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 0, 2, 2, 1, 1])
+    model, items = make_model(preset), [data[i] for i in range(3)]
+    batch = {k: torch.stack([item[k] for item in items]) for k in items[0]}
+    heard: list[torch.Tensor] = []
+    embed = model.net.embed
+    model.net.embed = lambda *args: heard.append(embed(*args)) or heard[0]
+    found = train.batch_losses(model, batch, bank, own, preset)
+    expected = []
+    for sound, clip in zip(heard[0].detach().flatten(0, 1), batch["clip"].flatten().tolist(), strict=True):
+        scores = [100 * torch.cosine_similarity(sound, caption, dim=0).double() for caption in bank]
+        expected.append(torch.stack(scores).logsumexp(0) - scores[[0, 0, 2, 2, 1, 1][clip]])
+    assert found["audio_language"].item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-4)
+    doubled = train.batch_losses(model, batch, bank[own], torch.arange(6), preset)
+    assert (doubled["audio_language"] - found["audio_language"]).item() == pytest.approx(np.log(2), abs=1e-4)
+    for name in ("mask", "caption", "trimodal"):
+        assert doubled[name] == found[name], "the caption itself is the same"
+
+
+def test_the_bank_has_each_caption_once(tmp_path: Path):
+    of = {"a_0": "a_10", "a_10": "a_10", "b_0": "b_0", "c_0": "c_10", "c_10": "c_10"}
+    items = {clip: Item({"caption": np.full(4, sum(maker.encode()), np.float32)}, {"of": maker})
+             for clip, maker in of.items()}  # fmt: skip
+    assemble(tmp_path / "captions", "captions", items, lambda clip: (items[clip], ""), {}, {"caption": ("D",)})
+    store = Store(tmp_path / "captions")
+    material = Material(store, store, store, store, [], {}, {}, {}, {}, {})
+    bank, own = material.bank(["b_0", "c_0", "a_0", "c_10", "a_10"])
+    assert bank[:, 0].tolist() == [sum(maker.encode()) for maker in ("b_0", "c_10", "a_10")]
+    assert own.tolist() == [0, 1, 2, 1, 2]
+    bank, own = material.bank(["a_0", "b_0", "c_0"])
+    assert own.tolist() == [0, 1, 2] and bank[:, 0].tolist() == [sum(of[c].encode()) for c in ("a_0", "b_0", "c_0")]
+
+
+VIDEOS = {"a": 5, "b": 1, "c": 2, "d": 1}  # clips of each
+CLIPS = {f"{video}_{i}": video for video, n in VIDEOS.items() for i in range(n)}
+
+
+def mixer(data: TrainingMixtures, videos: list[str] | None, n_sources: int, count: int = 9) -> TrainingMixtures:
+    clips = list(CLIPS)[:count]
+    return TrainingMixtures(clips, data.spectrograms, data.regions, 16, n_sources, (1.0, 1.0), 3, 9999, videos)
+
+
+def test_partners_in_training_are_of_other_videos(data: TrainingMixtures):
+    mixed = mixer(data, list(CLIPS.values()), 2)
+    pairs = Counter(tuple(mixed.choose(i)[0].tolist()) for i in range(9 * 600))
+    clips = list(CLIPS)
+    for first, clip in enumerate(clips):
+        others = [i for i, other in enumerate(clips) if CLIPS[other] != CLIPS[clip]]
+        drawn = [pairs[first, i] for i in range(9)]
+        assert sum(drawn) == 600, "first once an epoch"
+        assert {i for i in range(9) if drawn[i]} == set(others)
+        share = 600 / len(others)
+        assert max(abs(drawn[i] - share) for i in others) < 5 * share**0.5
+
+
+def test_mixtures_of_several_are_of_several_videos(data: TrainingMixtures):
+    """Also if one video has most of the clips, and if every video is needed."""
+    for n_sources in (3, 4):
+        mixed = mixer(data, list(CLIPS.values()), n_sources)
+        chosen = [mixed.choose(i)[0] for i in range(900)]
+        assert all(len({mixed.videos[i] for i in clips}) == len(clips) == n_sources for clips in chosen)
+        assert {clip for clips in chosen for clip in clips[1:]} == set(range(9))
+
+
+@pytest.mark.parametrize("n_sources", [2, 3])
+def test_clips_that_are_videos_are_drawn_as_if_there_were_no_videos(data: TrainingMixtures, n_sources: int):
+    for videos in (None, list("zyxwvutsr")):
+        mixed = mixer(data, videos, n_sources)
+        for i in range(50):
+            chosen, rng = mixed.choose(i)
+            plain = np.random.default_rng([3, 1, i])
+            others = plain.choice(8, n_sources - 1, replace=False)
+            assert chosen[1:].tolist() == [k + (k >= chosen[0]) for k in others]
+            assert rng.random() == plain.random(), "crops and gains go on from the same place"
+
+
+def test_too_few_videos_to_train_on_say_so(data: TrainingMixtures):
+    with pytest.raises(AvsetError, match="5 training clips of 1 videos, but a mixture is of 2; add videos"):
+        mixer(data, ["a"] * 5, 2, count=5)
+
+
+def drawn(clips: dict[str, str], videos: dict[str, str] | None, n_sources: int = 2, different: bool = False) -> list:
+    return [
+        m.clips for m in draw(clips, lambda c: 0, lambda c, o: c != "a_1", "test", 60, n_sources, different, 0, videos)
+    ]
+
+
+def test_evaluation_mixtures_are_of_several_videos():
+    clips = dict.fromkeys(CLIPS, "flute")
+    for n_sources in (2, 4):
+        chosen = drawn(clips, CLIPS, n_sources)
+        assert all(len({CLIPS[clip] for clip in mixture}) == n_sources for mixture in chosen)
+        assert Counter(mixture[0] for mixture in chosen).keys() == CLIPS.keys() - {"a_1"}
+    assert drawn(clips, None) == drawn(clips, {clip: clip for clip in clips}) != drawn(clips, CLIPS)
+    labels = {clip: "flute" if CLIPS[clip] in "ab" else "harp" for clip in CLIPS}
+    assert drawn(labels, None, different=True) == drawn(labels, CLIPS, different=True)
+
+
+def test_too_few_videos_to_evaluate_on_say_so():
+    clips = {f"a_{i}": "flute" for i in range(5)}
+    told = r"split 'test' has 4 audible clips of 1 videos but mixtures.n_sources = 2; add videos$"
+    with pytest.raises(AvsetError, match=told):
+        drawn(clips, dict.fromkeys(clips, "a"))

@@ -5,6 +5,8 @@ import math
 import os
 import shutil
 import tempfile
+import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -12,23 +14,25 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.errors import ClipError, ParamsError
-from pipeline.frames import probe
+from pipeline.errors import REFUSED, TRANSIENT, AvsetError, ClipError, ParamsError
+from pipeline.frames import TAIL, probe
 from pipeline.parallel import Job
+from pipeline.params import Download, digest
 from pipeline.sources import Entry
 from pipeline.store import Item, ItemCache
 
 INDEX = pa.schema(
     [("clip_id", pa.string()), ("media_id", pa.string()), ("status", pa.string()), ("reason", pa.string()),
      ("detail", pa.string()), ("split", pa.string()), ("labels", pa.list_(pa.string())), ("origin", pa.string()),
-     ("media", pa.string()), ("start_s", pa.float64()), ("duration_s", pa.float64()), ("width", pa.int64()),
-     ("height", pa.int64()), ("fps", pa.float64()), ("sample_rate", pa.int64()), ("channels", pa.int64()),
-     ("sha256", pa.string())]
+     ("media", pa.string()), ("start_s", pa.float64()), ("origin_start_s", pa.float64()), ("duration_s", pa.float64()),
+     ("width", pa.int64()), ("height", pa.int64()), ("fps", pa.float64()), ("sample_rate", pa.int64()),
+     ("channels", pa.int64()), ("sha256", pa.string())]
 )  # fmt: skip
 COUNTS = {"train_per_label", "validation_per_label", "test_per_label", "duets"}  # how many media, never which
 BOXES = pa.schema([("clip_id", pa.string()), ("time_s", pa.float64()), ("label", pa.string())])
 for _side in ("x0", "y0", "x1", "y1"):
     BOXES = BOXES.append(pa.field(_side, pa.float64()))
+ABANDONED = 2 * 86400  # s; a folder of a fetch that old is of a run that was killed
 
 
 def load_source(name: str, values: dict[str, Any]) -> tuple[Any, Any]:
@@ -45,27 +49,76 @@ def load_source(name: str, values: dict[str, Any]) -> tuple[Any, Any]:
         raise ParamsError(f"clips.options.{key}: {first['msg']}; options of {name}: {known}") from e
 
 
-def job_of(entry: Entry, recipe: dict[str, Any]) -> dict[str, Any]:
-    """The payload of a job that fetches one media file; a local origin is identified by its size and time."""
+def online(options: Any) -> bool:
+    """Whether a source fetches its media from the net."""
+    return hasattr(options, "address")
+
+
+def hull(entry: Entry) -> tuple[float, float] | None:
+    """From the start of the first part of a video to the end of the last (s); None: all of it."""
+    return (min(a for a, _ in entry.parts), max(b for _, b in entry.parts)) if entry.parts else None
+
+
+def identity(entry: Entry, options: Any, drawn: str) -> list[Any]:
+    """What decides the bytes of a medium: an address and a piece, a file's size and time, or code that draws."""
+    if online(options):
+        return [entry.origin, hull(entry), options.height]
     origin = Path(entry.origin)
-    stat = origin.stat() if origin.is_file() else None
-    told = {**asdict(entry), "labels": list(entry.labels), **recipe}
-    return {"entry": entry, "digest": [told, [stat.st_size, stat.st_mtime_ns] if stat else None]}
+    if origin.is_file():
+        stat = origin.stat()
+        return [entry.origin, stat.st_size, stat.st_mtime_ns]
+    return [entry.media_id, list(entry.labels), options.model_dump(mode="json", exclude=COUNTS), drawn]
 
 
-def kept_media(cache: ItemCache, sha256: str, suffix: str) -> Path:
+def jobs_of(entries: list[Entry], options: Any, code: str, drawn: str) -> list[Job]:
+    """The jobs that fetch and probe the media. `kept` names a medium whatever our code: it is fetched once."""
+    jobs = []
+    for entry in entries:
+        if not entry.fault:
+            told = identity(entry, options, drawn)
+            payload = {"entry": entry, "kept": digest(["media", told])}
+            jobs.append(Job(entry.media_id, digest(["clips", code, told]), payload))
+    return jobs
+
+
+def fetched(cache: ItemCache) -> ItemCache:
+    """Where the cache keeps what became of each medium that was asked for, by its `identity` alone."""
+    return ItemCache(cache.root / "fetched")
+
+
+def kept_media(cache: ItemCache, fields: dict[str, Any]) -> Path:
     """Where the cache keeps a media file, by its content."""
-    return cache.root / "media" / sha256[:2] / (sha256[2:] + suffix)
+    return cache.root / "media" / fields["sha256"][:2] / (fields["sha256"][2:] + fields["suffix"])
 
 
-def drop_damaged(cache: ItemCache, key: str) -> None:
-    """Remove an item of the cache whose media file is gone or has changed, so that it is fetched again."""
-    found = cache.get(key)  # removes one that is damaged itself
-    if found is not None and not found[0].reason:
-        fields = found[0].fields
-        kept = kept_media(cache, fields["sha256"], fields["suffix"])
-        if not kept.is_file() or _sha256(kept) != fields["sha256"]:
-            cache.path(key).unlink(missing_ok=True)
+def intact(cache: ItemCache, fields: dict[str, Any]) -> bool:
+    """Whether the media file of an item is as it was; its content is only read if its size or time is not."""
+    try:
+        path = kept_media(cache, fields)
+        stat = path.stat()
+        return [stat.st_size, stat.st_mtime_ns] == fields["stamp"] or _sha256(path) == fields["sha256"]
+    except OSError:
+        return False
+
+
+def forget(cache: ItemCache, jobs: list[Job], retry: str | None) -> int:
+    """Drop from the cache what is to be fetched again: damaged media; failures that are `transient`, or `all`."""
+    reasons = {"transient": TRANSIENT, None: set()}.get(retry)
+    dropped = 0
+    for job in jobs:
+        for items, key in ((cache, job.key), (fetched(cache), job.payload["kept"])):
+            found = items.get(key)  # removes an item that is damaged itself
+            if found is None:
+                continue
+            item, _ = found
+            again = (reasons is None or item.reason in reasons) if item.reason else not intact(cache, item.fields)
+            if again:
+                items.path(key).unlink(missing_ok=True)
+                dropped += items is cache
+    for folder in cache.root.glob(".fetch-*"):
+        if time.time() - folder.stat().st_mtime > ABANDONED:
+            shutil.rmtree(folder, ignore_errors=True)
+    return dropped
 
 
 def _sha256(path: Path) -> str:
@@ -74,31 +127,63 @@ def _sha256(path: Path) -> str:
 
 
 class Fetch:
-    """Mapper: fetch a media file into the cache, probe it. Fields: what was found, its sha256, its boxes."""
+    """Mapper: a medium fetched into the cache, and probed. Fields: what was found, its sha256, its boxes."""
 
-    def __init__(self, name: str, values: dict[str, Any]):
+    def __init__(self, name: str, values: dict[str, Any], access: Download | None = None):
         self.source, self.options = load_source(name, values)
-        self.cache = ItemCache()
+        self.access, self.cache = access, ItemCache()
 
     def __call__(self, jobs: list[Job]) -> list[Item]:
-        return [self.fetch(job.payload["entry"]) for job in jobs]
+        return [self.item(job.payload["entry"], job.payload["kept"]) for job in jobs]
 
-    def fetch(self, entry: Entry) -> Item:
-        """The item of one media file; its ClipError is the item of a failure."""
+    def item(self, entry: Entry, key: str) -> Item:
+        """The item of one medium, which is fetched if the cache does not have it; a ClipError is its failure."""
+        known = fetched(self.cache).get(key)
+        if known and (known[0].reason or intact(self.cache, known[0].fields)):
+            kept = known[0]
+        else:
+            kept = self._fetch(entry)
+            fetched(self.cache).put(key, kept)
+        if kept.reason:
+            return kept
+        try:
+            return Item(fields={**kept.fields, **asdict(probe(kept_media(self.cache, kept.fields)))})
+        except ClipError as e:
+            return Item.failed(e)
+
+    def _fetch(self, entry: Entry) -> Item:
         suffix = self.source.SUFFIX or Path(entry.origin).suffix.lower()
         self.cache.root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.cache.root, prefix=".fetch-") as folder:
             target = Path(folder) / f"media{suffix}"
             try:
-                fetched = self.source.fetch(entry, self.options, target)
-                found = asdict(probe(target))
+                fetched = self.source.fetch(entry, self.options, target, self.access)
             except ClipError as e:
                 return Item.failed(e)
-            sha256 = _sha256(target)
-            kept = kept_media(self.cache, sha256, suffix)
+            fields = {"sha256": _sha256(target), "suffix": suffix, "start": fetched.start}
+            kept = kept_media(self.cache, fields)
             kept.parent.mkdir(parents=True, exist_ok=True)
             target.replace(kept)
-        return Item(fields={**found, "sha256": sha256, "suffix": suffix, "boxes": [asdict(b) for b in fetched.boxes]})
+        stat = kept.stat()
+        boxes = [asdict(box) for box in fetched.boxes]
+        return Item(fields={**fields, "boxes": boxes, "stamp": [stat.st_size, stat.st_mtime_ns]})
+
+
+class Breaker:
+    """Watches the outcomes of downloads: AvsetError when `limit` in a row were refused or had no connection."""
+
+    def __init__(self, limit: int):
+        self.limit, self.row = limit, 0
+
+    def __call__(self, receipts: list[tuple[str, str, str]]) -> None:
+        for _, reason, detail in receipts:
+            self.row = self.row + 1 if reason in {*REFUSED, "network"} else 0
+            if self.row >= self.limit:
+                raise AvsetError(
+                    f"clips: the last {self.row} videos failed, at the end by {reason} ({detail}); the site, or the "
+                    "way to it, is closed for now. What was fetched is kept: run again later, or from elsewhere, or "
+                    "with runtime.download.cookies"
+                )
 
 
 def place(kept: Path, target: Path) -> None:
@@ -110,51 +195,67 @@ def place(kept: Path, target: Path) -> None:
         shutil.copyfile(kept, target)
 
 
-def cut(duration: float, length: float | None, min_seconds: float) -> list[tuple[float, float]]:
-    """Start and duration (s) of the clips of a medium: whole, or a grid whose last cell may be half a length.
+def cut(start: float, end: float, length: float | None, min_seconds: float) -> list[tuple[float, float]]:
+    """Start and duration (s) of the clips of a span: whole, or a grid whose last cell may be half a length.
 
-    A medium that is shorter than `min_seconds` has none: ClipError("too_short").
+    A span that is shorter than `min_seconds` has none: ClipError("too_short").
     """
-    if not math.isfinite(duration) or duration < min_seconds:
+    duration = end - start
+    if duration <= 0:
+        raise ClipError("too_short", f"it would start at {start:.2f} s, but the video ends at {end:.2f} s")
+    if duration < min_seconds:
         raise ClipError("too_short", f"{duration:.2f} s, shorter than clips.min_seconds = {min_seconds}")
     if length is None or duration <= length:
-        return [(0.0, duration)]
-    cells = [(i * length, min(length, duration - i * length)) for i in range(math.ceil(duration / length))]
+        return [(start, duration)]
+    cells = [(start + i * length, min(length, duration - i * length)) for i in range(math.ceil(duration / length))]
     return [cell for cell in cells if cell[1] >= max(min_seconds, length / 2)]
 
 
 def rows_of(entry: Entry, item: Item, length: float | None, min_seconds: float) -> list[dict[str, Any]]:
-    """The index rows of one medium: its clips, or one row with the reason why there are none."""
-    row = {
-        "media_id": entry.media_id,
-        "split": entry.split,
-        "labels": list(entry.labels),
-        "origin": entry.origin,
-    }
+    """The index rows of one medium: its clips, and a row with the reason for whatever gave none."""
+    row = {"media_id": entry.media_id, "split": entry.split, "labels": list(entry.labels), "origin": entry.origin}
     found = item.fields
-    try:
-        if item.reason:
-            raise ClipError(item.reason, item.detail)
-        cells = cut(found["duration"], length, min_seconds)
-    except ClipError as e:
-        failed = {
-            "clip_id": clip_id(entry.media_id, 0.0),
-            "status": "failed",
-            "reason": e.reason,
-            "detail": e.detail,
-        }
-        return [{**row, **failed}]
+
+    def failed(start: float, reason: str, detail: str) -> dict[str, Any]:
+        told = {"status": "failed", "reason": reason, "detail": detail}
+        return {**row, "clip_id": clip_id(entry.media_id, start), "origin_start_s": start, **told}
+
+    if entry.fault or item.reason:
+        first = hull(entry) or (0.0, 0.0)
+        return [failed(first[0], *(("invalid", entry.fault) if entry.fault else (item.reason, item.detail)))]
     shared = {k: found[k] for k in ("width", "height", "fps", "sample_rate", "channels", "sha256")}
-    media = f"media/{entry.media_id}{found['suffix']}"
-    return [
-        {**row, **shared, "clip_id": clip_id(entry.media_id, start), "status": "ok", "reason": "", "detail": "",
-         "media": media, "start_s": start, "duration_s": seconds}
-        for start, seconds in cells
-    ]  # fmt: skip
+    shared |= {"status": "ok", "reason": "", "detail": "", "media": f"media/{entry.media_id}{found['suffix']}"}
+    rows = []
+    for start, end, missing in spans(entry, found):
+        try:
+            for at, seconds in cut(start, end, length, min_seconds):
+                times = {"start_s": max(at - found["start"], 0.0), "origin_start_s": at, "duration_s": seconds}
+                rows.append({**row, **shared, "clip_id": clip_id(entry.media_id, at), **times})
+        except ClipError as e:
+            if not missing:
+                rows.append(failed(start, e.reason, e.detail))
+        if missing:
+            rows.append(failed(max(start, end), "truncated", f"the media end at {end:.2f} s, {missing:.2f} s early"))
+    return rows
+
+
+def spans(entry: Entry, found: dict[str, Any]) -> Iterator[tuple[float, float, float]]:
+    """Start, end and what is missing of it (s of the origin) of the parts of a video that the medium holds.
+
+    A part that the video declares but does not have is missing; one beyond the video's end is just not there.
+    """
+    begin, end, declared = (
+        found["start"],
+        found["start"] + found["duration"],
+        found["start"] + found["declared"],
+    )
+    for first, last in entry.parts or ((max(begin, 0.0), declared),):
+        missing = min(last, declared) - max(end, first)
+        yield first, min(last, end), missing if missing > TAIL else 0.0
 
 
 def clip_id(media_id: str, start: float) -> str:
-    """`<media_id>_<start in ms>`."""
+    """`<media_id>_<start in ms>`, on the timeline of the origin."""
     return f"{media_id}_{round(start * 1000)}"
 
 

@@ -9,7 +9,8 @@ import h5py
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
-from pipeline.errors import AvsetError, MissingArtifact
+from pipeline.errors import AvsetError
+from pipeline.store import require
 
 QUERIES = ("text", "word", "video", "caption")  # the order in which kinds of queries are shown
 IDEAL = "ideal"  # the group of the ideal ratio masks
@@ -55,10 +56,8 @@ def read(path: Path) -> list[Example]:
         MissingArtifact: there is no such file.
         AvsetError: a group lacks something or cannot be read; the text names it.
     """
-    if not path.exists():
-        raise MissingArtifact(f"{path} does not exist: run `dvc repro evaluate`")
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(require(path), "r") as file:
             return [_example(name, file[name]) for name in sorted(file)]
     except (KeyError, OSError, ValueError) as error:
         raise AvsetError(f"{path} is not a file of examples ({error}): run `dvc repro evaluate -f`") from error

@@ -21,6 +21,7 @@ from pipeline.examples import IDEAL, Example, Separation, ordered
 
 QUALITY = 0.2  # of LAME's variable bit rate, 0 best, 1 smallest: about 38 kbit/s at 11 025 Hz
 BUDGET = 14_500_000  # bytes of the page; examples beyond it are counted on the page, not shown
+MANY, MOST = 25, 500  # classes beyond which a table is folded, and cut
 SIZES = {  # width and height in pixels
     "mixture": (768, 216),
     "spectrogram": (224, 224),
@@ -91,7 +92,10 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(decibel=tables.decibel, share=tables.share, name=tables.named)
+    environment.filters.update(
+        decibel=tables.decibel, share=tables.share, thousands=tables.thousands, name=tables.named
+    )
+    environment.globals.update(tables=tables, many=MANY, most=MOST)
     rows = tables.ranking(numbers)
     shown = list(_within(budget, _shown(heard)))
     return environment.get_template("page.html").render(
@@ -199,4 +203,4 @@ class _Desk:
 
 
 def _note(kind: str, query: str) -> str:
-    return f"“{query}”" if query else NOTES.get(kind, "")
+    return NOTES.get(kind) or (f"“{query}”" if query else "")

@@ -5,12 +5,15 @@ travel to a worker and only receipts come back: the worker itself writes items t
 """
 
 import os
+import signal
 import sys
+import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import Any
@@ -40,8 +43,8 @@ class Worker:
     """A mapper and the cache it writes to. One thread each: the number of threads changes the last bits of a
     sum, and small operations on many threads wait for one another; several cores are for several workers."""
 
-    def __init__(self, factory: Callable[[], Mapper]):
-        self.mapper, self.cache = factory(), ItemCache()
+    def __init__(self, factory: Callable[[], Mapper], time_limit: float = 0.0):
+        self.mapper, self.cache, self.time_limit = factory(), ItemCache(), time_limit
         if torch := sys.modules.get("torch"):
             torch.set_num_threads(1)
 
@@ -60,7 +63,8 @@ class Worker:
     def attempt(self, jobs: list[Job]) -> list[Item]:
         """All jobs at once; if that fails, one by one, so that an error finds its clip."""
         try:
-            items = self.mapper(jobs)
+            with deadline(self.time_limit * len(jobs)):
+                items = self.mapper(jobs)
         except ClipError as e:
             items = [Item.failed(e)] if len(jobs) == 1 else []
         except Exception as e:  # a bug, or a fault of the machine: named, kept going, tried again next time
@@ -69,10 +73,44 @@ class Worker:
         return items or [item for job in jobs for item in self.attempt([job])]
 
 
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """ClipError("timeout") in the block after so many seconds (0: never); in a main thread only, as signals are.
+
+    It interrupts Python and waiting, not a single call into C that never comes back.
+    """
+    if not seconds or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(*_: Any) -> None:
+        raise ClipError("timeout", f"longer than {seconds:g} s, see runtime.time_limit")
+
+    start, handler = time.monotonic(), signal.signal(signal.SIGALRM, late)
+    left, every = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, should some code swallow it
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        if left:
+            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - start), 1e-3), every)
+
+
 def compute(
-    stage: str, jobs: Sequence[Job], factory: Callable[[], Mapper], runtime: Runtime, batch_size: int = 1
+    stage: str,
+    jobs: Sequence[Job],
+    factory: Callable[[], Mapper],
+    runtime: Runtime,
+    batch_size: int = 1,
+    worth: int = 0,
+    watch: Callable[[Receipts], None] = lambda receipts: None,
 ) -> dict[str, Item]:
-    """Put into the cache what it lacks of `jobs`. Returns the failures that the cache does not remember."""
+    """Put into the cache what it lacks of `jobs`. Returns the failures that the cache does not remember.
+
+    `worth` is how many batches a process needs to be worth its start, where that is not `WORTH`.
+    `watch` sees all receipts, and ends the work by raising; what is in flight is finished and kept.
+    """
     cache = ItemCache()
     pending = [job for job in jobs if job.key not in cache]
     batches = [pending[i : i + batch_size] for i in range(0, len(pending), batch_size)]
@@ -84,10 +122,11 @@ def compute(
         for clip, reason, detail in receipts:
             if reason:
                 forgotten[clip] = Item(reason=reason, detail=detail)
+        watch(receipts)
 
     if batches and runtime.executor == "ray":
         _by_ray(batches, factory, runtime, take)
-    elif runtime.executor == "processes" and min(runtime.workers, len(batches) // WORTH) > 1:
+    elif runtime.executor == "processes" and min(runtime.workers, len(batches) // (worth or WORTH)) > 1:
         _by_processes(batches, factory, runtime, take)
     elif batches:
         _inline(batches, factory, runtime, take)
@@ -96,7 +135,7 @@ def compute(
 
 
 def _inline(batches: list[list[Job]], factory: Callable, runtime: Runtime, take: Callable) -> None:
-    worker = Worker(factory)
+    worker = Worker(factory, runtime.time_limit)
     for batch in batches:
         take(worker.work(batch))
 
@@ -104,9 +143,9 @@ def _inline(batches: list[list[Job]], factory: Callable, runtime: Runtime, take:
 _worker: "Worker | None" = None  # of a pool's process
 
 
-def _begin(factory: Callable[[], Mapper]) -> None:
+def _begin(factory: Callable[[], Mapper], time_limit: float) -> None:
     global _worker
-    _worker = Worker(factory)
+    _worker = Worker(factory, time_limit)
 
 
 def _work(batch: list[Job]) -> Receipts:
@@ -118,7 +157,7 @@ def _by_processes(batches: list[list[Job]], factory: Callable, runtime: Runtime,
     """A pool of processes. When one dies the whole pool is gone, so each job in flight is tried once more alone."""
 
     def pool(workers: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(workers, get_context("spawn"), _begin, (factory,))
+        return ProcessPoolExecutor(workers, get_context("spawn"), _begin, (factory, runtime.time_limit))
 
     queue: deque[list[Job]] = deque(batches)
     suspects: list[Job] = []
@@ -135,6 +174,9 @@ def _by_processes(batches: list[list[Job]], factory: Callable, runtime: Runtime,
                         del flying[future]
             except BrokenProcessPool:
                 suspects = [job for batch in flying.values() for job in batch]
+            except BaseException:
+                workers.shutdown(cancel_futures=True)
+                raise
         while suspects:
             job = suspects.pop()
             with pool(1) as alone:
@@ -154,30 +196,32 @@ def _by_ray(batches: list[list[Job]], factory: Callable, runtime: Runtime, take:
     actor = ray.remote(Worker).options(**options)
     queue, deaths = deque(batches), Counter[str]()
     flying: dict[Any, tuple[Any, list[Job]]] = {}
-    idle: list[Any] = [actor.remote(factory) for _ in range(min(runtime.workers, len(batches)))]
+    idle: list[Any] = [actor.remote(factory, runtime.time_limit) for _ in range(min(runtime.workers, len(batches)))]
     try:
         ray.get(idle[0].ready.remote())
     except ray.exceptions.RayError as e:
         raise AvsetError(f"the workers cannot start, no clip is to blame: {' '.join(str(e).split())[-300:]}") from e
-    while queue or flying:
-        while queue and idle:
-            worker, batch = idle.pop(), queue.popleft()
-            flying[worker.work.remote(batch)] = (worker, batch)
-        (reference,), _ = ray.wait(list(flying), num_returns=1)
-        worker, batch = flying.pop(reference)
-        try:
-            take(ray.get(reference))
-            idle.append(worker)
-        except ray.exceptions.RayActorError as e:
-            idle.append(actor.remote(factory))
-            if len(batch) == 1:
-                deaths[batch[0].clip_id] += 1
-            if len(batch) == 1 and deaths[batch[0].clip_id] >= DEATHS:
-                take([(batch[0].clip_id, "worker_died", " ".join(str(e).split())[:200])])
-            else:  # find the culprit: one by one from now on
-                queue.extend([job] for job in batch)
-    for worker in idle:
-        ray.kill(worker)
+    try:
+        while queue or flying:
+            while queue and idle:
+                worker, batch = idle.pop(), queue.popleft()
+                flying[worker.work.remote(batch)] = (worker, batch)
+            (reference,), _ = ray.wait(list(flying), num_returns=1)
+            worker, batch = flying.pop(reference)
+            try:
+                take(ray.get(reference))
+                idle.append(worker)
+            except ray.exceptions.RayActorError as e:
+                idle.append(actor.remote(factory, runtime.time_limit))
+                if len(batch) == 1:
+                    deaths[batch[0].clip_id] += 1
+                if len(batch) == 1 and deaths[batch[0].clip_id] >= DEATHS:
+                    take([(batch[0].clip_id, "worker_died", " ".join(str(e).split())[:200])])
+                else:  # find the culprit: one by one from now on
+                    queue.extend([job] for job in batch)
+    finally:
+        for worker in [*idle, *(worker for worker, _ in flying.values())]:
+            ray.kill(worker)
 
 
 def _start_ray(ray: Any, runtime: Runtime) -> None:

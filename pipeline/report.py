@@ -4,21 +4,20 @@ Reads artifacts on disk and nothing else, and writes the same bytes for the same
 """
 
 import csv
-import json
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import pyarrow.parquet
-
 from pipeline import examples, metrics, page, plots, tables
-from pipeline.errors import AvsetError, MissingArtifact
+from pipeline.errors import AvsetError
 from pipeline.examples import Example
+from pipeline.store import read_columns, read_table, write_json
 
 Row = dict[str, Any]
+Kind = tuple[str, tuple[str, ...]]  # of a clip: its split, its labels
 DIGITS = 4  # of every number in a JSON file
 BOUNDS = ("mixture", "ideal")  # what no method may fall below, what no mask can exceed
 
@@ -30,13 +29,15 @@ def build(
     coverage: Mapping[str, Path],
     facts: Mapping[str, Any],
     out: Path,
+    funnel: Mapping[str, Mapping[str, int]] | None = None,
 ) -> dict[str, Any]:
     """Write the report of `methods` into `out`; returns the content of `metrics.json`.
 
     `scores` has a folder per method (`scores.parquet`, `localization.parquet`, `examples.h5`), `mixtures` the
     `scores.parquet` of the untouched mixtures and of the ideal masks; `coverage` gives the `index.parquet` of
-    each stage (that of `clips` knows splits and labels); `facts` are merged into the metrics. The pictures
-    and the page's examples are the first method's. Localisation and examples may be absent.
+    each stage, `clips` among them; `facts` are merged into the metrics; `funnel` tells how the source's lists
+    were narrowed down (list -> step -> rows). The pictures and the page's examples are the first method's.
+    Localisation and examples may be absent.
 
     Raises:
         MissingArtifact: a table is not there; the text names the command that makes it.
@@ -44,15 +45,15 @@ def build(
     """
     if not methods:
         raise AvsetError("there is nothing to report: name at least one method")
-    found = {m: _rows(scores / m / "scores.parquet", "evaluate") for m in methods}
-    places = {m: _rows(p, "evaluate") for m in methods if (p := scores / m / "localization.parquet").exists()}
-    numbers = separation(found, _rows(mixtures / "scores.parquet", "mixtures"))
+    found = {m: read_table(scores / m / "scores.parquet") for m in methods}
+    places = {m: read_table(p) for m in methods if (p := scores / m / "localization.parquet").exists()}
+    numbers = separation(found, read_table(mixtures / "scores.parquet"))
     numbers = rounded(_merged(_merged(numbers, localization(places, methods[0])), facts))
-    covered = cover({stage: _rows(path, stage) for stage, path in coverage.items()})
+    covered = cover(coverage) | ({"lists": funnel} if funnel else {})
     heard = {m: examples.read(p) for m in methods if (p := scores / m / "examples.h5").exists()}
     (out / "html").mkdir(parents=True, exist_ok=True)
-    _write_json(out / "metrics.json", numbers)
-    _write_json(out / "coverage.json", covered)
+    write_json(out / "metrics.json", numbers)
+    write_json(out / "coverage.json", covered)
     _write_curves(out, numbers)
     if shown := heard.get(methods[0]):
         (out / "example.png").write_bytes(plots.example(typical(shown)))
@@ -120,30 +121,40 @@ def _looks(rows: list[Row]) -> dict[str, float]:
     }
 
 
-def cover(indices: Mapping[str, list[Row]]) -> dict[str, Any]:
-    """Per stage: clips ok and failed, also by split, and failures by reason; for `clips` by label too."""
-    clips = {r["clip_id"]: r for r in indices.get("clips", [])}
-    out = {}
-    for stage, rows in indices.items():
-        split = [(r, [(clips.get(r["clip_id"]) or r).get("split") or "none"]) for r in rows]
-        out[stage] = {
-            **_count(r for r in rows),
-            "reasons": dict(sorted(Counter(r["reason"] for r in rows if r["status"] != "ok").items())),
-            "splits": _by(split),
-        }
-        if stage == "clips":
-            out[stage]["labels"] = _by([(r, r["labels"] or []) for r in rows])
-    return out
+def cover(indices: Mapping[str, Path]) -> dict[str, Any]:
+    """Per stage: clips ok and failed, and the failures by reason; the same by split and by label.
+
+    `indices` has the `index.parquet` of each stage; that of `clips` knows splits and labels. A clip counts
+    under each of its labels, and as `tables.UNLABELLED` without one.
+    """
+    kinds: dict[Kind, int] = {}  # numbered: far fewer than clips
+    known: dict[str, int] = {}
+    for clips, splits, labels in read_columns(indices["clips"], "clip_id", "split", "labels"):
+        found = zip(splits, map(tuple, labels), strict=True)
+        known.update(zip(clips, (kinds.setdefault(kind, len(kinds)) for kind in found), strict=True))
+    return {stage: _covered(known, list(kinds), path) for stage, path in indices.items()}
 
 
-def _by(rows: list[tuple[Row, list[str]]]) -> dict[str, dict[str, int]]:
-    names = sorted({name for _, those in rows for name in those})
-    return {name: _count(r for r, those in rows if name in those) for name in names}
+def _covered(known: Mapping[str, int], kinds: Sequence[Kind], index: Path) -> dict[str, Any]:
+    fates: Counter[tuple[int | None, str]] = Counter()
+    for clips, reasons in read_columns(index, "clip_id", "reason"):
+        fates.update(zip(map(known.get, clips), reasons, strict=True))
+    by_split, by_label = defaultdict[str, Counter[str]](Counter), defaultdict[str, Counter[str]](Counter)
+    for (number, reason), n in fates.items():
+        split, labels = ("unknown", ()) if number is None else kinds[number]
+        by_split[split][reason] += n
+        for label in set(labels) or {tables.UNLABELLED}:
+            by_label[label][reason] += n
+    return {
+        **_fates(sum(by_split.values(), Counter())),
+        "splits": {k: _fates(v) for k, v in sorted(by_split.items())},
+        "labels": {k: _fates(v) for k, v in sorted(by_label.items())},
+    }
 
 
-def _count(rows: Iterable[Row]) -> dict[str, int]:
-    states = Counter(r["status"] == "ok" for r in rows)
-    return {"ok": states[True], "failed": states[False]}
+def _fates(reasons: Counter[str]) -> dict[str, Any]:
+    failed = {k: n for k, n in sorted(reasons.items()) if k}  # a clip without a reason is ok
+    return {"ok": reasons[""], "failed": sum(failed.values()), "reasons": failed}
 
 
 def typical(shown: Sequence[Example]) -> Example:
@@ -207,16 +218,6 @@ def _merged(into: Mapping[str, Any], more: Mapping[str, Any], path: str = "") ->
         else:
             out[key] = value
     return out
-
-
-def _rows(path: Path, stage: str) -> list[Row]:
-    if not path.exists():
-        raise MissingArtifact(f"{path} does not exist: run `dvc repro {stage}`")
-    return pyarrow.parquet.read_table(path).to_pylist()
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _write_curves(out: Path, numbers: Mapping[str, Any]) -> None:

@@ -16,11 +16,6 @@ FLOOR = 1e-10  # added to a magnitude before its logarithm
 WARP = 21.0  # the log-frequency axis: y = (21^u - 11) / 10 for u in [0, 1], so y in [-1, 1]
 
 
-def n_frames(n_samples: int, hop_length: int) -> int:
-    """STFT frames T of a centred transform of `n_samples`."""
-    return 1 + n_samples // hop_length
-
-
 def n_samples(frames: int, hop_length: int) -> int:
     """The longest waveform that has `frames` STFT frames (256 frames at hop 256: 65 535, as in the paper)."""
     return frames * hop_length - 1

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -124,6 +124,13 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     """The rows of a Parquet file; MissingArtifact names the command that makes it."""
     require(path)
     return pq.read_table(path).to_pylist()
+
+
+def read_columns(path: Path, *names: str) -> Iterator[list[list[Any]]]:
+    """Some columns of a Parquet file, piece by piece: an index may have millions of rows."""
+    with pq.ParquetFile(require(path)) as file:
+        for piece in file.iter_batches(columns=list(names)):
+            yield [piece[name].to_pylist() for name in names]
 
 
 def require(path: Path) -> Path:

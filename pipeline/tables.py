@@ -1,8 +1,10 @@
-"""The score tables of the report: which rows they have, in which order, and how a number is written."""
+"""The tables of the report: which rows they have, in which order, and how a number is written."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pipeline.errors import REASONS
 from pipeline.examples import ordered
 
 NAMES = {
@@ -54,6 +56,7 @@ PUBLISHED = {  # NSDR, SIR, SAR in dB: the paper's Tables 1 (solos), 2, 3 and 7
 }
 
 
+UNLABELLED = "unlabelled"  # the class of clips without a label
 LOOKS = ("text", "caption", "sound", "chance")  # what is asked where the source is
 Scores = Mapping[str, Any]
 
@@ -84,6 +87,43 @@ def published(dataset: str) -> list[tuple[str, str, float, float, float]]:
     return next((rows for name, rows in PUBLISHED.items() if dataset.lower().startswith(name)), [])
 
 
+def stages(covered: Scores) -> dict[str, Scores]:
+    """What coverage.json knows of each stage."""
+    return {stage: counts for stage, counts in covered.items() if stage != "lists"}
+
+
+def tried(counts: Scores) -> int:
+    """Clips that reached a stage: those that failed earlier are not counted against it."""
+    return counts["ok"] + counts["failed"] - counts["reasons"].get("upstream", 0)
+
+
+def own(counts: Scores) -> dict[str, int]:
+    """The failures of a stage by reason, most frequent first, without those of earlier stages."""
+    return dict(Counter({reason: n for reason, n in counts["reasons"].items() if reason != "upstream"}).most_common())
+
+
+def by_class(counts: Scores) -> list[tuple[str, Scores]]:
+    """(label, counts) of a stage, most clips first, those without a label last; none if all are without one."""
+    labels = counts.get("labels", {})
+    found = sorted(labels.items(), key=lambda pair: (pair[0] == UNLABELLED, -tried(pair[1]), pair[0]))
+    return found if labels.keys() - {UNLABELLED} else []
+
+
+def meanings(covered: Scores) -> list[tuple[str, str]]:
+    """(reason, what it means) of all reasons that occur."""
+    found = {reason for counts in stages(covered).values() for reason in own(counts)}
+    return [(reason, REASONS.get(reason, "")) for reason in sorted(found, key=lambda r: ([*REASONS, r].index(r), r))]
+
+
+def funnels(covered: Scores) -> list[tuple[str, list[tuple[str, int]]]]:
+    """(list, its steps with the rows left) of the source's lists: JSON has no order, but no step adds a row."""
+
+    def place(step: tuple[str, int]) -> tuple[int, bool]:
+        return -step[1], step[0] != "rows"
+
+    return [(name, sorted(steps.items(), key=place)) for name, steps in covered.get("lists", {}).items()]
+
+
 def named(key: str) -> str:
     """A method or a kind of query in words."""
     return NAMES.get(key, key.replace("_", " "))
@@ -92,6 +132,18 @@ def named(key: str) -> str:
 def decibel(value: float | None) -> str:
     """Two decimals; a dash for what has no finite value (a mixture has no artefacts, so no SAR)."""
     return "–" if value is None or abs(value) >= 99.9 else f"{value:.2f}"
+
+
+def percent(part: int, whole: int) -> str:
+    """Per cent with one decimal; 0 and 100 only for none and all."""
+    if not whole or part in (0, whole):
+        return str(100 * part // whole) if whole else "–"
+    return f"{min(max(100 * part / whole, 0.1), 99.9):.1f}"
+
+
+def thousands(value: int) -> str:
+    """A whole number with commas, nothing for none."""
+    return f"{value:,}" if value else ""
 
 
 def share(value: float | None) -> str:

@@ -23,7 +23,9 @@ from pipeline.frames import TAIL, declared_end, decode_from, open_media, time_of
 
 SILENCE = -60.0  # dBFS
 PREROLL = 0.3  # s decoded before an excerpt: AAC, MP3 and Opus need some packets to warm up after a seek
-MAX_RATE = 768_000  # Hz
+LEAST_RATE, MOST_RATE = 1000, 768_000  # Hz; what is beyond, or has more channels, comes from a damaged header
+MOST_CHANNELS = 64
+KINDS = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}  # of samples
 JUMP = 0.05  # s; a time stamp that is further off the samples counted so far is believed: a gap, an overlap
 MARGIN = 80  # samples of the lower rate, resampled on both sides and cut off again: the filter sees 68
 RATIO_TERM = 4096  # no rate is more than that many samples in a period of the resampling filter
@@ -86,21 +88,29 @@ def _blocks(container: Any, stream: Any, seconds: float) -> Iterator[tuple[int, 
     """
     rate, index = 0, 0
     for frame in decode_from(container, stream, max(seconds, 0.0)):
+        if not LEAST_RATE <= frame.sample_rate <= MOST_RATE or frame.sample_rate != (rate or frame.sample_rate):
+            raise ClipError("corrupt", f"the sample rate is {frame.sample_rate} Hz after {rate} Hz")
         stamped = round(time_of(frame, container) * frame.sample_rate)
         if not rate or abs(stamped - index) > JUMP * rate:
             index = stamped
-        if frame.sample_rate != (rate or frame.sample_rate) or frame.sample_rate > MAX_RATE:
-            raise ClipError("corrupt", f"the sample rate is {frame.sample_rate} Hz after {rate} Hz")
-        rate, samples = frame.sample_rate, frame.to_ndarray()
-        if not frame.format.is_planar:
-            samples = samples.reshape(-1, frame.layout.nb_channels).T
-        if samples.dtype.kind == "u":
-            samples = samples.astype(np.float32) - 128
-            samples /= 128
-        elif samples.dtype.kind == "i":
-            samples = samples / np.float64(-float(np.iinfo(samples.dtype).min))
-        yield index, samples.astype(np.float32), rate
+        rate, samples = frame.sample_rate, _samples(frame)
+        yield index, samples, rate
         index += samples.shape[1]
+
+
+def _samples(frame: Any) -> np.ndarray:
+    """The samples (C, n) of a decoded frame, float32. (PyAV's own conversion sees nine planes in eight.)"""
+    channels, planar = frame.layout.nb_channels, frame.format.is_planar
+    if not 1 <= channels <= MOST_CHANNELS:
+        raise ClipError("corrupt", f"{channels} channels")
+    kind, count = np.dtype(KINDS[frame.format.name.removesuffix("p")]), frame.samples * (1 if planar else channels)
+    planes = [np.frombuffer(plane, kind, count) for plane in frame.planes[: channels if planar else 1]]
+    samples = np.stack(planes) if planar else planes[0].reshape(-1, channels).T
+    if kind.kind == "u":
+        samples = (samples.astype(np.float32) - 128) / 128
+    elif kind.kind == "i":
+        samples = samples / np.float64(-float(np.iinfo(kind).min))
+    return samples.astype(np.float32)
 
 
 def _place(target: np.ndarray, at: int, block: np.ndarray) -> None:

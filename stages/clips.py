@@ -4,47 +4,68 @@ Makes data/<dataset>/clips/: media/, index.parquet (every clip, with the reason 
 (ground truth where the source has it), store.json.
 """
 
+import json
 import shutil
 from functools import partial
-from typing import Any
+from typing import Annotated, Literal
 
-from pipeline import clips, params
-from pipeline.parallel import Job, compute
+import typer
+
+from pipeline import clips, survey
+from pipeline.parallel import compute
 from pipeline.store import Item, ItemCache, write_json, write_table
 from stages import PARAMS, ParamsFile, begin, code_digest, command, gate, only_writer
 
+Retry = Annotated[
+    Literal["transient", "all"] | None,
+    typer.Option(
+        help="Fetch again what failed: for reasons that may pass (network, refusals, region, age, live), or all."
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be fetched, from how many rows; fetch nothing.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="The same as JSON.")]
 
-def main(path: ParamsFile = PARAMS) -> None:
+
+def main(path: ParamsFile = PARAMS, retry: Retry = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
     """Fetch the media of the source, probe them, cut them into clips."""
     p = begin("clips", path)
     source, options = clips.load_source(p.clips.source, p.clips.options)
-    entries = {entry.media_id: entry for entry in source.listing(options).entries}
+    listing = source.listing(options)
+    entries = {entry.media_id: entry for entry in listing.entries}
     code = code_digest("clips")
-    recipe: dict[str, Any] = {}
-    if p.clips.source == "demo":  # media that are a function of the source's own code
-        drawn = code_digest("clips", "pipeline/sources/demo")
-        recipe = {"options": options.model_dump(mode="json", exclude=clips.COUNTS), "code": drawn}
-    payloads = {name: clips.job_of(entry, recipe) for name, entry in entries.items()}
-    jobs = [Job(name, params.digest(["clips", code, payload["digest"]]), payload) for name, payload in payloads.items()]
-    folder, cache = p.data / "clips", ItemCache()
+    drawn = code_digest("clips", "pipeline/sources/demo") if p.clips.source == "demo" else ""
+    jobs = clips.jobs_of(listing.entries, options, code, drawn)
+    folder, cache, access = p.data / "clips", ItemCache(), p.runtime.download
+    if dry_run:
+        there = {job.clip_id for job in jobs if job.payload["kept"] in clips.fetched(cache)}
+        told = survey.survey(listing, there, p.clips, access, options)
+        print(json.dumps(told, indent=2) if as_json else survey.table(told))
+        return
+    runtime, watch = p.runtime, clips.Breaker(access.give_up_after)
+    if clips.online(options):
+        runtime = runtime.model_copy(update={"workers": access.workers})
     with only_writer(folder):
-        for job in jobs:
-            clips.drop_damaged(cache, job.key)
-        forgotten = compute("clips", jobs, partial(clips.Fetch, p.clips.source, p.clips.options), p.runtime)
+        clips.forget(cache, jobs, retry)
+        fetch = partial(clips.Fetch, p.clips.source, p.clips.options, access)
+        worth = 2 if clips.online(options) else 0
+        forgotten = compute("clips", jobs, fetch, runtime, worth=worth, watch=watch)
         fresh = folder.with_name(".clips.new")
         shutil.rmtree(fresh, ignore_errors=True)
-        rows, boxes = [], []
-        for job in sorted(jobs, key=lambda job: job.clip_id):
-            item = (cache.get(job.key) or (forgotten.get(job.clip_id, Item(reason="error")), ""))[0]
-            found = clips.rows_of(entries[job.clip_id], item, p.clips.length, p.clips.min_seconds)
+        rows, boxes, keys = [], [], {job.clip_id: job.key for job in jobs}
+        for name, entry in sorted(entries.items()):
+            kept = cache.get(keys[name]) if name in keys else None
+            item = kept[0] if kept else forgotten.get(name, Item(reason="error"))
+            found = clips.rows_of(entry, item, p.clips.length, p.clips.min_seconds)
             rows += found
-            if found[0]["status"] == "ok":
-                kept = clips.kept_media(cache, item.fields["sha256"], item.fields["suffix"])
-                clips.place(kept, fresh / found[0]["media"])
-                boxes += [box for row in found for box in clips.boxes_of(row, item)]
+            if media := next((row["media"] for row in found if row["status"] == "ok"), None):
+                clips.place(clips.kept_media(cache, item.fields), fresh / media)
+                boxes += [box for row in found if row["status"] == "ok" for box in clips.boxes_of(row, item)]
         write_table(fresh / "index.parquet", rows, clips.INDEX)
         write_table(fresh / "boxes.parquet", boxes, clips.BOXES)
-        write_json(fresh / "store.json", {"stage": "clips", "recipe": p.clips.recipe(), "code": code})
+        told = {"stage": "clips", "recipe": p.clips.recipe(), "code": code, "funnel": listing.funnel}
+        write_json(fresh / "store.json", told)
         shutil.rmtree(folder, ignore_errors=True)
         fresh.replace(folder)
     gate("clips", rows, p.clips.min_success)

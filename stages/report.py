@@ -26,7 +26,8 @@ def main(path: ParamsFile = PARAMS) -> None:
         shutil.rmtree(p.reports, ignore_errors=True)
         indices = {stage: p.data / stage / "index.parquet" for stage in STAGES}
         facts = json.loads(require(scores / p.methods[0] / "facts.json").read_text())
-        numbers = report.build(scores, p.data / "mixtures", p.methods, indices, facts, p.reports)
+        funnel = json.loads(require(p.data / "clips" / "store.json").read_text()).get("funnel")
+        numbers = report.build(scores, p.data / "mixtures", p.methods, indices, facts, p.reports, funnel)
     print(report.table(numbers))
     print(f"\nlisten: {(p.reports / 'html' / 'index.html').absolute()}")
 

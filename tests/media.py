@@ -1,14 +1,28 @@
 """Small media files for tests: pictures that carry their own number, and a tone with a known onset."""
 
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+import pytest
+from av.stream import Disposition
+
+from pipeline.errors import ClipError
+from pipeline.frames import decode_frames
 
 GRID = 4  # the picture's centre square has 4 x 4 cells: one row of colours, then twelve bits of the number
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255))  # the top row, from left to right
+QUIET = {"libx265": {"x265-params": "log-level=none"}, "libsvtav1": {"preset": "8"}}
+RATE = 11025  # Hz, of decoded excerpts
+TONE = 500.0  # Hz
+SETS = {"video": "video", "audio": "audio", "subtitle": "subtitles"}
+NESTED = {"moov", "trak", "mdia", "minf", "stbl", "edts", "dinf", "mvex", "moof", "traf", "udta"}
 TICKS = 1000  # time stamps are written in milliseconds unless the container has its own clock
 
 
@@ -40,6 +54,38 @@ def tone_samples(duration: float, sample_rate: int, tone: float, amplitude: floa
     return (amplitude * np.sin(2 * np.pi * tone * seconds) * (seconds >= 0)).astype(np.float32)
 
 
+def numbers(path: Path, times: Iterable[float], size: int = 64) -> list[int]:
+    """The numbers of the pictures on screen."""
+    return [read_number(picture) for picture in decode_frames(path, np.array(list(times), float), size)]
+
+
+def lag(waveform: np.ndarray, start: float, onset: float) -> float:
+    """Seconds by which `TONE` comes late against a sine that starts at `onset`; from its phase, so modulo 2 ms."""
+    seconds = start + np.arange(len(waveform)) / RATE
+    steady = slice(len(waveform) - RATE // 2, None)  # half a second, a whole number of periods
+    phasor = np.sum(waveform[steady] * np.exp(-2j * np.pi * TONE * (seconds[steady] - onset)))
+    return float(-np.angle(phasor * 1j) / (2 * np.pi * TONE))
+
+
+def amplitude(waveform: np.ndarray) -> float:
+    """Of a sine in the last half second."""
+    return math.sqrt(2 * np.mean(np.square(waveform[-RATE // 2 :], dtype=float)))
+
+
+def first_picture(path: Path) -> float:
+    """Seconds on the file's timeline at which the pictures start."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return float((stream.start_time or 0) * stream.time_base) - max(container.start_time or 0, 0) / 1e6
+
+
+def reason(call: Callable, *args: object) -> str:
+    """Why a call cannot use its clip."""
+    with pytest.raises(ClipError) as caught:
+        call(*args)
+    return caught.value.reason
+
+
 def make_video(
     path: Path,
     duration: float = 2.0,  # s, of the picture track and of the sound track
@@ -62,6 +108,7 @@ def make_video(
     gop: int = 12,
     rotation: int = 0,  # degrees counter-clockwise by which a player turns the picture
     pixel_aspect: int = 1,  # width of a pixel: the stored picture is that much narrower than `size`
+    pix_fmt: str | None = None,
     container: str | None = None,
     options: dict[str, str] | None = None,  # of the container: faststart is on for mp4 and mov
     codec_options: dict[str, str] | None = None,  # of the picture encoder
@@ -70,18 +117,20 @@ def make_video(
     default = {"movflags": "faststart"} if path.suffix in (".mp4", ".mov", ".m4a") else {}
     with av.open(path, "w", format=container, options=default | (options or {})) as output:
         if video:
-            pictures: Any = output.add_stream(vcodec, rate=fps, options=codec_options or {})
+            pictures: Any = output.add_stream(vcodec, rate=fps, options=QUIET.get(vcodec, {}) | (codec_options or {}))
             pictures.width, pictures.height = size if rotation % 180 == 0 else size[::-1]
             pictures.width //= pixel_aspect
             pictures.codec_context.sample_aspect_ratio = Fraction(pixel_aspect)
-            pictures.pix_fmt = "yuvj420p" if vcodec == "mjpeg" else "yuv420p"
+            pictures.pix_fmt = pix_fmt or ("yuvj420p" if vcodec == "mjpeg" else "yuv420p")
             pictures.gop_size, pictures.thread_count = gop, 1
             if times is not None:
                 pictures.codec_context.time_base = Fraction(1, TICKS)
             if rotation:
                 pictures.set_display_rotation(rotation)
         if audio:
-            sound: Any = output.add_stream(acodec, rate=sample_rate, layout=layout)
+            sound: Any = output.add_stream(
+                acodec, rate=sample_rate, layout=layout, options={"strict": "-2"} if acodec == "vorbis" else {}
+            )
         if video:
             stamps = times if times is not None else [i / fps for i in range(round(duration * fps))]
             for number, stamp in enumerate(stamps):
@@ -98,11 +147,73 @@ def make_video(
             channels = sound.codec_context.layout.nb_channels
             block = np.stack([mono / (c + 1) for c in range(channels)])
             for at in range(0, block.shape[1], 1024):
-                piece = np.ascontiguousarray(block[:, at : at + 1024])
-                samples = av.AudioFrame.from_ndarray(piece, format="fltp", layout=layout)
+                piece = np.ascontiguousarray(block[:, at : at + 1024].T.reshape(1, -1))
+                samples = av.AudioFrame.from_ndarray(piece, format="flt", layout=layout)
                 samples.sample_rate, samples.time_base = sample_rate, Fraction(1, sample_rate)
                 late = audio_delay + audio_gap * (at >= block.shape[1] // 2)
                 samples.pts = at + round(late * sample_rate)
                 output.mux(sound.encode(samples))
             output.mux(sound.encode())
     return path
+
+
+@dataclass(frozen=True)
+class Track:
+    """One track of a file for `remux`: of which file, how it is marked, and when it comes."""
+
+    path: Path
+    kind: str  # video, audio or subtitle
+    shift: float = 0.0  # s
+    repeats: int = 1
+    period: float = 0.0  # s from one repetition to the next
+    then: Path | None = None  # a file whose packets follow, as often
+    default: bool | None = None  # None: as the container has it
+    cover: bool = False
+
+
+def remux(target: Path, *tracks: Track, options: dict[str, str] | None = None) -> Path:
+    """A file with packets of others, in the order of their time stamps: nothing is encoded anew."""
+    packets: list[tuple[float, Any, Any, int]] = []
+    with ExitStack() as stack:
+        output = stack.enter_context(av.open(str(target), "w", options=options or {}))
+        for track in tracks:
+            copy = None
+            for part, path in enumerate([track.path, track.then] if track.then else [track.path]):
+                source = stack.enter_context(av.open(str(path)))
+                stream = getattr(source.streams, SETS[track.kind])[0]
+                if track.cover and target.suffix == ".mkv":
+                    output.add_attachment("cover.jpg", "image/jpeg", bytes(next(source.demux(stream))))
+                    break
+                copy = copy or output.add_stream_from_template(stream)
+                tick = float(stream.time_base)
+                found = [
+                    p
+                    for p in source.demux(stream)
+                    if p.size and (track.repeats == 1 or 0 <= p.pts * tick < track.period)
+                ]
+                for repeat in range(part * track.repeats, (part + 1) * track.repeats):
+                    late = round((track.shift + repeat * track.period) / tick)
+                    packets += [
+                        ((p.pts if p.dts is None else p.dts) * tick + late * tick, p, copy, late) for p in found
+                    ]
+            if copy and (track.cover or track.default is not None):
+                copy.disposition = Disposition.attached_pic if track.cover else Disposition(int(bool(track.default)))
+        for _, packet, copy, late in sorted(packets, key=lambda item: item[0]):
+            fresh = av.Packet(bytes(packet))
+            decoded = packet.pts if packet.dts is None else packet.dts
+            fresh.pts, fresh.dts, fresh.duration = packet.pts + late, decoded + late, packet.duration
+            fresh.time_base, fresh.is_keyframe, fresh.stream = packet.time_base, packet.is_keyframe, copy
+            output.mux_one(fresh)
+    return target
+
+
+def boxes(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[str, int, int]]:
+    """Type, start and end of every box of an MP4, the containers before what they contain."""
+    at, end = start, len(data) if end is None else end
+    while at + 8 <= end:
+        size, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8].decode("latin1")
+        size = size if size >= 8 else end - at
+        yield name, at, min(at + size, end)
+        if name in NESTED:
+            yield from boxes(data, at + 8, min(at + size, end))
+        at += size

@@ -1,6 +1,5 @@
 """Probing and decoding pictures: every picture says its number, so a wrong time or turn is seen."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,25 +7,14 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
-from media import make_video, numbered_picture, read_number
+from media import make_video, numbered_picture, numbers, reason
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from pipeline.errors import ClipError
 from pipeline.frames import Media, centre_square, crop_boxes, decode_frames, frame_times, probe
 
 GRID = np.array([0.0, 0.1, 0.449, 1.05, 1.95])  # s
 NUMBERS = [0, 1, 4, 10, 19]  # at 10 pictures a second
-
-
-def numbers(path: Path, times: list[float] | np.ndarray, size: int = 64) -> list[int]:
-    return [read_number(picture) for picture in decode_frames(path, np.array(times, float), size)]
-
-
-def reason(call: Callable, *args: object) -> str:
-    with pytest.raises(ClipError) as caught:
-        call(*args)
-    return caught.value.reason
 
 
 def halve(path: Path) -> Path:
@@ -37,7 +25,7 @@ def halve(path: Path) -> Path:
 
 def test_probe_says_what_was_written(tmp_path: Path) -> None:
     path = make_video(tmp_path / "a.mp4", 2.0, fps=10, size=(160, 96), sample_rate=44100, layout="stereo")
-    assert probe(path) == Media(2.0, 160, 96, 10.0, 44100, 2)
+    assert probe(path) == Media(2.0, 2.0, 160, 96, 10.0, 44100, 2)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +200,9 @@ def test_damage_in_the_middle_is_corrupt_only_there(tmp_path: Path) -> None:
 def test_half_a_file_is_truncated_where_it_ends(tmp_path: Path, suffix: str, vcodec: str, acodec: str) -> None:
     path = make_video(tmp_path / f"a{suffix}", 4.0, vcodec=vcodec, acodec=acodec, sample_rate=48000)
     halve(path)
-    assert probe(path).duration == pytest.approx(4.0, abs=0.1)  # that is what it declares
+    found = probe(path)
+    assert found.declared == pytest.approx(4.0, abs=0.1) and 1.2 < found.duration < 2.5
+    assert decode_frames(path, np.array([found.duration]), 64).any()  # what the probe promises is there
     assert numbers(path, [0.55, 1.15]) == [5, 11]
     assert reason(decode_frames, path, np.array([0.55, 3.5]), 64) == "truncated"
     assert reason(decode_frames, path, np.array([3.5]), 64) == "truncated"
@@ -233,6 +223,7 @@ def test_no_picture_survives_the_header(tmp_path: Path) -> None:
 
 def test_pictures_that_end_before_the_sound_stay(tmp_path: Path) -> None:
     path = make_video(tmp_path / "a.mp4", 1.0, audio_duration=3.0)
+    assert probe(path).duration == probe(path).declared == pytest.approx(3.0, abs=0.05)
     assert numbers(path, [0.95, 2.9]) == [9, 9]  # as a player shows it, and as the file declares it
     assert reason(decode_frames, path, np.array([4.0]), 64) == "truncated"
 

@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import re
+import time
+from html.parser import HTMLParser
 from pathlib import Path
 
 import h5py
@@ -15,7 +17,7 @@ import soundfile
 import torch
 from PIL import Image
 
-from pipeline import examples, page, plots, report, spectrograms, tables
+from pipeline import errors, examples, page, plots, report, spectrograms, tables
 from pipeline.errors import AvsetError, MissingArtifact
 
 RATE, GRID = 11_025, (3, 3)
@@ -82,7 +84,7 @@ def write_example(file: h5py.File, name: str, labels: list[str], length: int, se
         inner["nsdr"] = plain_sdr(references, estimates) - plain_sdr(references, mixture)
         if kind != "ideal":
             inner["attention"] = np.stack([attention(box, 7, seed + 5) for box in boxes])
-            form = "person playing a {}" if kind == "text" else "{}" if kind == "word" else ""
+            form = "person playing a {}" if kind == "text" else "{}" if kind == "word" else kind
             inner.attrs["queries"] = json.dumps([form.format(label) for label in labels])
 
 
@@ -148,9 +150,8 @@ def artifacts(root: Path, mixtures: int = 2, length: int = 8192, others: tuple[s
         }
         for i, reason in enumerate(reasons)
     ]
-    frames = [
-        {"clip_id": f"c{i}", "status": "ok" if i else "failed", "reason": "" if i else "no_video"} for i in range(8)
-    ]
+    later = ["no_video", *reasons[1:8], "upstream", "upstream"]
+    frames = [{"clip_id": f"c{i}", "status": "failed" if r else "ok", "reason": r} for i, r in enumerate(later)]
     coverage = {
         "clips": write_table(data / "clips/index.parquet", clips),
         "frames": write_table(data / "frames/index.parquet", frames),
@@ -198,15 +199,65 @@ def test_localisation_is_of_the_first_method_and_of_the_others_sounds(built):
     assert numbers["nmf"]["localization"] == {"sound": {"pointing": 0, "ciou": 0.4, "iou": 0.4, "n": 5}}
 
 
+def counted(ok: int, **reasons: int) -> dict:
+    return {"ok": ok, "failed": sum(reasons.values()), "reasons": reasons}
+
+
 def test_coverage_counts_reasons_splits_and_labels(built):
     covered = json.loads((built[2] / "coverage.json").read_text())
-    clips, frames = covered["clips"], covered["frames"]
-    assert (clips["ok"], clips["failed"], clips["reasons"]) == (8, 2, {"corrupt": 1, "silent": 1})
-    assert clips["splits"] == {"test": {"ok": 4, "failed": 1}, "train": {"ok": 4, "failed": 1}}
-    assert clips["labels"] == {"piano": {"ok": 1, "failed": 0}, "violin": {"ok": 8, "failed": 2}}
-    assert (frames["failed"], frames["reasons"]) == (1, {"no_video": 1})
-    assert frames["splits"] == {"test": {"ok": 4, "failed": 0}, "train": {"ok": 3, "failed": 1}}
-    assert "labels" not in frames
+    assert covered["clips"] == {
+        **counted(8, silent=1, corrupt=1),
+        "splits": {"test": counted(4, corrupt=1), "train": counted(4, silent=1)},
+        "labels": {"piano": counted(1), "violin": counted(8, silent=1, corrupt=1)},
+    }
+    assert covered["frames"] == {
+        **counted(7, no_video=1, upstream=2),
+        "splits": {"test": counted(4, upstream=1), "train": counted(3, no_video=1, upstream=1)},
+        "labels": {"piano": counted(0, no_video=1), "violin": counted(7, no_video=1, upstream=2)},
+    }
+    assert covered.keys() == {"clips", "frames"}, "no lists without a funnel"
+
+
+def test_a_clip_counts_once_under_each_of_its_labels_or_as_unlabelled(tmp_path):
+    """Against a plain loop, on an index of several row groups; what `clips` does not know is counted too."""
+    rng, names = np.random.default_rng(0), ["a", "b", EVIL]
+    clips = [
+        {"clip_id": f"{i}", "reason": ["", "", "removed", "age"][rng.integers(4)],
+         "split": "train" if i % 3 else "test", "labels": [names[k] for k in rng.integers(0, 3, i % 4)]}
+        for i in range(500)
+    ]  # fmt: skip
+    later = [{"clip_id": row["clip_id"], "reason": "upstream" if row["reason"] else "silent"} for row in clips[::-1]]
+    paths = {"clips": tmp_path / "clips.parquet", "sounds": tmp_path / "sounds.parquet"}
+    pq.write_table(pa.Table.from_pylist(clips), paths["clips"], row_group_size=64)
+    write_table(paths["sounds"], [*later, {"clip_id": "stranger", "reason": ""}])
+    covered = report.cover(paths)
+    for stage, reasons in (("clips", {"removed", "age"}), ("sounds", {"upstream", "silent"})):
+        fates = {row["clip_id"]: row["reason"] for row in (clips if stage == "clips" else later)}
+        extra = stage == "sounds"
+        for name in (*names, "unlabelled"):
+            mine = [fates[r["clip_id"]] for r in clips if name in (r["labels"] or ["unlabelled"])]
+            expected = {k: mine.count(k) for k in sorted(reasons) if k in mine}
+            stranger = extra and name == "unlabelled"
+            assert covered[stage]["labels"][name] == counted(mine.count("") + stranger, **expected)
+        assert covered[stage]["ok"] == list(fates.values()).count("") + extra
+        assert covered[stage]["splits"].keys() == {"train", "test", *(["unknown"] if extra else [])}
+
+
+def test_coverage_of_many_clips_takes_time_in_proportion(tmp_path):
+    """No product of classes and clips: 300 classes cost what 3 do."""
+    seconds = []
+    for classes in (3, 300):
+        numbers = np.arange(30_000)
+        table = pa.table(
+            {"clip_id": numbers.astype(str), "reason": [""] * len(numbers), "split": ["train"] * len(numbers),
+             "labels": [[f"class {i % classes}"] for i in numbers]}
+        )  # fmt: skip
+        pq.write_table(table, tmp_path / "index.parquet")
+        start = time.process_time()
+        labels = report.cover({"clips": tmp_path / "index.parquet"})["clips"]["labels"]
+        seconds.append(time.process_time() - start)
+        assert len(labels) == classes and {n["ok"] for n in labels.values()} == {len(numbers) // classes}
+    assert seconds[1] < 5 * seconds[0] + 0.1
 
 
 def test_curves_have_a_row_per_method_query_and_class(built):
@@ -258,6 +309,113 @@ def test_the_page_escapes_labels(built):
     assert "“person playing a &lt;b&gt;viola&lt;/b&gt; &amp; &#34;co&#34;”" in html
 
 
+class Reader(HTMLParser):
+    """The text of a page, the names of its tags, and its tables as rows of cells."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.text, self.tags, self.tables, self.cell = "", set(), [], False
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        assert not [name for name, _ in attributes if name.startswith("on")], "a handler is a script"
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+            self.cell = True
+
+    def handle_endtag(self, tag):
+        self.cell = self.cell and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        self.text += data
+        if self.cell:
+            self.tables[-1][-1][-1] += data
+
+    def table(self, head: str) -> list[list[str]]:
+        """The rows of the first table whose first cell is `head`."""
+        found = next(t for t in self.tables if t[0][0] == head)
+        return [[" ".join(cell.split()) for cell in row] for row in found]
+
+
+HOSTILE = [
+    EVIL, "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "' onmouseover='x", "</table></title><h1>x",
+    "{{ 7 * 7 }}{% endfor %}", "&lt;b&gt;", "\u202etxet", "x" * 10_000, "a\nb", "ヴァイオリン",
+]  # fmt: skip
+
+
+def covers(labels: list[str], **stages: dict) -> dict:
+    """A coverage of one clip that is ok and one that was removed of each label."""
+    each = {"labels": {label: counted(1, removed=1) for label in labels}, "splits": {"train": counted(1)}}
+    return {"clips": {**counted(len(labels), removed=len(labels)), **each}, **stages}
+
+
+def test_the_page_shows_coverage_by_stage_class_and_reason(built):
+    labels = {
+        "cello": counted(300, removed=100), "erhu": counted(3, removed=1_000_000, silent=1),
+        "unlabelled": counted(9_000_000), "oboe": counted(0, removed=400),
+    }  # fmt: skip
+    whole = counted(9_000_303, removed=1_000_500, silent=1)
+    frames = counted(9_000_302, upstream=1_000_501, truncated=1)
+    covered = {
+        "clips": {**whole, "splits": {"train": counted(9_000_000), "test": counted(303)}, "labels": labels},
+        "frames": {**frames, "splits": {}, "labels": {"unlabelled": frames}},
+    }
+    found = Reader(page.render("demo", built[1], covered, {}))
+    assert found.table("stage") == [
+        ["stage", "clips", "ok", "ok %", "failed", "why the others failed", "ok by split"],
+        ["clips", "10,000,804", "9,000,303", "90.0", "1,000,501", "removed 1,000,500, silent 1",
+         "train 9,000,000, test 303"],
+        ["frames", "9,000,303", "9,000,302", "99.9", "1", "truncated 1", ""],
+    ]  # fmt: skip
+    assert found.table("class") == [
+        ["class", "clips", "ok", "ok %", "removed", "silent"],
+        ["erhu", "1,000,004", "3", "0.1", "1,000,000", "1"], ["cello", "400", "300", "75.0", "100", ""],
+        ["oboe", "400", "0", "0", "400", ""], ["unlabelled", "9,000,000", "9,000,000", "100", "", ""],
+    ]  # fmt: skip
+    assert "frames by class" not in found.text, "no class has a name there"
+    assert all(errors.REASONS[reason] in found.text for reason in ("removed", "silent", "truncated"))
+    assert errors.REASONS["upstream"] not in found.text and "Lists" not in found.text
+
+
+def test_the_page_folds_many_classes_and_leaves_out_the_smallest(built):
+    for n, fold, rows in ((25, "<details open>", 25), (26, "<details>", 26), (501, "<details>", 500)):
+        html = page.render("demo", built[1], covers([f"class {i:03d}" for i in range(n)]), {})
+        assert re.findall("<details[^>]*>", html) == [fold]
+        assert len(Reader(html).table("class")) == 1 + rows
+        assert ("The largest 500 of 501 classes" in html) == (n > 500)
+    whole = page.render("demo", built[1], {"clips": counted(9) | {"splits": {}, "labels": {"a": counted(9)}}}, {})
+    assert re.findall("<details[^>]*>", whole) == ["<details>"], "nothing failed"
+    hundreds = page.render("demo", built[1], covers([f"class {i:03d}" for i in range(300)]), {})
+    assert len(hundreds) < 200_000
+
+
+def test_the_page_draws_the_funnel_of_lists(built):
+    funnel = {"unbalanced": {"kept": 1455, "rows": 22160}, "balanced": {"lines": 0}}
+    html = page.render("demo", built[1], covers(["violin"], lists=funnel), {})
+    assert Reader(html).table("rows") == [["rows", "22,160"], ["kept", "1,455"]], "the widest step comes first"
+    assert Reader(html).table("lines") == [["lines", "0"]]
+    assert "--share:6.6%" in html
+
+
+def test_hostile_labels_reasons_and_lists_are_text(built):
+    covered = covers(HOSTILE, lists={HOSTILE[1]: {HOSTILE[2]: 7}})
+    covered["clips"]["reasons"] = dict.fromkeys(HOSTILE, 1)
+    covered["clips"]["splits"] = {HOSTILE[1]: counted(3)}
+    html = page.render(HOSTILE[4], built[1], covered, {})
+    plain = Reader(page.render("demo", built[1], covers(["violin"], lists={"a": {"b": 7}}), {}))
+    found = Reader(html)
+    assert found.tags == plain.tags, "no tag comes from a label"
+    labels = [row[0] for row in found.table("class")[1:]]
+    assert sorted(labels) == sorted(" ".join(name.split()) for name in HOSTILE)
+    assert all(name in found.text for name in HOSTILE)
+
+
 def test_the_page_plays_what_it_shows(built):
     arguments, _, out = built
     html = (out / "html" / "index.html").read_text()
@@ -287,7 +445,8 @@ def test_the_page_shows_scores_boxes_and_gains(built):
     x0, y0, x1, _ = example.boxes[0][0]
     assert f"left:{100 * x0:.2f}%;top:{100 * y0:.2f}%;width:{100 * (x1 - x0):.2f}%" in html
     assert "7.00 <small>± 0.37" in html
-    assert html.count("<details") == 2
+    assert html.count('<span class="id">mixture_') == 2
+    assert "its own frames" in html and "“video”" not in html
     assert "as published" not in html
 
 
@@ -303,7 +462,7 @@ def test_examples_beyond_the_budget_are_counted(built):
     heard = {"avset": examples.read(arguments["scores"] / "avset" / "examples.h5")}
     whole = page.render("demo", numbers, {}, heard)
     short = page.render("demo", numbers, {}, heard, budget=int(0.7 * len(whole)))
-    assert short.count("<details") == 1
+    assert short.count('<span class="id">mixture_') == 1
     assert "1 more example" in short
     assert len(short) < 0.7 * len(whole)
 
@@ -321,7 +480,9 @@ def test_a_report_without_examples_and_localisation(tmp_path):
     arguments = artifacts(tmp_path, others=())
     for name in ("examples.h5", "localization.parquet"):
         (arguments["scores"] / "avset" / name).unlink()
-    numbers = report.build(**arguments)
+    funnel = {"list": {"rows": 20, "kept": 10}}
+    numbers = report.build(**arguments, funnel=funnel)
+    assert json.loads((arguments["out"] / "coverage.json").read_text())["lists"] == funnel
     assert "localization" not in numbers
     assert "Listen" not in (arguments["out"] / "html" / "index.html").read_text()
     assert not (arguments["out"] / "example.png").exists()
@@ -336,13 +497,16 @@ def test_a_single_score_has_no_standard_error(tmp_path):
     assert "NaN" not in (arguments["out"] / "metrics.json").read_text()
 
 
-def test_what_is_missing_or_wrong_is_named(built, tmp_path):
-    arguments, _, _ = built
-    arguments = arguments | {"out": tmp_path}
-    with pytest.raises(MissingArtifact, match=r"ours/scores.parquet does not exist: run `dvc repro evaluate`"):
+def test_what_is_missing_or_wrong_is_named(built, tmp_path, monkeypatch):
+    arguments, _, out = built
+    monkeypatch.chdir(out.parents[1])
+    data = Path("data/demo")
+    arguments = arguments | {"out": tmp_path, "scores": data / "scores", "mixtures": data / "mixtures"}
+    with pytest.raises(MissingArtifact, match=r"ours/scores.parquet is not there; make it with `dvc repro evaluate`"):
         report.build(**arguments | {"methods": ["avset", "ours"]})
+    coverage = {"clips": data / "clips/index.parquet", "captions": data / "captions/index.parquet"}
     with pytest.raises(MissingArtifact, match="dvc repro captions"):
-        report.build(**arguments | {"coverage": {"captions": tmp_path / "index.parquet"}})
+        report.build(**arguments | {"coverage": coverage})
     with pytest.raises(AvsetError, match=r"the fact avset\.text\.nsdr would overwrite"):
         report.build(**arguments | {"facts": {"avset": {"text": {"nsdr": 99.0}}}})
     with pytest.raises(AvsetError, match="nothing to report"):
@@ -355,7 +519,7 @@ def test_what_is_missing_or_wrong_is_named(built, tmp_path):
     with pytest.raises(AvsetError, match="is not a file of examples"):
         examples.read(broken)
     with pytest.raises(MissingArtifact, match="dvc repro evaluate"):
-        examples.read(tmp_path / "none.h5")
+        examples.read(data / "scores" / "none" / "examples.h5")
 
 
 def test_the_typical_example_is_the_median(tmp_path):

@@ -1,15 +1,14 @@
 """Sound on the pictures' timeline: tones with a known onset, phase and level."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from media import make_video, tone_samples
+from media import RATE, TONE, amplitude, lag, make_video, reason, tone_samples
 
-from pipeline.errors import AvsetError, ClipError
+from pipeline.errors import AvsetError
 from pipeline.waveforms import (
     decode_audio,
     from_int16,
@@ -20,27 +19,6 @@ from pipeline.waveforms import (
     to_int16,
     write_audio,
 )
-
-RATE = 11025  # Hz
-TONE = 500.0  # Hz
-
-
-def reason(call: Callable, *args: object) -> str:
-    with pytest.raises(ClipError) as caught:
-        call(*args)
-    return caught.value.reason
-
-
-def lag(waveform: np.ndarray, start: float, onset: float) -> float:
-    """Seconds by which the tone comes late against a sine that starts at `onset`; from its phase."""
-    seconds = start + np.arange(len(waveform)) / RATE
-    steady = slice(len(waveform) - RATE // 2, None)  # half a second, a whole number of periods
-    phasor = np.sum(waveform[steady] * np.exp(-2j * np.pi * TONE * (seconds[steady] - onset)))
-    return float(-np.angle(phasor * 1j) / (2 * np.pi * TONE))
-
-
-def amplitude(waveform: np.ndarray) -> float:
-    return math.sqrt(2 * np.mean(np.square(waveform[-RATE // 2 :], dtype=float)))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,113 @@
+"""What a source would deliver, before anything is fetched: rows of its lists, videos by class and split, cost."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ClipError
+from pipeline.params import Clips, Download
+from pipeline.sources import Entry, Listing
+
+TYPICAL = 240.0  # s of a video whose length no list tells
+LEAD = 5.0  # s fetched before a piece, back to a picture that stands alone
+RATE = 80e3  # bytes a second of media at 360 px, pictures and sound
+LINE = 2e6  # bytes a second through one's line, of all downloads together
+EXTRACTION = 5.0  # s of a download until the first byte
+PROBED = 30  # local files whose length is looked at
+
+
+def survey(listing: Listing, kept: set[str], clips: Clips, access: Download, options: Any) -> dict[str, Any]:
+    """The counts and estimates that `--dry-run` prints; `kept` are the media that the cache has already."""
+    usable = [entry for entry in listing.entries if not entry.fault]
+    fetched = [entry for entry in usable if entry.media_id not in kept]
+    remote = hasattr(options, "address")
+    typical, size = (TYPICAL, None) if remote else _local(usable, getattr(options, "duration", TYPICAL))
+    rate = RATE * getattr(options, "height", 360) / 360
+    seconds = [_seconds(entry, typical) + LEAD * bool(entry.parts) for entry in fetched]
+    volume = sum(seconds) * rate if size is None else size * len(fetched)
+    cost = {
+        "clips": sum(_clips(entry, typical, clips) for entry in usable),
+        "media_hours": sum(_seconds(entry, typical) for entry in usable) / 3600,
+        "gigabytes": volume / 1e9,
+        "hours": _hours(len(fetched), volume, access) if remote else None,
+    }
+    told = {"seconds_per_video": typical, "bytes_per_second": rate, "line_bytes_per_second": LINE,
+            "extraction_seconds": EXTRACTION, "pace_seconds": access.pace, "workers": access.workers}  # fmt: skip
+    return {
+        "lists": listing.funnel,
+        "videos": {"listed": len(listing.entries), "invalid": len(listing.entries) - len(usable),
+                   "in_cache": len(usable) - len(fetched), "to_fetch": len(fetched)},
+        "splits": dict(Counter(entry.split for entry in usable)),
+        "labels": _by_label(usable),
+        "estimate": cost,
+        "assumed": told if remote else {"seconds_per_video": typical},
+    }  # fmt: skip
+
+
+def _local(entries: list[Entry], otherwise: float) -> tuple[float, float | None]:
+    """Mean length (s) and size (bytes) of local files, from some of them; `otherwise` where there are none."""
+    from pipeline.frames import probe
+
+    files = [Path(entry.origin) for entry in entries if Path(entry.origin).is_file()]
+    lengths = []
+    for path in files[:: math.ceil(len(files) / PROBED) or 1]:
+        try:
+            lengths.append(probe(path).duration)
+        except ClipError:
+            continue
+    size = sum(path.stat().st_size for path in files) / len(files) if files else None
+    return (sum(lengths) / len(lengths) if lengths else otherwise), size
+
+
+def _seconds(entry: Entry, typical: float) -> float:
+    return sum(b - a for a, b in entry.parts) if entry.parts else typical
+
+
+def _clips(entry: Entry, typical: float, clips: Clips) -> int:
+    """About how many clips a medium gives."""
+    lengths = [b - a for a, b in entry.parts] or [typical]
+    return sum(1 if clips.length is None else max(1, round(seconds / clips.length)) for seconds in lengths)
+
+
+def _hours(videos: int, volume: float, access: Download) -> float:
+    return max(videos * access.pace, videos * EXTRACTION / access.workers, volume / LINE) / 3600
+
+
+def _by_label(entries: list[Entry]) -> dict[str, dict[str, int]]:
+    counts: dict[str, Counter[str]] = {}
+    for entry in entries:
+        for label in entry.labels or ("unlabelled",):
+            counts.setdefault(label, Counter())[entry.split] += 1
+    return {label: dict(counts[label]) for label in sorted(counts)}
+
+
+def table(told: dict[str, Any]) -> str:
+    """A survey as text."""
+    lines = [("list", "step", "rows")]
+    lines += [(name, step, f"{n}") for name, steps in told["lists"].items() for step, n in steps.items()]
+    parts = [_aligned(lines)] if told["lists"] else []
+    splits = ("train", "validation", "test")
+    rows = [(repr(k)[1:-1], *(str(v.get(s, 0)) for s in splits)) for k, v in told["labels"].items()]
+    total = ("videos", *(str(told["splits"].get(s, 0)) for s in splits))
+    parts.append(_aligned([("class", *splits), *rows, total]))
+    videos, cost, assumed = told["videos"], told["estimate"], told["assumed"]
+    fetch = f"{videos['in_cache']} in the cache, {videos['to_fetch']} to fetch"
+    parts.append(f"{videos['listed']} videos: {videos['invalid']} with an invalid row, {fetch}")
+    hours = "" if cost["hours"] is None else f", {cost['hours']:.1f} h to fetch"
+    parts.append(
+        f"about {cost['clips']} clips, {cost['media_hours']:.1f} h of media, {cost['gigabytes']:.2f} GB{hours}"
+    )
+    parts.append("assumed: " + ", ".join(f"{k} {v:g}" for k, v in assumed.items()))
+    return "\n\n".join(parts)
+
+
+def _aligned(lines: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    left = len(widths) - sum(lines[-1][i].isdigit() for i in range(len(widths)))
+    rows = [
+        "  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    ]
+    return "\n".join(row.rstrip() for row in rows)

@@ -1,0 +1,198 @@
+"""Media to clips: cutting, what is missing, what is fetched again and what never is, and when to stop asking."""
+
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from media import make_video
+from toy import ROOT
+
+from pipeline import clips, survey
+from pipeline.errors import AvsetError, ClipError
+from pipeline.parallel import Job, deadline
+from pipeline.params import load
+from pipeline.sources import Entry, Listing, folder
+from pipeline.store import Item, ItemCache
+
+ACCESS = load(ROOT / "params.yaml").runtime.download
+VIDEO = Entry("abc", "train", ("flute",), "somewhere")
+
+
+def item(duration: float, start: float = 0.0, declared: float | None = None) -> Item:
+    shape = {"width": 64, "height": 48, "fps": 10.0, "sample_rate": 22050, "channels": 1}
+    found = {"duration": duration, "declared": duration if declared is None else declared, "start": start}
+    return Item(fields={**shape, **found, "sha256": "0" * 64, "suffix": ".mkv", "boxes": []})
+
+
+def cut(entry: Entry, item: Item, length: float | None = 10.0) -> list[tuple]:
+    rows = clips.rows_of(entry, item, length, 1.0)
+    assert all(row["clip_id"] == f"abc_{round(row['origin_start_s'] * 1000)}" for row in rows)
+    assert len({row["clip_id"] for row in rows}) == len(rows)
+    return [(row["origin_start_s"], row.get("start_s"), row.get("duration_s"), row["reason"]) for row in rows]
+
+
+def test_a_video_is_cut_on_a_grid():
+    assert cut(VIDEO, item(25.0)) == [(0.0, 0.0, 10.0, ""), (10.0, 10.0, 10.0, ""), (20.0, 20.0, 5.0, "")]
+    assert cut(VIDEO, item(24.0))[1:] == [(10.0, 10.0, 10.0, "")]
+    assert cut(VIDEO, item(25.0), None) == [(0.0, 0.0, 25.0, "")]
+    assert cut(VIDEO, item(0.5)) == [(0.0, None, None, "too_short")]
+    assert cut(VIDEO, item(12.05, start=-0.05)) == [(0.0, 0.05, 10.0, "")], "sound that starts before time 0"
+
+
+def test_parts_lie_where_the_video_has_them():
+    """The medium is the piece from 28 s on of a video: a part at 30 s starts 2 s into the file."""
+    entry = replace(VIDEO, parts=((30.0, 40.0), (50.0, 75.0)))
+    assert cut(entry, item(48.0, start=28.0)) == [
+        (30.0, 2.0, 10.0, ""), (50.0, 22.0, 10.0, ""), (60.0, 32.0, 10.0, ""), (70.0, 42.0, 5.0, ""),
+    ]  # fmt: skip
+
+
+def test_a_part_beyond_the_end_of_the_video_is_too_short():
+    entry = replace(VIDEO, parts=((0.0, 10.0), (30.0, 40.0), (95.0, 105.0)))
+    assert cut(entry, item(37.0)) == [
+        (0.0, 0.0, 10.0, ""), (30.0, 30.0, 7.0, ""), (95.0, None, None, "too_short"),
+    ]  # fmt: skip
+    detail = clips.rows_of(entry, item(37.0), 10.0, 1.0)[-1]["detail"]
+    assert "95.00" in detail and "37.00" in detail
+
+
+def test_what_a_file_declares_but_does_not_have_is_one_row():
+    assert cut(VIDEO, item(17.0, declared=3600.0)) == [
+        (0.0, 0.0, 10.0, ""), (10.0, 10.0, 7.0, ""), (17.0, None, None, "truncated"),
+    ]  # fmt: skip
+    assert cut(VIDEO, item(0.2, declared=1e9)) == [(0.2, None, None, "truncated")]
+    entry = replace(VIDEO, parts=((0.0, 10.0), (30.0, 40.0)))
+    assert cut(entry, item(12.0, declared=60.0)) == [(0.0, 0.0, 10.0, ""), (30.0, None, None, "truncated")]
+    assert cut(entry, item(9.8, declared=10.0))[0] == (0.0, 0.0, 9.8, "")
+
+
+def test_a_row_that_cannot_be_used_and_a_failure_are_one_row_each():
+    assert cut(replace(VIDEO, fault="line 3: no id"), Item()) == [(0.0, None, None, "invalid")]
+    parts = ((30.0, 40.0), (50.0, 60.0))
+    assert cut(replace(VIDEO, parts=parts), Item(reason="private")) == [(30.0, None, None, "private")]
+
+
+def filled(tmp_path: Path, *names: str) -> tuple[list[Job], folder.Options]:
+    """The jobs of a folder of videos, all of them fetched into the cache."""
+    for name in names:
+        make_video(tmp_path / "videos" / name, 1.0) if "bad" not in name else (tmp_path / "videos" / name).touch()
+    options = folder.Options(path=str(tmp_path / "videos"))
+    jobs = clips.jobs_of(folder.listing(options).entries, options, "code", "")
+    fetch = clips.Fetch("folder", {"path": options.path})
+    for job, item in zip(jobs, fetch(jobs), strict=True):
+        ItemCache().put(job.key, item)
+    return jobs, options
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    (tmp_path / "videos").mkdir()
+    return tmp_path
+
+
+def test_a_medium_is_fetched_once_whatever_our_code(videos: Path, monkeypatch: pytest.MonkeyPatch):
+    jobs, options = filled(videos, "a.mp4")
+    again = clips.jobs_of([job.payload["entry"] for job in jobs], options, "other code", "")
+    assert again[0].key != jobs[0].key and again[0].payload["kept"] == jobs[0].payload["kept"]
+    monkeypatch.setattr(folder, "fetch", lambda *_: pytest.fail("fetched twice"))
+    assert clips.Fetch("folder", {"path": options.path})(again)[0].fields["duration"] == pytest.approx(1.0, abs=0.05)
+
+
+def test_labels_and_splits_are_no_part_of_a_medium(videos: Path):
+    jobs, options = filled(videos, "a.mp4")
+    other = replace(jobs[0].payload["entry"], labels=("horn",), split="test")
+    assert clips.jobs_of([other], options, "code", "")[0].key == jobs[0].key
+
+
+def test_damaged_media_are_fetched_again_and_others_are_not(videos: Path):
+    jobs, _ = filled(videos, "a.mp4", "b.mp4", "c.mp4")
+    cache = ItemCache()
+    media = [clips.kept_media(cache, cache.get(job.key)[0].fields) for job in jobs[:1]]
+    assert clips.forget(cache, jobs, None) == 0
+    os.utime(media[0])  # another time, the same content
+    assert clips.forget(cache, jobs, None) == 0
+    media[0].write_bytes(media[0].read_bytes()[:-1] + b"?")
+    assert clips.forget(cache, jobs, None) == 3, "all three are the same file, kept once"
+    assert all(job.key not in cache and job.payload["kept"] not in clips.fetched(cache) for job in jobs)
+
+
+@pytest.mark.parametrize(("retry", "dropped"), [(None, 0), ("transient", 1), ("all", 3)])
+def test_failures_are_retried_as_asked(videos: Path, retry: str | None, dropped: int):
+    jobs, _ = filled(videos, "a.mp4", "bad.mp4")
+    reasons = {"gone": "removed", "stream": "live"}
+    for name, reason in reasons.items():
+        jobs.append(Job(name, name, {"kept": f"kept-{name}"}))
+        ItemCache().put(name, Item(reason=reason))
+        clips.fetched(ItemCache()).put(f"kept-{name}", Item(reason=reason))
+    assert clips.forget(ItemCache(), jobs, retry) == dropped
+    left = {job.clip_id for job in jobs if job.key in ItemCache()}
+    assert left == {"a", "bad", "gone", "stream"} - {None: set(), "transient": {"stream"}}.get(retry, {"bad", *reasons})
+
+
+def test_folders_of_killed_fetches_go_after_two_days(videos: Path):
+    root = ItemCache().root
+    for name, days in ((".fetch-new", 1), (".fetch-old", 3)):
+        (root / name).mkdir(parents=True)
+        os.utime(root / name, (time.time() - days * 86400,) * 2)
+    clips.forget(ItemCache(), [], None)
+    assert [path.name for path in root.glob(".fetch-*")] == [".fetch-new"]
+
+
+def test_the_breaker_ends_what_is_refused_to_everybody():
+    breaker, bot = clips.Breaker(3), ("a", "bot_check", "are you a bot?")
+    for outcome in (
+        bot,
+        ("b", "network", ""),
+        ("c", "removed", ""),
+        bot,
+        ("d", "rate_limited", ""),
+        ("e", "", ""),
+        bot,
+    ):
+        breaker([outcome])
+    breaker([("f", "network", "")])
+    with pytest.raises(AvsetError, match=r"3 videos.*bot_check.*are you a bot.*kept"):
+        breaker([bot])
+
+
+def test_a_deadline_interrupts_and_leaves_other_alarms_alone():
+    with pytest.raises(ClipError, match="timeout"), deadline(0.05):
+        time.sleep(5)
+    with pytest.raises(ClipError), deadline(0.05):  # swallowed once, it comes again
+        try:
+            time.sleep(5)
+        except ClipError:
+            time.sleep(5)
+    with deadline(30.0):
+        pass
+    assert signal.getitimer(signal.ITIMER_REAL)[0] > 100, "the limit of the test itself still runs"
+
+
+def told(entries: list[Entry], kept: set[str], **length: Any) -> dict[str, Any]:
+    class Options:
+        address, height = "http://localhost/{id}", 360
+
+    given = load(ROOT / "params.yaml").clips.model_copy(update={"length": 10.0, **length})
+    return survey.survey(Listing(entries, {"list": {"rows": 9, "kept": len(entries)}}), kept, given, ACCESS, Options())
+
+
+def test_a_survey_counts_and_estimates():
+    ten = [
+        replace(VIDEO, media_id=f"v{i}", parts=((30.0, 55.0),), split="test" if i > 7 else "train") for i in range(10)
+    ]
+    found = told([*ten, replace(VIDEO, media_id="row", fault="no id")], {"v0", "v1"})
+    assert found["videos"] == {"listed": 11, "invalid": 1, "in_cache": 2, "to_fetch": 8}
+    assert found["splits"] == {"train": 8, "test": 2} and found["labels"] == {"flute": {"train": 8, "test": 2}}
+    assert found["estimate"]["clips"] == 20 and found["estimate"]["media_hours"] == pytest.approx(250 / 3600)
+    assert found["estimate"]["gigabytes"] == pytest.approx(8 * 30 * survey.RATE / 1e9)
+    busy = max(8 * ACCESS.pace, 8 * survey.EXTRACTION / ACCESS.workers, 8 * 30 * survey.RATE / survey.LINE)
+    assert found["estimate"]["hours"] == pytest.approx(busy / 3600)
+    text = survey.table(found)
+    assert (
+        "list  rows" in " ".join(text.split()).replace("list step rows list rows 9", "list  rows")
+        and "8 to fetch" in text
+    )

@@ -1,0 +1,98 @@
+"""VGGSound: labels, splits, hostile tables."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from test_rows import GOOD, HOSTILE, harmless
+
+from pipeline.errors import AvsetError
+from pipeline.sources import Entry, Listing
+from pipeline.sources.vggsound import INSTRUMENTS, Options, listing
+
+ROWS = [
+    ("-violin0001", "30", "playing violin, fiddle", "train"),
+    ("guitar00001", "0", "playing acoustic guitar", "test"),
+    ("guitar00002", "7", "playing electric guitar", "train"),
+    ("speech00001", "12", "female speech, woman speaking", "test"),
+]
+
+
+def found(folder: Path, rows: list = ROWS, **options: object) -> Listing:
+    with (folder / "vggsound.csv").open("w", newline="") as f:
+        csv.writer(f).writerows(rows)
+    return listing(Options(**{"table": str(folder / "vggsound.csv"), "validation": 0.0, **options}))
+
+
+def test_rows_of_the_instruments_are_ten_seconds_each(tmp_path: Path) -> None:
+    listed = found(tmp_path)
+    origin = "https://www.youtube.com/watch?v=-violin0001"
+    assert listed.entries[0] == Entry("-violin0001", "train", ("violin",), origin, ((30.0, 40.0),))
+    assert [(entry.media_id, entry.split, entry.labels) for entry in listed.entries[1:]] == [
+        ("guitar00001", "test", ("guitar",)), ("guitar00002", "train", ("guitar",)),
+    ]  # fmt: skip
+    assert listed.funnel == {"table": {"rows": 4, "with a class": 3, "distinct": 3}}
+
+
+def test_classes_of_the_user_and_all_of_them(tmp_path: Path) -> None:
+    listed = found(tmp_path, classes={"string": ["playing violin, fiddle", "playing acoustic guitar"]})
+    assert [entry.labels for entry in listed.entries] == [("string",), ("string",)]
+    assert {entry.labels[0] for entry in found(tmp_path, classes=None).entries} == {row[2] for row in ROWS}
+    with pytest.raises(AvsetError, match=r"clips\.options\.classes\.violin: .* near are 'playing violin, fiddle'"):
+        found(tmp_path, classes={"violin": "playing violin"})
+    with pytest.raises(ValidationError, match="classes"):
+        found(tmp_path, classes={})
+
+
+def test_validation_is_a_share_of_train(tmp_path: Path) -> None:
+    rows = [(f"{n:011d}", "0", "playing harp", "train" if n < 2000 else "test") for n in range(2500)]
+    splits = [entry.split for entry in found(tmp_path, rows, validation=0.25).entries]
+    assert splits.count("validation") / 2000 == pytest.approx(0.25, abs=0.03) and splits.count("test") == 500
+    assert {entry.split for entry in found(tmp_path, rows).entries} == {"train", "test"}
+
+
+def test_caps(tmp_path: Path) -> None:
+    rows = [(f"{n:011d}", "0", ["playing harp", "playing flute"][n % 2], "train") for n in range(300)]
+    listed = found(tmp_path, rows, max_per_class={"train": 3})
+    labels = [entry.labels[0] for entry in listed.entries]
+    assert (labels.count("harp"), labels.count("flute"), listed.funnel["table"]["at most per class"]) == (3, 3, 6)
+
+
+def test_a_video_of_train_and_test_is_for_the_test(tmp_path: Path) -> None:
+    (entry,) = found(
+        tmp_path, [("harp0000001", "0", "playing harp", "train"), ("harp0000001", "5", "playing flute", "test")]
+    ).entries
+    assert (entry.split, entry.labels, entry.parts) == ("test", ("harp", "flute"), ((0.0, 15.0),))
+
+
+def test_hostile_tables(tmp_path: Path) -> None:
+    rows: list = [(video, "0", "playing harp", "train") for video in [*HOSTILE, *GOOD]]
+    times = ["-1", "nan", "inf", "1e9", "", "zero"]
+    rows += [(f"badtimes{n:03d}", start, "playing harp", "train") for n, start in enumerate(times)]
+    rows += [
+        ("fields00001", "0"),
+        ("fields00002", "0", "playing harp", "train", "more"),
+        ("split000001", "0", "playing harp", "dev"),
+    ]
+    rows += [("html0000001", "0", "<b onclick='x'>", "train"), ("long0000001", "0", "x" * 10_000, "train")]
+    rows += [("newline0001", "0", "playing\nharp", "train")]
+    listed = found(tmp_path, rows, classes=None)
+    for entry in listed.entries:
+        harmless(entry)
+    usable = {entry.media_id: entry.labels for entry in listed.entries if not entry.fault}
+    assert usable == {**dict.fromkeys(GOOD, ("playing harp",)), "html0000001": ("<b onclick='x'>",)}
+    assert len(listed.entries) - len(usable) == len(HOSTILE) + len(times) + 3 + 1 + 2
+
+
+def test_another_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AvsetError, match="1000 of its first 1000 rows are no row of id, start, label, split"):
+        found(tmp_path, [(f"{n:011d}", "0.000", "10.000", "/m/09x0r") for n in range(1500)])
+    with pytest.raises(AvsetError, match=r"no video is left of the lists \(table: 1 rows, 0 with a class"):
+        found(tmp_path, [("speech00001", "12", "female speech, woman speaking", "test")])
+
+
+def test_the_default_classes_are_the_fifteen_of_the_paper() -> None:
+    from pipeline.sources.audioset import INSTRUMENTS as AUDIOSET
+
+    assert sorted(INSTRUMENTS) == sorted(AUDIOSET)

@@ -63,13 +63,16 @@ def open_media(path: Path) -> Iterator[Any]:
     """
     if not path.is_file():
         raise ClipError("missing", f"there is no file {path.name!r}")
+    container = None
     try:  # an absolute path, so that no name is taken for a protocol
         with av.open(str(path.absolute()), metadata_errors="replace", container_options=LOCAL) as container:
             yield container
     except av.error.FFmpegError as error:
         if not os.access(path, os.R_OK):
             raise AvsetError(f"cannot read {str(path)!r}: {error.strerror}; see its permissions") from error
-        raise ClipError("corrupt", f"{path.name!r}: {error.strerror}") from error
+        unknown = container is None and isinstance(error, av.error.ArgumentError)
+        told = "it has none of the formats that are read" if unknown else error.strerror
+        raise ClipError("corrupt", f"{path.name!r}: {told}") from error
 
 
 def track(container: Any, kind: str) -> Any:

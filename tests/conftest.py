@@ -1,4 +1,4 @@
-"""Every test runs with the shapes in the signatures checked, on two threads, with a cache of its own."""
+"""Every test runs with the shapes in the signatures checked, on two cores, with a cache of its own."""
 
 import os
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 OURS = [f"pipeline.{p.stem}" for p in (Path(__file__).parents[1] / "pipeline").glob("*.py")]
-hook = install_import_hook([*OURS, "pipeline.models", "pipeline.sources.folder"], "beartype.beartype")
+hook = install_import_hook([*OURS, "pipeline.models", "pipeline.sources"], "beartype.beartype")
 
 
 @pytest.fixture(autouse=True)

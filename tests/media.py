@@ -1,7 +1,7 @@
 """Small media files for tests: pictures that carry their own number, and a tone with a known onset."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,7 +22,6 @@ QUIET = {"libx265": {"x265-params": "log-level=none"}, "libsvtav1": {"preset": "
 RATE = 11025  # Hz, of decoded excerpts
 TONE = 500.0  # Hz
 SETS = {"video": "video", "audio": "audio", "subtitle": "subtitles"}
-NESTED = {"moov", "trak", "mdia", "minf", "stbl", "edts", "dinf", "mvex", "moof", "traf", "udta"}
 TICKS = 1000  # time stamps are written in milliseconds unless the container has its own clock
 
 
@@ -76,7 +75,7 @@ def first_picture(path: Path) -> float:
     """Seconds on the file's timeline at which the pictures start."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        return float((stream.start_time or 0) * stream.time_base) - max(container.start_time or 0, 0) / 1e6
+        return float((stream.start_time or 0) * (stream.time_base or 0)) - max(container.start_time or 0, 0) / 1e6
 
 
 def reason(call: Callable, *args: object) -> str:
@@ -205,15 +204,3 @@ def remux(target: Path, *tracks: Track, options: dict[str, str] | None = None) -
             fresh.time_base, fresh.is_keyframe, fresh.stream = packet.time_base, packet.is_keyframe, copy
             output.mux_one(fresh)
     return target
-
-
-def boxes(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[str, int, int]]:
-    """Type, start and end of every box of an MP4, the containers before what they contain."""
-    at, end = start, len(data) if end is None else end
-    while at + 8 <= end:
-        size, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8].decode("latin1")
-        size = size if size >= 8 else end - at
-        yield name, at, min(at + size, end)
-        if name in NESTED:
-            yield from boxes(data, at + 8, min(at + size, end))
-        at += size

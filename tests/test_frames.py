@@ -193,6 +193,21 @@ def test_damage_in_the_middle_is_corrupt_only_there(tmp_path: Path) -> None:
     assert numbers(path, [0.55, 3.55]) == [5, 35]
 
 
+def test_a_picture_that_the_decoder_had_to_invent_is_corrupt(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "a.mp4", 3.0, gop=10, audio=False, codec_options={"bf": "0"})
+    with av.open(str(path)) as container:
+        packet = next(p for p in container.demux(video=0) if p.pts is not None and p.pts * p.time_base == 1)
+        at, size = packet.pos or 0, packet.size
+    data = bytearray(path.read_bytes())
+    for i in range(at + size // 2, at + size, 7):
+        data[i] ^= 0x55
+    path.write_bytes(data)
+    with av.open(str(path)) as container:
+        assert [frame.time for frame in container.decode(video=0) if frame.is_corrupt]
+    assert reason(decode_frames, path, np.array([1.05]), 64) == "corrupt"
+    assert numbers(path, [0.55, 2.55]) == [5, 25]
+
+
 @pytest.mark.parametrize(
     ("suffix", "vcodec", "acodec"),
     [(".mp4", "libx264", "aac"), (".mov", "libx264", "pcm_s16le"), (".webm", "libvpx-vp9", "libopus")],

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import REFUSED, TRANSIENT, AvsetError, ClipError, ParamsError
-from pipeline.frames import TAIL, probe
+from pipeline.media import TAIL, probe
 from pipeline.parallel import Job
 from pipeline.params import Download, digest
 from pipeline.sources import Entry

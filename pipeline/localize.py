@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from pipeline import frames
 from pipeline.errors import AvsetError, ClipError
+from pipeline.frames import decode_frames
+from pipeline.media import probe
 from pipeline.separate import Separator
 
 SIDE = 512  # px of the frame that a heat map is drawn on
@@ -19,8 +20,8 @@ def centre_frame(path: Path, time: float | None = None, size: int = SIDE) -> UIn
         raise AvsetError(f"there is no picture at {time:g} s; give a number of seconds from 0 to the video's length")
     try:
         if time is None:
-            time = frames.probe(path, sound=False).duration / 2
-        return frames.decode_frames(path, np.array([time]), size)[0]
+            time = probe(path, sound=False).duration / 2
+        return decode_frames(path, np.array([time]), size)[0]
     except ClipError as e:
         raise AvsetError(f"cannot take a picture from {str(path)!r} ({e}); give a video with pictures there") from e
 

@@ -48,7 +48,7 @@ def survey(listing: Listing, kept: set[str], clips: Clips, access: Download, opt
 
 def _local(entries: list[Entry], otherwise: float) -> tuple[float, float | None]:
     """Mean length (s) and size (bytes) of local files, from some of them; `otherwise` where there are none."""
-    from pipeline.frames import probe
+    from pipeline.media import probe
 
     files = [Path(entry.origin) for entry in entries if Path(entry.origin).is_file()]
     lengths = []

@@ -19,7 +19,7 @@ from jaxtyping import Float32, Int16
 from torchaudio.transforms import Resample
 
 from pipeline.errors import AvsetError, ClipError
-from pipeline.frames import TAIL, declared_end, decode_from, open_media, time_of, track
+from pipeline.media import TAIL, declared_end, decode_from, open_media, time_of, track
 
 SILENCE = -60.0  # dBFS
 PREROLL = 0.3  # s decoded before an excerpt: AAC, MP3 and Opus need some packets to warm up after a seek

@@ -1,4 +1,4 @@
-"""Every test runs with the shapes in the signatures checked, on two cores, with a cache of its own."""
+"""Every test runs with the shapes in the signatures checked, on one thread, with a cache of its own."""
 
 import os
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the Makefile says so too: plugins may import numpy earlier
 OURS = [f"pipeline.{p.stem}" for p in (Path(__file__).parents[1] / "pipeline").glob("*.py")]
-hook = install_import_hook([*OURS, "pipeline.models", "pipeline.sources"], "beartype.beartype")
+hook = install_import_hook([*OURS, "pipeline.models", "pipeline.sources.folder"], "beartype.beartype")
 
 
 @pytest.fixture(autouse=True)
@@ -26,4 +26,14 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = toy.project(tmp_path_factory.mktemp("toy") / "project", toy.params())
     toy.run(folder, folder.parent / "cache")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scored(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy project with a trained, evaluated and reported model. Read it, don't change it."""
+    import toy
+
+    folder = toy.clone(toy_data, tmp_path_factory.mktemp("scored") / "project")
+    toy.run(folder, folder.parent / "cache", "train", "evaluate", "report")
     return folder

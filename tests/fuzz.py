@@ -284,7 +284,8 @@ def outcome(path: Path) -> tuple[str, str, int]:
     """Reason or "clip", what was seen, and the number of clips, as the stages make them."""
     from pipeline.clips import cut as grid
     from pipeline.errors import ClipError
-    from pipeline.frames import decode_frames, frame_times, probe
+    from pipeline.frames import decode_frames, frame_times
+    from pipeline.media import probe
     from pipeline.waveforms import decode_audio
 
     try:

@@ -241,14 +241,6 @@ def test_the_examples_run_as_they_stand(toy_data: Path, monkeypatch: pytest.Monk
     assert found["embeddings"].shape == (len(store.clips), 128) and found["labels"].keys() == store.rows.keys()
 
 
-@pytest.fixture(scope="module")
-def scored(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy project with a trained, evaluated and reported model."""
-    folder = toy.clone(toy_data, tmp_path_factory.mktemp("scored") / "project")
-    toy.run(folder, folder.parent / "cache", "train", "evaluate", "report")
-    return folder
-
-
 @pytest.mark.slow
 def test_models_scores_and_reports_are_documented(scored: Path):
     data = scored / "data" / "demo"

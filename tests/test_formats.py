@@ -25,8 +25,10 @@ from media import (
     remux,
 )
 
-import pipeline.frames
-from pipeline.frames import TAIL, decode_frames, probe
+import pipeline.media
+from pipeline.errors import ClipError
+from pipeline.frames import decode_frames
+from pipeline.media import TAIL, probe
 from pipeline.waveforms import decode_audio
 
 HOLDS = {  # what a container holds, as libavformat writes it
@@ -298,7 +300,7 @@ def test_of_a_cut_file_all_that_is_promised_is_there(
     path.write_bytes(whole.read_bytes()[: int(keep * whole.stat().st_size)])
     try:
         found = probe(path)
-    except pipeline.frames.ClipError as error:
+    except ClipError as error:
         assert error.reason in ("truncated", "corrupt", "no_audio") and keep == 0.1
         return
     assert 6 * keep - 2.5 < found.duration < 6 * keep + 1.0
@@ -345,7 +347,7 @@ def test_time_stamps_that_a_file_of_its_size_cannot_have(make: Make, tmp_path: P
 
 def test_pictures_larger_than_any_camera_makes(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     assert probe(make(".mp4")).width == 64
-    monkeypatch.setattr(pipeline.frames, "MOST_PIXELS", 64 * 64 - 1)
+    monkeypatch.setattr(pipeline.media, "MOST_PIXELS", 64 * 64 - 1)
     assert reason(probe, make(".mp4")) == "corrupt"
 
 

@@ -11,7 +11,8 @@ from media import make_video, numbered_picture, numbers, reason
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from pipeline.frames import Media, centre_square, crop_boxes, decode_frames, frame_times, probe
+from pipeline.frames import centre_square, crop_boxes, decode_frames, frame_times
+from pipeline.media import Media, probe
 
 GRID = np.array([0.0, 0.1, 0.449, 1.05, 1.95])  # s
 NUMBERS = [0, 1, 4, 10, 19]  # at 10 pictures a second

@@ -19,7 +19,12 @@ PLUMBING = {  # moves data and never decides its content, so no stage depends on
 }  # fmt: skip
 DEMO = {str(p.relative_to(ROOT)) for p in (ROOT / "pipeline/sources/demo").glob("*.py")}
 DOORS = {  # who may import a package
-    "av": {"pipeline/frames.py", "pipeline/waveforms.py", "pipeline/sources/demo/media.py", "pipeline/sources/excerpt.py"},
+    "av": {
+        "pipeline/frames.py",
+        "pipeline/waveforms.py",
+        "pipeline/sources/demo/media.py",
+        "pipeline/sources/excerpt.py",
+    },
     "dvclive": {"stages/train.py"},
     "h5py": {"pipeline/store.py", "pipeline/evaluate.py", "pipeline/examples.py"},
     "jinja2": {"pipeline/page.py"},
@@ -33,7 +38,7 @@ DOORS = {  # who may import a package
     "torchaudio": {"pipeline/waveforms.py"},
     "typer": {"pipeline/__main__.py", "stages/__init__.py", "stages/clips.py", "stages/train.py", "stages/evaluate.py"},
     "yaml": {"pipeline/params.py", "stages/__init__.py"},
-    "yt_dlp": {"pipeline/sources/sites.py"},
+    "yt_dlp": {"pipeline/sources/download/sites.py"},
 }
 
 

@@ -19,14 +19,6 @@ from pipeline.store import Store, read_table, write_table
 KINDS = ("text", "word", "video", "caption")
 
 
-@pytest.fixture(scope="module")
-def scored(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy project with a trained, evaluated and reported model. Read it, don't change it."""
-    folder = toy.clone(toy_data, tmp_path_factory.mktemp("scored") / "project")
-    toy.run(folder, folder.parent / "cache", "train", "evaluate", "report")
-    return folder
-
-
 def model(folder: Path) -> dict[str, str]:
     """Digests of the checkpoint and its curves."""
     return tree_digest(folder / "data" / "demo" / "models" / "avset")
@@ -115,6 +107,7 @@ def test_a_score_is_that_of_the_estimate_that_the_page_plays(scored: Path):
             assert gains == pytest.approx([rows[kind, name, n] for n in range(2)], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_training_again_gives_the_same_bytes(scored: Path, tmp_path: Path):
     folder = toy.clone(scored, tmp_path / "project")
     before = tree_digest(folder / "reports"), tree_digest(folder / "data" / "demo")
@@ -151,6 +144,7 @@ def test_another_seed_is_another_model(scored: Path, tmp_path: Path):
     assert model(folder)["model.safetensors"] != model(scored)["model.safetensors"]
 
 
+@pytest.mark.slow
 def test_the_report_keeps_listed_methods_only(scored: Path, tmp_path: Path):
     folder = toy.project(toy.clone(scored, tmp_path / "project"), toy.params(methods=["avset", "mix_and_separate"]))
     with pytest.raises(MissingArtifact, match=r"mix_and_separate.*dvc repro evaluate"):

@@ -124,6 +124,7 @@ def test_mixtures_are_of_one_split_and_different_categories(toy_data: Path):
     assert all((gain == 0) if method == "mixture" else (gain > 3) for (method, _, _), gain in gains.items())
 
 
+@pytest.mark.slow
 def test_an_empty_cache_gives_the_same_bytes(toy_data: Path, tmp_path: Path):
     """Also when the clips are drawn by another process."""
     folder = toy.project(tmp_path / "project", toy.params())
@@ -135,6 +136,7 @@ def test_an_empty_cache_gives_the_same_bytes(toy_data: Path, tmp_path: Path):
     assert made(folder) == made(toy_data)
 
 
+@pytest.mark.slow
 def test_half_a_cache_gives_the_same_bytes(toy_data: Path, copy: tuple[Path, Path], capsys: pytest.CaptureFixture):
     """Items and media files are gone, others are damaged: these are made again, and nothing else is."""
     folder, cache = copy
@@ -155,6 +157,7 @@ def test_half_a_cache_gives_the_same_bytes(toy_data: Path, copy: tuple[Path, Pat
     assert 3 <= len(again & set(fetched)) <= 4, "two items, and those of two media files"
 
 
+@pytest.mark.slow
 def test_clips_that_came_and_went_leave_no_trace(
     toy_data: Path, copy: tuple[Path, Path], capsys: pytest.CaptureFixture
 ):

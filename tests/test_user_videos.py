@@ -133,6 +133,7 @@ def test_the_rest_is_evaluated_and_reported(labelled: Path):
     assert (out / "html" / "index.html").stat().st_size > 100_000
 
 
+@pytest.mark.slow
 def test_without_labels_everything_but_text_works(tmp_path: Path):
     """No text query and no place to look for; training and report don't need them."""
     videos = tmp_path / "videos"

@@ -8,11 +8,11 @@ demo: .venv/ready  ## the whole pipeline on the offline demo; ends with the scor
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 
 test: .venv/ready  ## all tests: the fast ones on two processes, then the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 check: .venv/ready  ## what a change must pass
-	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy pipeline stages && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy pipeline stages && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
 
 encoder: .venv/ready  ## train the demo's encoder anew (minutes)
 	$(BIN)/python -m pipeline.sources.demo.train_encoder

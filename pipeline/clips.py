@@ -19,6 +19,7 @@ from pipeline.media import TAIL, probe
 from pipeline.parallel import Job
 from pipeline.params import Download, digest
 from pipeline.sources import Entry
+from pipeline.sources.download import settle
 from pipeline.store import Item, ItemCache
 
 INDEX = pa.schema(
@@ -32,7 +33,8 @@ COUNTS = {"train_per_label", "validation_per_label", "test_per_label", "duets"} 
 BOXES = pa.schema([("clip_id", pa.string()), ("time_s", pa.float64()), ("label", pa.string())])
 for _side in ("x0", "y0", "x1", "y1"):
     BOXES = BOXES.append(pa.field(_side, pa.float64()))
-ABANDONED = 2 * 86400  # s; a folder of a fetch that old is of a run that was killed
+DAY = 86400  # s
+ABANDONED = {".fetch-*": 2 * DAY, "partial/*": 30 * DAY}  # folders that old are of runs that were killed and left
 
 
 def load_source(name: str, values: dict[str, Any]) -> tuple[Any, Any]:
@@ -115,9 +117,10 @@ def forget(cache: ItemCache, jobs: list[Job], retry: str | None) -> int:
             if again:
                 items.path(key).unlink(missing_ok=True)
                 dropped += items is cache
-    for folder in cache.root.glob(".fetch-*"):
-        if time.time() - folder.stat().st_mtime > ABANDONED:
-            shutil.rmtree(folder, ignore_errors=True)
+    for pattern, age in ABANDONED.items():
+        for folder in cache.root.glob(pattern):
+            if time.time() - folder.stat().st_mtime > age:
+                shutil.rmtree(folder, ignore_errors=True)
     return dropped
 
 
@@ -144,6 +147,8 @@ class Fetch:
         else:
             kept = self._fetch(entry)
             fetched(self.cache).put(key, kept)
+            if online(self.options):
+                settle(entry, self.options)
         if kept.reason:
             return kept
         try:

@@ -11,6 +11,13 @@ OURS = [f"pipeline.{p.stem}" for p in (Path(__file__).parents[1] / "pipeline").g
 hook = install_import_hook([*OURS, "pipeline.models", "pipeline.sources.folder"], "beartype.beartype")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With --dist loadgroup, what needs the toy data runs in one process, which makes them once."""
+    for item in items:
+        if "toy_data" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("toy"))
+
+
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The item cache of one test: empty, and gone afterwards."""

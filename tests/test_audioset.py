@@ -12,7 +12,7 @@ from test_rows import GOOD, HOSTILE, harmless
 from pipeline.errors import AvsetError
 from pipeline.sources import Entry, Listing
 from pipeline.sources.audioset import COLUMNS, INSTRUMENTS, Options, listing
-from pipeline.sources.funnel import position
+from pipeline.sources.lists.funnel import position
 
 NODES = {  # name -> label, children
     "Music": ("/m/music", ["/m/guitar", "/m/violin", "/m/oboe", "/t/none"]),

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import AvsetError
 from pipeline.sources import Entry
-from pipeline.sources.rows import LATEST, Online, Reading, read_splits, spans
+from pipeline.sources.lists.rows import LATEST, Online, Reading, read_splits, spans
 
 GOOD = ["dQw4w9WgXcQ", "-rm-rf-home", "--aE2O5G5WE", "___________", "-----------"]
 HOSTILE = [

@@ -7,9 +7,9 @@ from pydantic import Field
 from pipeline.errors import AvsetError
 from pipeline.sources import Entry, Listing
 from pipeline.sources.download import SUFFIX, fetch
-from pipeline.sources.funnel import Caps, Names, at_most, counted, listing_of, named, share, unite
 from pipeline.sources.lists import read_tree, refused
-from pipeline.sources.rows import Online, Reading
+from pipeline.sources.lists.funnel import Caps, Names, at_most, counted, listing_of, named, share, unite
+from pipeline.sources.lists.rows import Online, Reading
 
 __all__ = ["SUFFIX", "Options", "fetch", "listing"]
 

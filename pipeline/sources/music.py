@@ -6,9 +6,9 @@ from pydantic import Field, model_validator
 
 from pipeline.sources import Entry, Listing
 from pipeline.sources.download import SUFFIX, fetch
-from pipeline.sources.funnel import counted, listing_of, unite
 from pipeline.sources.lists import read_tree
-from pipeline.sources.rows import FIRST, Online, Reading, read_splits
+from pipeline.sources.lists.funnel import counted, listing_of, unite
+from pipeline.sources.lists.rows import FIRST, Online, Reading, read_splits
 
 __all__ = ["SUFFIX", "Options", "fetch", "listing"]
 

@@ -8,9 +8,9 @@ from pydantic import Field
 
 from pipeline.sources import Listing
 from pipeline.sources.download import SUFFIX, fetch
-from pipeline.sources.funnel import counted, listing_of, unite
 from pipeline.sources.lists import read_tree, refused
-from pipeline.sources.rows import LATEST, Online, Reading, read_splits
+from pipeline.sources.lists.funnel import counted, listing_of, unite
+from pipeline.sources.lists.rows import LATEST, Online, Reading, read_splits
 
 __all__ = ["SUFFIX", "Options", "fetch", "listing"]
 

@@ -6,8 +6,8 @@ from pydantic import Field
 
 from pipeline.sources import Entry, Listing
 from pipeline.sources.download import SUFFIX, fetch
-from pipeline.sources.funnel import Caps, Names, at_most, counted, listing_of, named, share, unite
-from pipeline.sources.rows import Online, Reading
+from pipeline.sources.lists.funnel import Caps, Names, at_most, counted, listing_of, named, share, unite
+from pipeline.sources.lists.rows import Online, Reading
 
 __all__ = ["SUFFIX", "Options", "fetch", "listing"]
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from pipeline.errors import AvsetError
 from pipeline.sources import Entry, Listing
-from pipeline.sources.rows import SPLITS, spans
+from pipeline.sources.lists.rows import SPLITS, spans
 
 Lists = dict[str, list[Entry]]
 Names = Annotated[

@@ -98,6 +98,7 @@ def test_a_video_is_where_it_should_be(name: str, parts: tuple, server: Server, 
     check(tmp_path / "x.mkv", start, parts[0][0] if parts else 0.0, parts[-1][1] if parts else LENGTH - 0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["{}/a.m3u8", "fake:segments:{}"])
 def test_a_video_in_segments_is_put_together(address: str, server: Server, tmp_path: Path):
     start = download(address.format(server.url), tmp_path / "x.mkv")
@@ -106,6 +107,7 @@ def test_a_video_in_segments_is_put_together(address: str, server: Server, tmp_p
     assert sorted(r.path for r in server.log if "seg" in r.path) == [f"/seg{i}.ts" for i in range(6)]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # yt-dlp's
 @pytest.mark.parametrize(
     ("reason", "fault"),
@@ -137,6 +139,7 @@ def test_of_a_long_video_little_more_than_the_piece_is_read(server: Server, tmp_
     assert all(a[1] <= b[0] or b[1] <= a[0] for a in read for b in read if a is not b), "read twice"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "parts"),
     [
@@ -322,6 +325,7 @@ def test_downloads_from_one_host_start_at_a_pace():
     assert gaps.min() > 0.17
 
 
+@pytest.mark.slow
 def test_nothing_stays_open(server: Server, tmp_path: Path):
     broken = server.put("/f.mp4", b"x", Fault(status=500, plain=False))
     threads, files = threading.active_count(), []

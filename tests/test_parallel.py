@@ -80,6 +80,7 @@ def test_nothing_pending_starts_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert run(tmp_path, jobs(3), RAY) == {}
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_items_and_outlive_their_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("pipeline.parallel.WORTH", 1)
     todo = jobs(9, c1="fail", c4="die", c7="bug")

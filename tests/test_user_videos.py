@@ -16,6 +16,8 @@ from pipeline.errors import AvsetError
 from pipeline.material import Material
 from pipeline.store import Store, read_table
 
+pytestmark = pytest.mark.slow
+
 ALL = (*toy.STAGES, "train", "evaluate", "report")
 TONES = {"flute": 880.0, "cello": 220.0, "drum": 110.0}  # Hz
 GOOD = {  # media -> label, split, seconds
@@ -133,7 +135,6 @@ def test_the_rest_is_evaluated_and_reported(labelled: Path):
     assert (out / "html" / "index.html").stat().st_size > 100_000
 
 
-@pytest.mark.slow
 def test_without_labels_everything_but_text_works(tmp_path: Path):
     """No text query and no place to look for; training and report don't need them."""
     videos = tmp_path / "videos"

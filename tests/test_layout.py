@@ -25,7 +25,7 @@ DOORS = {  # who may import a package
         "pipeline/waveforms.py",
         "pipeline/sources/demo/media.py",
         "pipeline/sources/download/excerpt.py",
-    },  # fmt: skip
+    },
     "dvclive": {"stages/train.py"},
     "h5py": {"pipeline/store.py", "pipeline/evaluate.py", "pipeline/examples.py"},
     "jinja2": {"pipeline/page.py"},

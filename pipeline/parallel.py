@@ -67,6 +67,8 @@ class Worker:
                 items = self.mapper(jobs)
         except ClipError as e:
             items = [Item.failed(e)] if len(jobs) == 1 else []
+        except AvsetError:  # no clip is to blame: a full disk, a package that is missing
+            raise
         except Exception as e:  # a bug, or a fault of the machine: named, kept going, tried again next time
             detail = f"{type(e).__name__}: {e}"
             items = [Item(reason="error", detail=detail)] if len(jobs) == 1 else []
@@ -109,7 +111,8 @@ def compute(
     """Put into the cache what it lacks of `jobs`. Returns the failures that the cache does not remember.
 
     `worth` is how many batches a process needs to be worth its start, where that is not `WORTH`.
-    `watch` sees all receipts, and ends the work by raising; what is in flight is finished and kept.
+    `watch` sees all receipts, and ends the work by raising, as an AvsetError of a mapper does that is no ClipError;
+    what is in flight is finished and kept.
     """
     cache = ItemCache()
     pending = [job for job in jobs if job.key not in cache]

@@ -92,15 +92,20 @@ def table(told: dict[str, Any]) -> str:
     rows = [(repr(k)[1:-1], *(str(v.get(s, 0)) for s in splits)) for k, v in told["labels"].items()]
     total = ("videos", *(str(told["splits"].get(s, 0)) for s in splits))
     parts.append(_aligned([("class", *splits), *rows, total]))
-    videos, cost, assumed = told["videos"], told["estimate"], told["assumed"]
-    fetch = f"{videos['in_cache']} in the cache, {videos['to_fetch']} to fetch"
-    parts.append(f"{videos['listed']} videos: {videos['invalid']} with an invalid row, {fetch}")
-    hours = "" if cost["hours"] is None else f", {cost['hours']:.1f} h to fetch"
-    parts.append(
-        f"about {cost['clips']} clips, {cost['media_hours']:.1f} h of media, {cost['gigabytes']:.2f} GB{hours}"
-    )
-    parts.append("assumed: " + ", ".join(f"{k} {v:g}" for k, v in assumed.items()))
+    parts.append(line(told))
+    parts.append("assumed: " + ", ".join(f"{k} {v:g}" for k, v in told["assumed"].items()))
     return "\n\n".join(parts)
+
+
+def line(told: dict[str, Any]) -> str:
+    """A survey in a sentence."""
+    videos, cost = told["videos"], told["estimate"]
+    fetch = f"{videos['in_cache']} in the cache, {videos['to_fetch']} to fetch"
+    hours = "" if cost["hours"] is None else f" in {cost['hours']:.1f} h"
+    return (
+        f"{videos['listed']} videos, {videos['invalid']} with an invalid row, {fetch}: about {cost['gigabytes']:.2f} GB"
+        f"{hours}; about {cost['clips']} clips, {cost['media_hours']:.1f} h of media"
+    )
 
 
 def _aligned(lines: Sequence[tuple[str, ...]]) -> str:

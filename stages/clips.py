@@ -6,6 +6,7 @@ Makes data/<dataset>/clips/: media/, index.parquet (every clip, with the reason 
 
 import json
 import shutil
+import sys
 from functools import partial
 from typing import Annotated, Literal
 
@@ -38,13 +39,15 @@ def main(path: ParamsFile = PARAMS, retry: Retry = None, dry_run: DryRun = False
     drawn = code_digest("clips", "pipeline/sources/demo") if p.clips.source == "demo" else ""
     jobs = clips.jobs_of(listing.entries, options, code, drawn)
     folder, cache, access = p.data / "clips", ItemCache(), p.runtime.download
-    if dry_run:
-        there = {job.clip_id for job in jobs if job.payload["kept"] in clips.fetched(cache)}
-        told = survey.survey(listing, there, p.clips, access, options)
-        print(json.dumps(told, indent=2) if as_json else survey.table(told))
-        return
     runtime, watch = p.runtime, clips.Breaker(access.give_up_after)
+    if dry_run or clips.online(options):
+        there = {job.clip_id for job in jobs if job.payload["kept"] in clips.fetched(cache)}
+        expected = survey.survey(listing, there, p.clips, access, options)
+    if dry_run:
+        print(json.dumps(expected, indent=2) if as_json else survey.table(expected))
+        return
     if clips.online(options):
+        print(f"clips: {survey.line(expected)}", file=sys.stderr, flush=True)
         runtime = runtime.model_copy(update={"workers": access.workers})
     with only_writer(folder):
         clips.forget(cache, jobs, retry)

@@ -30,6 +30,8 @@ class Square:
                 raise ClipError("corrupt", f"{job.clip_id} is broken")
             if do == "bug":
                 raise ZeroDivisionError("oops")
+            if do == "full":
+                raise AvsetError("the disk is full; free space")
             if do == "die":
                 os._exit(1)
         for job in jobs:
@@ -63,6 +65,14 @@ def test_errors_find_their_clip_and_the_rest_goes_on(tmp_path: Path, batch_size:
     assert found["c5"] is None, "a bug is tried again at the next run"
     assert forgotten["c5"].detail == "ZeroDivisionError: oops"
     assert [int(found[f"c{i}"][0].arrays["y"][0]) for i in (0, 1, 3, 4, 6)] == [0, 1, 9, 16, 36]
+
+
+def test_what_is_no_clips_fault_ends_the_work_and_what_was_done_is_kept(tmp_path: Path):
+    todo = jobs(5, c3="full")
+    with pytest.raises(AvsetError, match="the disk is full"):
+        run(tmp_path, todo)
+    assert [job.clip_id for job in todo if job.key in ItemCache()] == ["c0", "c1", "c2"]
+    assert run(tmp_path, jobs(5)) == {}
 
 
 def test_finished_work_is_not_done_again(tmp_path: Path):

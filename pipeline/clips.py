@@ -147,7 +147,7 @@ class Fetch:
         else:
             kept = self._fetch(entry)
             fetched(self.cache).put(key, kept)
-            if online(self.options):
+            if online(self.options) and kept.reason not in TRANSIENT:
                 settle(entry, self.options)
         if kept.reason:
             return kept
@@ -162,15 +162,15 @@ class Fetch:
         with tempfile.TemporaryDirectory(dir=self.cache.root, prefix=".fetch-") as folder:
             target = Path(folder) / f"media{suffix}"
             try:
-                fetched = self.source.fetch(entry, self.options, target, self.access)
+                found = self.source.fetch(entry, self.options, target, self.access)
             except ClipError as e:
                 return Item.failed(e)
-            fields = {"sha256": _sha256(target), "suffix": suffix, "start": fetched.start}
+            fields = {"sha256": _sha256(target), "suffix": suffix, "start": found.start}
             kept = kept_media(self.cache, fields)
             kept.parent.mkdir(parents=True, exist_ok=True)
             target.replace(kept)
         stat = kept.stat()
-        boxes = [asdict(box) for box in fetched.boxes]
+        boxes = [asdict(box) for box in found.boxes]
         return Item(fields={**fields, "boxes": boxes, "stamp": [stat.st_size, stat.st_mtime_ns]})
 
 

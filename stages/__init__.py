@@ -6,6 +6,7 @@
 import ast
 import fcntl
 import hashlib
+import random
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from pipeline.errors import REASONS, AvsetError
 from pipeline.parallel import Job, Mapper, compute
 from pipeline.params import Params
 from pipeline.store import Item, ItemCache, Store, assemble, read_table, require
+from pipeline.stores import recompute
 
 
 def command(main: Callable[..., None]) -> None:
@@ -37,6 +39,9 @@ def command(main: Callable[..., None]) -> None:
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters file.")]
 PARAMS = Path("params.yaml")
+Verify = Annotated[
+    int, typer.Option(min=0, help="Make so many random clips anew, compare them with the store, write nothing.")
+]
 
 
 def begin(stage: str, path: Path, method: str = "") -> Params:
@@ -105,13 +110,15 @@ def build(
     dimensions: dict[str, tuple[str, ...]],
     batch_size: int = 1,
     of: dict[str, str] | None = None,
+    verify: int = 0,
 ) -> None:
     """The whole of a per-clip stage: compute what the cache lacks, assemble the store, gate on failures.
 
     `clips` maps every clip to the payload of its job, whose "digest" identifies its input (None: it failed
     upstream); `recipe` is what else decides a value, `inputs` what the whole stage reads (the encoder, ...).
     Where several clips share an item, `of` names for each clip (but those that failed upstream) the one whose job
-    makes it; the index has it as a column.
+    makes it; the index has it as a column. With `verify` so many random clips are made anew and compared with the
+    store, and nothing is written.
     """
     shared = of or {}
     identity = {"recipe": recipe, "code": code_digest(stage), "inputs": inputs}
@@ -120,6 +127,8 @@ def build(
         for clip, payload in clips.items()
         if payload is not None and shared.get(clip, clip) == clip
     ]
+    if verify:
+        return compare(p.data / stage, identity, jobs, factory, verify)
     with only_writer(p.data / stage):
         forgotten = compute(stage, jobs, factory, p.runtime, batch_size)
         keys, cache = {job.clip_id: job.key for job in jobs}, ItemCache()
@@ -137,6 +146,17 @@ def build(
 
         rows = assemble(p.data / stage, stage, clips, item_of, identity, dimensions)
     gate(stage, rows, p.clips.min_success)
+
+
+def compare(folder: Path, identity: dict[str, Any], jobs: list[Job], factory: Callable[[], Mapper], count: int) -> None:
+    """Make some clips of a store anew and print the largest difference; AvsetError if it is not of this identity."""
+    store = Store(folder)
+    if other := [name for name, value in identity.items() if store.info[name] != value]:
+        raise AvsetError(f"{folder} was made with other {', '.join(other)}; run `dvc repro {folder.name}`")
+    there = [job for job in jobs if store.rows[job.clip_id]["status"] == "ok"]
+    drawn = random.sample(there, min(count, len(there)))
+    for name, apart in recompute(store, drawn, factory).items():
+        print(f"{folder}: {name} of {len(drawn)} clips made anew differs by at most {apart:g}")
 
 
 def media_payloads(p: Params) -> dict[str, dict[str, Any] | None]:

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.captions import Captions
 from pipeline.parallel import Job
 from pipeline.store import Item, Store, read_table
-from stages import PARAMS, ParamsFile, begin, build, command, device_of, encoder_digest, store_payloads
+from stages import PARAMS, ParamsFile, Verify, begin, build, command, device_of, encoder_digest, store_payloads
 
 DIMENSIONS = {"caption": ("D",), "tokens": ("K", "E"), "curve": ("S",)}
 
@@ -55,7 +55,7 @@ def centres(rows: list[dict[str, Any]], usable: Collection[str]) -> dict[str, st
     return chosen
 
 
-def main(path: ParamsFile = PARAMS) -> None:
+def main(path: ParamsFile = PARAMS, verify: Verify = 0) -> None:
     """Invert the centre frame of every clip, or of the centre clip of every video."""
     p = begin("captions", path)
     regions, encoder = Store(p.data / "regions"), p.data / "encoder"
@@ -67,7 +67,8 @@ def main(path: ParamsFile = PARAMS) -> None:
     of = {clip: clip for clip in regions.clips}
     if per == "video":
         of = centres(read_table(p.data / "clips" / "index.parquet"), of)
-    build("captions", p, store_payloads(regions), factory, recipe, inputs, DIMENSIONS, p.captions.batch_size, of)
+    clips, batch = store_payloads(regions), p.captions.batch_size
+    build("captions", p, clips, factory, recipe, inputs, DIMENSIONS, batch, of, verify)
 
 
 if __name__ == "__main__":

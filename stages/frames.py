@@ -10,7 +10,7 @@ from pipeline.frames import decode_frames, frame_times
 from pipeline.parallel import Job
 from pipeline.params import Frames
 from pipeline.store import Item
-from stages import PARAMS, ParamsFile, begin, build, command, media_payloads
+from stages import PARAMS, ParamsFile, Verify, begin, build, command, media_payloads
 
 DIMENSIONS = {"frames": ("V", "H", "W", "C"), "times": ("V",)}
 
@@ -30,10 +30,10 @@ class Decode:
         return Item({"frames": decode_frames(media, times, self.grid.size), "times": times})
 
 
-def main(path: ParamsFile = PARAMS) -> None:
+def main(path: ParamsFile = PARAMS, verify: Verify = 0) -> None:
     """Decode the frames of every clip."""
     p = begin("frames", path)
-    build("frames", p, media_payloads(p), partial(Decode, p.frames), p.frames.recipe(), {}, DIMENSIONS)
+    build("frames", p, media_payloads(p), partial(Decode, p.frames), p.frames.recipe(), {}, DIMENSIONS, verify=verify)
 
 
 if __name__ == "__main__":

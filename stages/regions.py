@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.parallel import Job
 from pipeline.regions import Regions
 from pipeline.store import Item, Store
-from stages import PARAMS, ParamsFile, begin, build, command, device_of, encoder_digest, store_payloads
+from stages import PARAMS, ParamsFile, Verify, begin, build, command, device_of, encoder_digest, store_payloads
 
 DIMENSIONS = {"regions": ("V", "R", "D"), "embedding": ("D",)}
 
@@ -25,7 +25,7 @@ class Encode:
         return [Item(arrays) for arrays in self.regions([self.frames.read(job.clip_id, "frames") for job in jobs])]
 
 
-def main(path: ParamsFile = PARAMS) -> None:
+def main(path: ParamsFile = PARAMS, verify: Verify = 0) -> None:
     """Encode the frames of every clip."""
     p = begin("regions", path)
     frames, encoder = Store(p.data / "frames"), p.data / "encoder"
@@ -33,7 +33,7 @@ def main(path: ParamsFile = PARAMS) -> None:
     inputs = {"encoder": encoder_digest(encoder)}
     factory = partial(Encode, frames.folder, regions)
     batch = max(1, p.regions.batch_size // p.frames.count)
-    build("regions", p, store_payloads(frames), factory, p.regions.recipe(), inputs, DIMENSIONS, batch)
+    build("regions", p, store_payloads(frames), factory, p.regions.recipe(), inputs, DIMENSIONS, batch, verify=verify)
 
 
 if __name__ == "__main__":

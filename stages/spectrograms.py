@@ -15,7 +15,7 @@ from pipeline import waveforms
 from pipeline.parallel import Job
 from pipeline.params import Spectrograms
 from pipeline.store import Item
-from stages import PARAMS, ParamsFile, begin, build, command, media_payloads
+from stages import PARAMS, ParamsFile, Verify, begin, build, command, media_payloads
 
 DIMENSIONS = {"stft": ("T", "plane", "F"), "waveform": ("L",)}
 
@@ -38,12 +38,12 @@ class Transform:
         return Item({"stft": sp.pack(spectrum).numpy().astype(np.dtype(sizes.precision)), "waveform": samples})
 
 
-def main(path: ParamsFile = PARAMS) -> None:
+def main(path: ParamsFile = PARAMS, verify: Verify = 0) -> None:
     """Decode the sound of every clip and transform it."""
     p = begin("spectrograms", path)
     recipe = {**p.spectrograms.recipe(), "silence": p.clips.silence}
     factory = partial(Transform, p.spectrograms, p.clips.silence)
-    build("spectrograms", p, media_payloads(p), factory, recipe, {}, DIMENSIONS)
+    build("spectrograms", p, media_payloads(p), factory, recipe, {}, DIMENSIONS, verify=verify)
 
 
 if __name__ == "__main__":

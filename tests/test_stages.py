@@ -266,6 +266,23 @@ def test_a_full_disk_is_told_before_work_begins(tmp_path: Path, capsys: pytest.C
     assert not (folder / "data").exists()
 
 
+@pytest.mark.parametrize("stage", PER_CLIP)
+def test_clips_made_anew_are_those_of_the_store(toy_data: Path, stage: str, capsys: pytest.CaptureFixture):
+    """With an empty item cache: nothing is looked up, nothing is written."""
+    before = made(toy_data)
+    toy.run(toy_data, toy_data.parent / "nothing", stage, verify=3)
+    said = capsys.readouterr().out.splitlines()
+    assert said and all(line.endswith("of 3 clips made anew differs by at most 0") for line in said)
+    assert made(toy_data) == before and not (toy_data.parent / "nothing" / "items").exists()
+
+
+def test_a_store_of_another_recipe_is_not_compared(copy: tuple[Path, Path]):
+    folder, cache = copy
+    toy.project(folder, toy.params(captions__tokens=2))
+    with pytest.raises(AvsetError, match=r"made with other recipe; run `dvc repro captions`"):
+        toy.run(folder, cache, "captions", verify=1)
+
+
 def test_too_few_clips_end_a_stage(copy: tuple[Path, Path]):
     """All clips are below an absurd threshold: the rows are written, with their reason, and the stage fails."""
     folder, cache = copy

@@ -1,0 +1,221 @@
+"""Look after stores: list them, say what made one, what differs between two, and whether one is intact."""
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from pipeline.errors import AvsetError
+from pipeline.parallel import Job, Mapper, Worker
+from pipeline.store import Item, Store, read_columns, require
+
+NO_FIELDS = {"clip_id", "status", "reason", "detail", "shard", "digest", "of"}  # columns that no item has
+READS = {"frames": "clips", "spectrograms": "clips", "regions": "frames", "captions": "regions"}
+MEDIUM = ("sha256", "start_s", "duration_s")  # what of a row of clips decides a value
+BROKEN = (OSError, KeyError, RuntimeError, ValueError)  # what a damaged file raises, depending on where it is
+NAMES = 10  # clips named of each kind of difference
+
+
+def summaries(data: Path) -> list[dict[str, Any]]:
+    """The `summary` of every store in the folder of a data set."""
+    folders = sorted(folder for folder in require(data).iterdir() if not folder.name.startswith("."))
+    return [summary(f) for f in folders if (f / "index.parquet").exists() or (f / "shards").exists()]
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """stage, ok and failed (clips), bytes, digest (as `Store.digest`), lacks (files of it that are not there)."""
+    files = [folder / "store.json", folder / "index.parquet"]
+    lacks = [path.name for path in files if not path.exists()]
+    digest, counts, parts = "", Counter[str](), set[str]()
+    if not lacks:
+        digest = hashlib.sha256(files[0].read_bytes() + files[1].read_bytes()).hexdigest()
+        try:
+            column = "media" if json.loads(files[0].read_text())["stage"] == "clips" else "shard"
+            for statuses, places in read_columns(files[1], "status", column):
+                counts.update(statuses)
+                parts |= {at if column == "media" else f"shards/{at:02d}.h5" for at in places if at is not None}
+        except BROKEN:
+            lacks.append("readable index")
+    lacks += sorted(part for part in parts if not (folder / part).exists())
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    told = {"stage": folder.name, "ok": counts["ok"], "failed": counts["failed"]}
+    return {**told, "bytes": size, "digest": digest, "lacks": lacks}
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """The `summary` of a store, its identity, clips by reason, and the arrays of its first clip: shape, type, axes."""
+    arrays = {}
+    with _readable(folder):
+        store = Store(folder)
+        if store.info["stage"] != "clips" and store.clips:
+            with _shard(store, store.clips[0]) as file:
+                for name, array in file[store.clips[0]].items():
+                    axes = " ".join(axis.label for axis in array.dims)
+                    arrays[name] = f"{'x'.join(map(str, array.shape))} {array.dtype} ({axes})"
+    reasons = Counter(row["reason"] for row in store.rows.values() if row["reason"])
+    return {**summary(folder), "reasons": dict(sorted(reasons.items())), "identity": store.info, "arrays": arrays}
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except BROKEN as e:
+        raise AvsetError(f"{folder} is damaged ({e}); bring it back with `dvc checkout`, or make it again") from e
+
+
+def _shard(store: Store, clip: str) -> h5py.File:
+    return h5py.File(store.folder / "shards" / f"{store.rows[clip]['shard']:02d}.h5", "r")
+
+
+def diff(a: Path, b: Path) -> dict[str, Any]:
+    """What differs between two stores of a stage; empty where nothing does.
+
+    identity: entry -> [in A, in B], the encoder's too where both data sets have it. clips: kind of difference ->
+    count and first names. A clip whose outcome or content differs has other input if that of the stage before does.
+    AvsetError if they are of different stages.
+    """
+    one, two = dict(flat(_told(a))), dict(flat(_told(b)))
+    stage = one["stage"]
+    if stage != two["stage"]:
+        raise AvsetError(f"{a} holds {stage}, {b} holds {two['stage']}; compare two stores of the same stage")
+    with suppress(FileNotFoundError):
+        encoders = [_encoder(folder, told) for folder, told in ((a, one), (b, two))]
+        one, two = one | encoders[0], two | encoders[1]
+    keys = sorted(one.keys() | two.keys())
+    told = {key: [one.get(key, "(none)"), two.get(key, "(none)")] for key in keys}
+    before, after = _outcomes(a), _outcomes(b)
+    both = before.keys() & after.keys()
+    outcome = {c for c in both if before[c][0] != after[c][0]}
+    content = {c for c in both - outcome if before[c] != after[c]}
+    kinds = {"only in A": before.keys() - both, "only in B": after.keys() - both, "content": content}
+    named = {kind: sorted(clips) for kind, clips in kinds.items()}
+    named["outcome"] = [f"{c}: {before[c][0] or 'ok'}, {after[c][0] or 'ok'}" for c in sorted(outcome)]
+    if (source := READS.get(stage)) and all((f.parent / source / "store.json").exists() for f in (a, b)):
+        above, below = (_outcomes(f.parent / source, MEDIUM) for f in (a, b))
+        named["input"] = [c for c in sorted(outcome | content) if above.get(c) != below.get(c)]
+    clips = {kind: {"count": len(found), "first": found[:NAMES]} for kind, found in named.items() if found}
+    entries = {key: values for key, values in told.items() if values[0] != values[1]}
+    return {key: value for key, value in (("identity", entries), ("clips", clips)) if value}
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    with _readable(folder):
+        return json.loads(require(folder / "store.json").read_text())
+
+
+def _encoder(folder: Path, told: dict[str, Any]) -> dict[str, Any]:
+    """The entries of the encoder next to a store, if it is the one that made it."""
+    text = (folder.parent / "encoder" / "encoder.json").read_bytes()
+    if hashlib.sha256(text).hexdigest() != told.get("inputs.encoder"):
+        raise FileNotFoundError
+    return dict(flat(json.loads(text), "encoder."))
+
+
+def flat(tree: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested objects."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _outcomes(folder: Path, medium: tuple[str, ...] = (*MEDIUM, "split", "labels")) -> dict[str, tuple[Any, ...]]:
+    """Clip -> its reason and content; of the clips stage, which has no digests, the content is `medium`."""
+    content = medium if _told(folder)["stage"] == "clips" else ("digest",)
+    found: dict[str, tuple[Any, ...]] = {}
+    with _readable(folder):
+        for names, *columns in read_columns(folder / "index.parquet", "clip_id", "reason", *content):
+            found.update(zip(names, zip(*columns, strict=True), strict=True))
+    return found
+
+
+def verify(folder: Path, count: int, seed: int = 0) -> tuple[int, dict[str, str]]:
+    """How many clips were read and hashed, at most `count`, drawn at random; and what is wrong, by clip.
+
+    Every clip must be where the index says. What was drawn must hash to the digest in the index: arrays and
+    fields of a clip are all of its item; of the clips stage, the media file.
+    """
+    with _readable(folder):
+        store = Store(folder)
+    clips = store.info["stage"] == "clips"
+    damaged = _lost_media(store) if clips else _misplaced(store)
+    signed = [c for c, row in store.rows.items() if (row["status"] == "ok" if clips else row["digest"])]
+    drawn = random.Random(seed).sample(signed, min(count, len(signed)))
+    for clip in sorted(set(drawn) - damaged.keys()):
+        try:
+            if not (_medium_intact if clips else _item_intact)(store, clip):
+                damaged[clip] = "its content is not that of the index"
+        except BROKEN as e:
+            damaged[clip] = f"cannot be read: {e}"
+    return len(drawn), dict(sorted(damaged.items()))
+
+
+def _lost_media(store: Store) -> dict[str, str]:
+    return {c: "its medium is not there" for c in store.clips if not (store.folder / store.rows[c]["media"]).exists()}
+
+
+def _misplaced(store: Store) -> dict[str, str]:
+    """Clips that are not in their shard, and groups of a shard that are not in the index."""
+    found: dict[str, str] = {}
+    shards: dict[int, list[str]] = {}
+    for clip in store.clips:
+        shards.setdefault(store.rows[clip]["shard"], []).append(clip)
+    for shard, clips in shards.items():
+        try:
+            with _shard(store, clips[0]) as file:
+                names = set(file)
+        except BROKEN as e:
+            found |= dict.fromkeys(clips, f"shard {shard:02d} cannot be opened: {e}")
+            continue
+        found |= {clip: f"not in its shard, {shard:02d}" for clip in clips if clip not in names}
+        found |= {name: f"in shard {shard:02d}, but not in the index" for name in names if name not in store.rows}
+    return found
+
+
+def _medium_intact(store: Store, clip: str) -> bool:
+    row = store.rows[clip]
+    with (store.folder / row["media"]).open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest() == row["sha256"]
+
+
+def _item_intact(store: Store, clip: str) -> bool:
+    """Whether the item, put together again, has its digest. A null is a field that the item has not, or null in it."""
+    row = store.rows[clip]
+    fields = {k: v for k, v in row.items() if k not in NO_FIELDS}
+    arrays = _arrays(store, clip) if row["status"] == "ok" else {}
+    for told in ({k: v for k, v in fields.items() if v is not None}, fields):
+        payload = Item(arrays, told, row["reason"], row["detail"]).dump()
+        if hashlib.sha256(payload).hexdigest() == row["digest"]:
+            return True
+    return False
+
+
+def _arrays(store: Store, clip: str) -> dict[str, np.ndarray]:
+    with _shard(store, clip) as file:
+        return {name: np.asarray(array[()]) for name, array in file[clip].items()}
+
+
+def recompute(store: Store, jobs: list[Job], factory: Callable[[], Mapper]) -> dict[str, float]:
+    """The largest absolute difference of each array between the store and what the mapper makes of `jobs` now.
+
+    Infinite where a clip has the array on one side only, or in another shape. The item cache is not asked.
+    """
+    largest: dict[str, float] = {}
+    for job, item in zip(jobs, Worker(factory).attempt(jobs), strict=True):
+        stored = _arrays(store, job.clip_id) if store.rows[job.clip_id]["status"] == "ok" else {}
+        for name in stored.keys() | item.arrays.keys():
+            x, y = stored.get(name), item.arrays.get(name)
+            apart = np.inf
+            if x is not None and y is not None and x.shape == y.shape:
+                apart = float(np.abs(x.astype(float) - y.astype(float)).max(initial=0))
+            largest[name] = max(largest.get(name, 0.0), apart)
+    return dict(sorted(largest.items()))

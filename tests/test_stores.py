@@ -1,0 +1,295 @@
+"""Stores looked after: what is listed, what differs, what is damaged, what may go."""
+
+import json
+import os
+import shutil
+import time
+from functools import partial
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import toy
+from test_store import DIMENSIONS, item
+
+from pipeline import params, stores
+from pipeline.__main__ import main
+from pipeline.errors import AvsetError, ClipError
+from pipeline.parallel import Job
+from pipeline.params import digest
+from pipeline.store import Item, ItemCache, Store, assemble, read_table, write_json, write_table
+from pipeline.sweep import sweep
+from stages import encoder_digest, media_payloads
+from stages.frames import Decode
+
+STAGES = ("captions", "clips", "frames", "regions", "spectrograms")
+CLIPS = 37
+DAY = 86400
+
+
+@pytest.fixture
+def data(toy_data: Path, tmp_path: Path) -> Path:
+    """The folder of the toy data set, to be damaged."""
+    return toy.clone(toy_data / "data" / "demo", tmp_path / "data" / "demo")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str]:
+    """Exit code and output of `python -m pipeline store`."""
+    monkeypatch.setattr("sys.argv", ["pipeline", "store", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out + said.err
+
+
+def make(folder: Path, items: dict[str, Item], **identity: object) -> Path:
+    def item_of(clip: str) -> tuple[Item, str]:
+        content = items[clip]
+        return content, "" if content.reason == "upstream" else digest(content.dump().hex())
+
+    assemble(folder, "toy", items, item_of, identity, DIMENSIONS)
+    return folder
+
+
+def test_all_stores_are_listed_and_complete(toy_data: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    found = {s["stage"]: s for s in stores.summaries(toy_data / "data" / "demo")}
+    assert tuple(found) == STAGES
+    for stage, told in found.items():
+        folder = toy_data / "data" / "demo" / stage
+        assert (told["ok"], told["failed"], told["lacks"]) == (CLIPS, 0, [])
+        assert told["digest"] == Store(folder).digest
+        assert told["bytes"] == sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    monkeypatch.chdir(toy_data)
+    code, said = run(monkeypatch, capsys, "ls")
+    assert code == 0 and said.count(" yes\n") == 5
+    assert found["regions"]["digest"][:12] in said
+    assert json.loads(run(monkeypatch, capsys, "ls", "data/demo", "--json")[1]) == list(found.values())
+
+
+def test_what_a_store_lacks_is_named(data: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    medium = read_table(data / "clips" / "index.parquet")[3]["media"]
+    shard = sorted((data / "frames" / "shards").iterdir())[2]
+    for path in (data / "clips" / medium, shard, data / "regions" / "store.json"):
+        path.unlink()
+    (data / "captions" / "index.parquet").write_bytes(b"PAR1")
+    lacks = {s["stage"]: s["lacks"] for s in stores.summaries(data)}
+    assert lacks["clips"] == [medium] and lacks["frames"] == [f"shards/{shard.name}"]
+    assert lacks["regions"] == ["store.json"] and lacks["captions"] == ["readable index"]
+    code, said = run(monkeypatch, capsys, "ls", data)
+    assert code == 0 and f"no: {medium} missing (1)" in said
+    for command in (("info",), ("verify",), ("diff", data / "captions")):
+        code, said = run(monkeypatch, capsys, *command, data / "captions")
+        assert code == 1 and said.startswith(f"error: {data / 'captions'} is damaged") and len(said.splitlines()) == 1
+
+
+def test_info_tells_identity_reasons_and_arrays(tmp_path: Path, toy_data: Path, monkeypatch, capsys):
+    silent, upstream = Item.failed(ClipError("silent")), Item(reason="upstream")
+    folder = make(tmp_path / "toy", {"a_0": silent, "b_0": item(1), "c_0": upstream, "d_0": silent}, recipe={"k": 7})
+    told = stores.describe(folder)
+    assert told["arrays"] == {"x": "3x4 float16 (T D)", "y": "7 int16 (L)"}
+    assert told["reasons"] == {"silent": 2, "upstream": 1} and (told["ok"], told["failed"]) == (1, 3)
+    code, said = run(monkeypatch, capsys, "info", folder)
+    assert code == 0 and "identity.recipe.k: 7\n" in said and "reasons.silent: 2\n" in said
+    assert stores.describe(toy_data / "data" / "demo" / "clips")["arrays"] == {}
+
+
+def test_diff_finds_each_kind_of_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    shared = {f"s{i:02}_0": item(i) for i in range(20)}
+    failed = Item.failed(ClipError("silent"))
+    a = make(tmp_path / "a", shared | {"old_0": item(1), "x_0": item(2)}, recipe={"k": 3, "lr": 1}, code="c")
+    b = make(tmp_path / "b", {c: item(99) if c < "s12" else v for c, v in shared.items()} | {"x_0": failed},
+             recipe={"k": 5, "lr": 1}, code="c", inputs={"encoder": "e"})  # fmt: skip
+    assert stores.diff(a, b) == {
+        "identity": {"inputs.encoder": ["(none)", "e"], "recipe.k": [3, 5]},
+        "clips": {
+            "only in A": {"count": 1, "first": ["old_0"]},
+            "content": {"count": 12, "first": [f"s{i:02}_0" for i in range(10)]},
+            "outcome": {"count": 1, "first": ["x_0: ok, silent"]},
+        },
+    }
+    assert stores.diff(b, a)["clips"]["only in B"]["first"] == ["old_0"]
+    code, said = run(monkeypatch, capsys, "diff", a, b)
+    assert code == 1 and "identity.recipe.k: 3, 5\n" in said and "clips.content.count: 12\n" in said
+    assert run(monkeypatch, capsys, "diff", a, a) == (0, "no difference\n")
+    assert run(monkeypatch, capsys, "diff", a, a, "--json") == (0, "{}\n")
+
+
+def test_diff_says_whether_weights_or_input_are_others(data: Path, toy_data: Path, monkeypatch, capsys):
+    theirs, (first, second) = toy_data / "data" / "demo", Store(data / "regions").clips[:2]
+    told = json.loads((data / "encoder" / "encoder.json").read_text())
+    write_json(data / "encoder" / "encoder.json", told | {"sha256": "0" * 64})
+    ours = {"encoder": encoder_digest(data / "encoder")}
+    write_json(data / "captions" / "store.json", Store(data / "captions").info | {"inputs": ours})
+    for stage, clips in (("captions", (first, second)), ("regions", (second,))):
+        rows = read_table(data / stage / "index.parquet")
+        write_table(
+            data / stage / "index.parquet", [r | {"digest": "f" * 64} if r["clip_id"] in clips else r for r in rows]
+        )
+    found = stores.diff(theirs / "captions", data / "captions")
+    assert found["identity"].keys() == {"encoder.sha256", "inputs.encoder"}
+    assert found["identity"]["encoder.sha256"] == [told["sha256"], "0" * 64]
+    assert found["clips"]["content"] == {"count": 2, "first": [first, second]}
+    assert found["clips"]["input"] == {"count": 1, "first": [second]}
+    with pytest.raises(AvsetError, match="same stage"):
+        stores.diff(data / "regions", data / "captions")
+
+
+def test_diff_of_clips_looks_at_media_and_splits(data: Path, toy_data: Path):
+    theirs, index = toy_data / "data" / "demo", data / "clips" / "index.parquet"
+    rows = read_table(index)
+    rows[4]["split"], rows[6]["sha256"] = "elsewhere", "0" * 64
+    write_table(index, rows)
+    names = [rows[4]["clip_id"], rows[6]["clip_id"]]
+    assert stores.diff(theirs / "clips", data / "clips") == {"clips": {"content": {"count": 2, "first": names}}}
+    assert stores.diff(theirs / "frames", data / "frames") == {}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_the_stages_made_is_intact(toy_data: Path, stage: str):
+    """Every digest can be made again from arrays and index."""
+    assert stores.verify(toy_data / "data" / "demo" / stage, 10**6) == (CLIPS, {})
+
+
+def test_failed_clips_are_hashed_too_and_the_draw_follows_its_seed(tmp_path: Path):
+    items = {f"c{i}_0": item(i) for i in range(9)} | {"bad_0": Item.failed(ClipError("silent", "-80 dBFS"))}
+    cache, keys = ItemCache(), {clip: digest(clip) for clip in items}
+    for clip, made in items.items():
+        cache.put(keys[clip], made)
+    assemble(tmp_path / "toy", "toy", items, lambda clip: cache.get(keys[clip]) or pytest.fail(), {}, DIMENSIONS)
+    index = tmp_path / "toy" / "index.parquet"
+    assert stores.verify(tmp_path / "toy", 99) == (10, {})
+    rows = read_table(index)
+    write_table(index, [r | {"detail": "-20 dBFS"} if r["reason"] else r | {"cosine": 0.1} for r in rows])
+    assert stores.verify(tmp_path / "toy", 99)[1].keys() == items.keys()
+    drawn = [tuple(stores.verify(tmp_path / "toy", 3, seed)[1]) for seed in range(9)]
+    assert {len(names) for names in drawn} == {3} and len(set(drawn)) > 1
+    assert drawn == [tuple(stores.verify(tmp_path / "toy", 3, seed)[1]) for seed in range(9)]
+
+
+def test_damage_is_named(data: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    folder = data / "regions"
+    store = Store(folder)
+    by_shard: dict[int, list[str]] = {}
+    for clip in store.clips:
+        by_shard.setdefault(store.rows[clip]["shard"], []).append(clip)
+    (one, (flipped, lost, *_)), (two, cut) = sorted(by_shard.items(), key=lambda s: -len(s[1]))[:2]
+    with h5py.File(folder / "shards" / f"{one:02d}.h5", "r+") as file:
+        file[flipped]["embedding"][0] += 1
+        file.move(lost, "stray_0")
+    path = folder / "shards" / f"{two:02d}.h5"
+    path.write_bytes(path.read_bytes()[:-100])
+    drawn, damaged = stores.verify(folder, 99)
+    assert drawn == CLIPS and damaged.keys() == {flipped, lost, "stray_0", *cut}
+    assert damaged[flipped] == "its content is not that of the index"
+    assert damaged["stray_0"] == f"in shard {one:02d}, but not in the index"
+    code, said = run(monkeypatch, capsys, "verify", folder, "--count", 0)
+    assert code == 1 and f"{lost}: not in its shard" in said and flipped not in said
+    assert run(monkeypatch, capsys, "verify", data / "frames", "--count", 5)[0] == 0
+
+
+def test_damaged_media_are_named(data: Path):
+    media = {row["clip_id"]: data / "clips" / row["media"] for row in read_table(data / "clips" / "index.parquet")}
+    gone, changed = list(media)[:2]
+    media[gone].unlink()
+    content = media[changed].read_bytes()
+    media[changed].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert stores.verify(data / "clips", 99)[1] == {
+        gone: "its medium is not there", changed: "its content is not that of the index",
+    }  # fmt: skip
+
+
+def test_recomputing_tells_the_largest_difference(data: Path, toy_data: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(toy_data)
+    p = params.load()
+    jobs = [Job(clip, "", payload) for clip, payload in list(media_payloads(p).items())[:4] if payload]
+    mapper = partial(Decode, p.frames)
+    assert stores.recompute(Store(data / "frames"), jobs, mapper) == {"frames": 0.0, "times": 0.0}
+    clip, store = jobs[1].clip_id, Store(data / "frames")
+    with h5py.File(data / "frames" / "shards" / f"{store.rows[clip]['shard']:02d}.h5", "r+") as file:
+        file[clip]["times"][0] += 0.25
+    assert stores.recompute(store, jobs, mapper) == {"frames": 0.0, "times": 0.25}
+    gone = Job(clip, "", {**jobs[1].payload, "media": Path("nowhere.mkv")})
+    assert stores.recompute(store, [gone], mapper) == {"frames": np.inf, "times": np.inf}
+
+
+def aged(path: Path, days: float, content: bytes = b"12345") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.write_bytes(content)
+    then = time.time() - days * DAY
+    os.utime(path, (then, then))
+    return path
+
+
+def receipt(cache: ItemCache, kept: ItemCache, name: str, days: float) -> Path:
+    """A medium in the cache, and the item in `kept` that names it."""
+    fields = {"sha256": digest(name), "suffix": ".mkv"}
+    medium = cache.root / "media" / fields["sha256"][:2] / (fields["sha256"][2:] + ".mkv")
+    kept.put(digest(["of", name]), Item(fields=fields))
+    aged(kept.path(digest(["of", name])), days)
+    return aged(medium, 99)
+
+
+@pytest.fixture
+def cache(private_cache: Path) -> dict[str, Path]:
+    """An item cache with something of every kind and age."""
+    items = ItemCache()
+    fetched = ItemCache(private_cache / "fetched")
+    for i in range(3):
+        items.put(digest(i), item(i))
+    read = aged(items.path(digest(2)), 99)
+    os.utime(read, (time.time() - 2 * DAY, read.stat().st_mtime))
+    linked = aged(private_cache / "media" / "ab" / f"{'d' * 62}.mkv", 99)
+    os.link(linked, private_cache.parent / f"{private_cache.name}.mkv")
+    found = {
+        "new": items.path(digest(0)), "old": aged(items.path(digest(1)), 31), "read": read, "linked": linked,
+        "temporary": aged(private_cache / "items" / "ab" / f".{'c' * 62}.123", 2),
+        "writing": aged(private_cache / "items" / "ab" / f".{'c' * 62}.124", 0.5),
+        "training": aged(private_cache / "runs" / f"{'a' * 64}.pt", 31),
+        "fetch": aged(private_cache / ".fetch-x" / "media.mkv", 3),
+        "fetching": aged(private_cache / ".fetch-y" / "media.mkv", 0.1),
+        "partial": aged(private_cache / "partial" / "abc" / "media.part", 20),
+        "named": receipt(items, fetched, "named", 99), "probed": receipt(items, items, "probed", 1),
+        "unnamed": aged(private_cache / "media" / "ab" / f"{'e' * 62}.mkv", 31),
+        "fresh": aged(private_cache / "media" / "ab" / f"{'f' * 62}.mkv", 1),
+        "strange": aged(private_cache / "items" / "ab" / "notes.txt", 99),
+        "receipt": fetched.path(digest(["of", "named"])),
+    }  # fmt: skip
+    for folder in (private_cache / ".fetch-x", private_cache / ".fetch-y", private_cache / "partial" / "abc"):
+        aged(folder, 99)
+    return found
+
+
+OLD = {"old", "temporary", "training", "fetch", "unnamed"}
+
+
+def test_only_what_is_old_goes(cache: dict[str, Path], private_cache: Path):
+    stamps = {name: path.stat().st_atime for name, path in cache.items()}
+    size = cache["old"].stat().st_size
+    would = sweep(private_cache, 30.0, dry_run=True)
+    assert all(path.exists() for path in cache.values())
+    assert would == {
+        "temporary files": (1, 5), "broken fetches": (1, 5), "trainings": (1, 5), "items": (1, size),
+        "fetched": (0, 0), "media": (1, 5),
+    }  # fmt: skip
+    assert {name: path.stat().st_atime for name, path in cache.items()} == stamps, "looking is no use"
+    assert sweep(private_cache, 30.0) == would
+    assert {name for name, path in cache.items() if not path.exists()} == OLD
+    assert set(sweep(private_cache, 30.0).values()) == {(0, 0)}
+
+
+def test_fetched_media_go_when_told_to(cache: dict[str, Path], private_cache: Path):
+    assert sweep(private_cache, 30.0, fetched=True, dry_run=True)["media"] == (2, 10)
+    sweep(private_cache, 30.0, fetched=True)
+    assert {name for name, path in cache.items() if not path.exists()} == OLD | {"named", "receipt"}
+
+
+def test_the_command_says_how_much(cache: dict[str, Path], private_cache: Path, monkeypatch, capsys):
+    code, said = run(monkeypatch, capsys, "gc", "--dry-run", "--days", 30)
+    assert code == 0 and f"{private_cache}: 0.0 MB would go" in said and "items" in said
+    assert cache["old"].exists()
+    assert run(monkeypatch, capsys, "gc")[0] == 0 and not cache["old"].exists()
+    assert run(monkeypatch, capsys, "gc", "--days", 0)[0] == 2
+    shutil.rmtree(private_cache)
+    assert run(monkeypatch, capsys, "gc")[0] == 0

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.clips import online
 from pipeline.errors import ClipError
 from pipeline.params import Clips, Download
 from pipeline.sources import Entry, Listing
@@ -22,7 +23,7 @@ def survey(listing: Listing, kept: set[str], clips: Clips, access: Download, opt
     """The counts and estimates that `--dry-run` prints; `kept` are the media that the cache has already."""
     usable = [entry for entry in listing.entries if not entry.fault]
     fetched = [entry for entry in usable if entry.media_id not in kept]
-    remote = hasattr(options, "address")
+    remote = online(options)
     typical, size = (TYPICAL, None) if remote else _local(usable, getattr(options, "duration", TYPICAL))
     rate = RATE * getattr(options, "height", 360) / 360
     seconds = [_seconds(entry, typical) + LEAD * bool(entry.parts) for entry in fetched]

@@ -23,14 +23,8 @@ REASONS = {  # why a clip is not in an artifact
     "upstream": "an earlier stage failed on this clip",
 }
 REFUSED = {"bot_check", "rate_limited"}  # the site's word about us, not about the video
-RETRIED = {
-    "worker_died",
-    "timeout",
-    "error",
-    "upstream",
-    "network",
-    *REFUSED,
-}  # no property of the clip: never remembered
+# No property of the clip, so never remembered: tried again at every run.
+RETRIED = {"worker_died", "timeout", "error", "upstream", "network", *REFUSED}
 TRANSIENT = {*RETRIED, "live", "region", "age"}  # depends on when, where and as whom one asks
 
 

@@ -186,26 +186,16 @@ def table(numbers: Mapping[str, Any]) -> str:
     for method, kind, s in tables.ranking(numbers):
         values = [s[k] for k in ("nsdr", "nsdr_sem", "nsdr_median", "sdr", "sir", "sar")]
         lines.append((method, kind, *map(tables.decibel, values), str(s["n"]), str(s["silent"])))
-    text = _aligned(lines)
+    text = tables.aligned(lines)
     if looks := tables.looking(numbers):
         heads = [("localisation", "", "pointing", "cIoU@0.5", "IoU", "n")]
         keys = ("pointing", "ciou", "iou")
-        text += "\n" + _aligned(
+        text += "\n" + tables.aligned(
             heads + [(m, k, *(tables.share(s.get(x)) for x in keys), str(s.get("n", ""))) for m, k, s in looks]
         )
     if rest := tables.facts(numbers):
-        text += "\n" + _aligned([("facts", "", ""), *((k, "", str(v)) for k, v in rest)])
+        text += "\n" + tables.aligned([("facts", "", ""), *((k, "", str(v)) for k, v in rest)])
     return text
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rows = [
-        "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-        for line in lines
-    ]
-    rows.insert(1, "  ".join("-" * w for w in widths))
-    return "\n".join(row.rstrip() for row in rows) + "\n"
 
 
 def _merged(into: Mapping[str, Any], more: Mapping[str, Any], path: str = "") -> dict[str, Any]:

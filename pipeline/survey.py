@@ -2,10 +2,10 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline import tables
 from pipeline.clips import online
 from pipeline.errors import ClipError
 from pipeline.params import Clips, Download
@@ -88,11 +88,11 @@ def table(told: dict[str, Any]) -> str:
     """A survey as text."""
     lines = [("list", "step", "rows")]
     lines += [(name, step, f"{n}") for name, steps in told["lists"].items() for step, n in steps.items()]
-    parts = [_aligned(lines)] if told["lists"] else []
+    parts = [tables.aligned(lines, 2, rule=False).rstrip()] if told["lists"] else []
     splits = ("train", "validation", "test")
     rows = [(repr(k)[1:-1], *(str(v.get(s, 0)) for s in splits)) for k, v in told["labels"].items()]
     total = ("videos", *(str(told["splits"].get(s, 0)) for s in splits))
-    parts.append(_aligned([("class", *splits), *rows, total]))
+    parts.append(tables.aligned([("class", *splits), *rows, total], 1, rule=False).rstrip())
     parts.append(line(told))
     parts.append("assumed: " + ", ".join(f"{k} {v:g}" for k, v in told["assumed"].items()))
     return "\n\n".join(parts)
@@ -107,13 +107,3 @@ def line(told: dict[str, Any]) -> str:
         f"{videos['listed']} videos, {videos['invalid']} with an invalid row, {fetch}: about {cost['gigabytes']:.2f} GB"
         f"{hours}; about {cost['clips']} clips, {cost['media_hours']:.1f} h of media"
     )
-
-
-def _aligned(lines: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    left = len(widths) - sum(lines[-1][i].isdigit() for i in range(len(widths)))
-    rows = [
-        "  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-        for line in lines
-    ]
-    return "\n".join(row.rstrip() for row in rows)

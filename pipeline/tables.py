@@ -1,7 +1,7 @@
 """The tables of the report: which rows they have, in which order, and how a number is written."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.errors import REASONS
@@ -161,3 +161,15 @@ def _walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         return
     for key, inner in value.items():
         yield from _walk(inner, f"{path}.{key}")
+
+
+def aligned(lines: Sequence[Sequence[str]], left: int = 2, rule: bool = True) -> str:
+    """Lines of cells as text in columns, the first `left` of them to the left; a rule below the first line."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rows = [
+        "  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    ]
+    if rule:
+        rows.insert(1, "  ".join("-" * w for w in widths))
+    return "\n".join(row.rstrip() for row in rows) + "\n"

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from pipeline.errors import AvsetError, ClipError
 from pipeline.params import Download
 from pipeline.sources import Entry, Fetched, Listing
+from pipeline.sources.lists.funnel import position
 
 SUFFIX = None  # the media keep the suffix of their origin
 SPLITS = ("train", "validation", "test")
@@ -169,9 +170,9 @@ def _media_ids(names: list[str]) -> dict[str, str]:
 def _split(found: list[Entry], options: Options) -> list[Entry]:
     """The entries, each with a split: in the order of their positions test, then validation, then train."""
     fixed = {entry.split for entry in found} - {""}
-    free = sorted((e for e in found if not e.split), key=lambda e: _position(e.media_id))
-    test = sum(_position(e.media_id) < options.test for e in free)
-    border = sum(_position(e.media_id) < options.test + options.validation for e in free)
+    free = sorted((e for e in found if not e.split), key=lambda e: position(e.media_id))
+    test = sum(position(e.media_id) < options.test for e in free)
+    border = sum(position(e.media_id) < options.test + options.validation for e in free)
     if len(free) >= ENOUGH:
         some_test = int("test" not in fixed and options.test > 0)
         some_validation = int("validation" not in fixed and options.validation > 0)
@@ -181,8 +182,3 @@ def _split(found: list[Entry], options: Options) -> list[Entry]:
     splits = ["test"] * test + ["validation"] * (border - test) + ["train"] * (len(free) - border)
     split_of = {entry.media_id: split for entry, split in zip(free, splits, strict=True)}
     return [replace(entry, split=entry.split or split_of[entry.media_id]) for entry in found]
-
-
-def _position(media_id: str) -> float:
-    """A number in [0, 1) that depends on nothing but the media_id."""
-    return int.from_bytes(hashlib.sha256(media_id.encode()).digest()[:8], "big") / 2**64

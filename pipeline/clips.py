@@ -20,7 +20,7 @@ from pipeline.parallel import Job
 from pipeline.params import Download, digest
 from pipeline.sources import Entry
 from pipeline.sources.download import settle
-from pipeline.store import Item, ItemCache
+from pipeline.store import Item, ItemCache, make_folder, share
 
 INDEX = pa.schema(
     [("clip_id", pa.string()), ("media_id", pa.string()), ("status", pa.string()), ("reason", pa.string()),
@@ -158,7 +158,7 @@ class Fetch:
 
     def _fetch(self, entry: Entry) -> Item:
         suffix = self.source.SUFFIX or Path(entry.origin).suffix.lower()
-        self.cache.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self.cache.root)
         with tempfile.TemporaryDirectory(dir=self.cache.root, prefix=".fetch-") as folder:
             target = Path(folder) / f"media{suffix}"
             try:
@@ -167,8 +167,9 @@ class Fetch:
                 return Item.failed(e)
             fields = {"sha256": _sha256(target), "suffix": suffix, "start": found.start}
             kept = kept_media(self.cache, fields)
-            kept.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(kept.parent)
             target.replace(kept)
+            share(kept)
         stat = kept.stat()
         boxes = [asdict(box) for box in found.boxes]
         return Item(fields={**fields, "boxes": boxes, "stamp": [stat.st_size, stat.st_mtime_ns]})

@@ -1,6 +1,7 @@
 """What training and evaluation read of a data set, and a model's estimates on its frozen mixtures."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from pipeline.errors import AvsetError
 from pipeline.frames import crop_boxes
 from pipeline.metrics import bss_eval
 from pipeline.mixtures import Mixture, references
-from pipeline.store import Store, read_table
+from pipeline.params import digest
+from pipeline.store import Store, read_columns, read_table, require
 
 BATCH = 8  # mixtures separated at once
 
@@ -38,15 +40,21 @@ class Material:
 
     @classmethod
     def load(cls, data: Path) -> "Material":
-        """From the artifacts in `data`, the folder of a data set."""
+        """From the artifacts in `data`, the folder of a data set; AvsetError if they do not belong together."""
         stores = {name: Store(data / name) for name in ("spectrograms", "regions", "captions", "frames")}
-        rows = {row["clip_id"]: row for row in read_table(data / "clips" / "index.parquet")}
-        boxes = centre_boxes(read_table(data / "clips" / "boxes.parquet"), rows, stores["frames"])
+        check(data, stores)
+        labels: dict[str, list[str]] = {}
+        splits: dict[str, str] = {}
+        videos: dict[str, str] = {}
+        sizes: dict[str, list[int]] = {}
+        names = ("clip_id", "labels", "split", "media_id", "width", "height")
+        for columns in read_columns(data / "clips" / "index.parquet", *names):
+            for clip, label, split, video, *size in zip(*columns, strict=True):
+                labels[clip], splits[clip], videos[clip], sizes[clip] = label, split, video, size
+        boxes = centre_boxes(read_table(data / "clips" / "boxes.parquet"), sizes, stores["frames"])
         scores = read_table(data / "mixtures" / "scores.parquet")
         own = {(r["mixture_id"], r["source"]): r["sdr"] for r in scores if r["method"] == "mixture"}
         mixtures = [Mixture(**row) for row in read_table(data / "mixtures" / "mixtures.parquet")]
-        labels = {clip: list(row["labels"]) for clip, row in rows.items()}
-        splits, videos = ({clip: row[key] for clip, row in rows.items()} for key in ("split", "media_id"))
         return cls(
             **stores, mixtures=mixtures, mixture_sdr=own, boxes=boxes, labels=labels, splits=splits, videos=videos
         )
@@ -64,33 +72,70 @@ class Material:
     def mean_region(self, clips: Sequence[str], at_most: int = 2000) -> Float[Tensor, " D"]:
         """The mean region embedding of evenly chosen clips."""
         chosen = clips[:: max(1, len(clips) // at_most)]
-        return torch.from_numpy(
-            np.mean([self.regions.read(c, "regions").astype(np.float64).mean((0, 1)) for c in chosen], 0)
-        ).float()
+        means = [self.regions.read(clip, "regions").astype(np.float64).mean((0, 1)) for clip in chosen]
+        return torch.from_numpy(np.mean(means, 0)).float()
 
     def bank(self, clips: Sequence[str]) -> tuple[Float[Tensor, "C D"], Int[Tensor, " n"]]:
         """The latent captions of some clips, each once, and for every clip the number of its own."""
-        of = [self.captions.rows[clip]["of"] for clip in clips]
+        maker = dict(self.captions.rows.columns("clip_id", "of"))
         first: dict[str, str] = {}
-        for name, clip in zip(of, clips, strict=True):
-            first.setdefault(name, clip)
+        for clip in clips:
+            first.setdefault(maker[clip], clip)
         numbers = {name: i for i, name in enumerate(first)}
-        captions = np.stack([self.captions.read(clip, "caption") for clip in first.values()])
-        return torch.from_numpy(captions).float(), torch.tensor([numbers[name] for name in of])
+        captions = torch.from_numpy(self.captions.stack(list(first.values()), "caption")).float()
+        return captions, torch.tensor([numbers[maker[clip]] for clip in clips])
 
-    def digest(self) -> str:
+    def identity(self) -> str:
         """The identity of everything that training reads."""
         stores = (self.spectrograms, self.regions, self.captions)
         told = [store.digest for store in stores] + [repr(self.mixtures), repr(self.splits), repr(self.videos)]
         return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
+def check(data: Path, stores: dict[str, Store]) -> None:
+    """AvsetError if some clip of a store was made of something else than what lies in the store before it.
+
+    Also if embeddings were made by another encoder, or mixtures drawn from other spectrograms.
+    """
+    encoder = hashlib.sha256(require(data / "encoder" / "encoder.json").read_bytes()).hexdigest()
+    mixed = json.loads(require(data / "mixtures" / "store.json").read_text())["inputs"]["spectrograms"]
+    for stage, name, told, there in (
+        ("regions", "encoder", stores["regions"].info["inputs"]["encoder"], encoder),
+        ("captions", "encoder", stores["captions"].info["inputs"]["encoder"], encoder),
+        ("mixtures", "spectrograms", mixed, stores["spectrograms"].digest),
+    ):
+        if told != there:
+            raise AvsetError(f"{data / stage} was made with another {data / name}; run `dvc repro {stage}`")
+    index = read_columns(data / "clips" / "index.parquet", "clip_id", "sha256", "start_s", "duration_s")
+    media = {clip: digest(piece) for columns in index for clip, *piece in zip(*columns, strict=True)}
+    content = {name: dict(store.rows.columns("clip_id", "digest")) for name, store in stores.items()}
+    for stage, source, known in (
+        ("frames", "clips", media),
+        ("spectrograms", "clips", media),
+        ("regions", "frames", content["frames"]),
+        ("captions", "regions", content["regions"]),
+    ):
+        columns = (
+            ("clip_id", "of", "input", "status") if stage == "captions" else ("clip_id", "clip_id", "input", "status")
+        )
+        rows = list(stores[stage].rows.columns(*columns))
+        if strange := [clip for clip, of, made_of, status in rows if status == "ok" and known.get(of) != made_of]:
+            raise AvsetError(
+                f"{data / stage} does not belong to {data / source}: {len(strange)} of {len(rows)} clips were made of "
+                f"something else ({', '.join(strange[:3])}); run `dvc repro {stage}`, or `dvc checkout` both"
+            )
+
+
 def centre_boxes(
-    boxes: Sequence[dict[str, Any]], clips: dict[str, dict[str, Any]], frames: Store
+    boxes: Sequence[dict[str, Any]], sizes: dict[str, list[int]], frames: Store
 ) -> dict[str, Float[np.ndarray, "n 4"]]:
-    """Boxes of each "clip/label" at the time of the clip's centre frame, in fractions of the stored square."""
+    """Boxes of each "clip/label" at the time of the clip's centre frame, in fractions of the stored square.
+
+    `sizes` are width and height of each clip's pictures.
+    """
     nearest: dict[str, tuple[float, list[list[float]]]] = {}
-    centres = {clip: float(times[len(times) // 2]) for clip in frames.clips for times in [frames.read(clip, "times")]}
+    boxed = {box["clip_id"] for box in boxes}.intersection(frames.clips)
+    centres = {clip: float(times[len(times) // 2]) for clip in boxed for times in [frames.read(clip, "times")]}
     for box in boxes:
         if box["clip_id"] not in centres:
             continue
@@ -102,8 +147,7 @@ def centre_boxes(
             nearest[name][1].append(corners)
     found = {}
     for name, (_, corners) in nearest.items():
-        row = clips[name.split("/")[0]]
-        cropped = crop_boxes(np.array(corners), row["width"], row["height"])
+        cropped = crop_boxes(np.array(corners), *sizes[name.split("/")[0]])
         seen = cropped[(cropped[:, 0] < cropped[:, 2]) & (cropped[:, 1] < cropped[:, 3])]
         if len(seen):
             found[name] = seen

@@ -110,7 +110,11 @@ class TrainingMixtures(Dataset):
     ):  # fmt: skip
         self.clips, self.spectrograms, self.regions = list(clips), spectrograms, regions
         self.crop, self.n_sources, self.gain, self.seed, self.length = crop, n_sources, gain, seed, length
-        names, self.videos = np.unique(self.clips if videos is None else videos, return_inverse=True)
+        names, self.videos, counts = np.unique(
+            self.clips if videos is None else videos, return_inverse=True, return_counts=True
+        )
+        self.members = np.split(np.argsort(self.videos, kind="stable"), np.cumsum(counts)[:-1])  # of each video
+        self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0, int))
         if len(names) < n_sources:
             have = f"{len(self.clips)} training clips of {len(names)} videos"
             raise AvsetError(f"train: {have}, but a mixture is of {n_sources}; add videos")
@@ -121,15 +125,22 @@ class TrainingMixtures(Dataset):
     def choose(self, index: int) -> tuple[np.ndarray, np.random.Generator]:
         """The clips of a mixture, and the generator that goes on to draw their crops and gains."""
         epoch, place = divmod(index, len(self.clips))
-        first = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.clips))[place]
         rng = np.random.default_rng([self.seed, 1, index])
-        chosen = [first]
+        chosen = [int(self._order(epoch)[place])]
         while len(chosen) < self.n_sources:
-            others = np.flatnonzero(~np.isin(self.videos, self.videos[chosen]))
-            for other in rng.choice(others, self.n_sources - len(chosen), replace=False):
+            taken = np.sort(np.concatenate([self.members[self.videos[clip]] for clip in chosen]))
+            missing = self.n_sources - len(chosen)
+            for place in rng.choice(len(self.clips) - len(taken), missing, replace=False):
+                other = int(place) + int(np.searchsorted(taken - np.arange(len(taken)), place, "right"))
                 if self.videos[other] not in self.videos[chosen]:
                     chosen.append(other)
         return np.array(chosen), rng
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """The clips as they come first in the mixtures of an epoch."""
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.clips)))
+        return self._epoch[1]
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         chosen, rng = self.choose(index)

@@ -107,17 +107,18 @@ def compute(
     batch_size: int = 1,
     worth: int = 0,
     watch: Callable[[Receipts], None] = lambda receipts: None,
+    cached: int = 0,
 ) -> dict[str, Item]:
     """Put into the cache what it lacks of `jobs`. Returns the failures that the cache does not remember.
 
     `worth` is how many batches a process needs to be worth its start, where that is not `WORTH`.
     `watch` sees all receipts, and ends the work by raising, as an AvsetError of a mapper does that is no ClipError;
-    what is in flight is finished and kept.
+    what is in flight is finished and kept. `cached` counts clips that are done besides these jobs.
     """
     cache = ItemCache()
     pending = [job for job in jobs if job.key not in cache]
     batches = [pending[i : i + batch_size] for i in range(0, len(pending), batch_size)]
-    progress = Progress(stage, len(jobs), len(jobs) - len(pending))
+    progress = Progress(stage, cached + len(jobs), cached + len(jobs) - len(pending))
     forgotten: dict[str, Item] = {}
 
     def take(receipts: Receipts) -> None:

@@ -1,17 +1,20 @@
-"""Stores on disk: a cache of items outside DVC, and the HDF5 shards that are assembled from it.
+"""Items and stores on disk: a cache of items outside DVC, and the stores of HDF5 shards that stages leave.
 
 An item is what one stage computed for one clip: arrays and a few fields, or a reason why there are none. The
 cache keeps items by a key of everything that decides their value, so a stage killed halfway goes on where it
-was, and its store is assembled in one order whatever the history: same content, same bytes.
+was. `pipeline.shards` assembles stores from it; `Store` reads them.
 """
 
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+import stat
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,24 +24,36 @@ import numpy as np
 import platformdirs
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from pipeline.errors import RETRIED, AvsetError, ClipError, MissingArtifact
 
-SCHEMA = 1
-SHARDS = 16  # HDF5 files of a store; a clip's shard is a hash of its name
-VERSIONS = ("av", "h5py", "numpy", "open_clip_torch", "torch", "torchaudio")
+SCHEMA = 2
+LIBRARIES = ("av", "numpy", "open_clip_torch", "pillow", "torch", "torchaudio")  # whose versions an item tells
+OPEN = 128  # shards that a store keeps open, in each process
+PIECE = 65536  # rows that are Python objects at once
+
+
+@cache
+def versions() -> str:
+    """The versions of the libraries that compute items: "av 18.1.0, numpy 2.4.6, ..."."""
+    return ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
 
 
 @dataclass(frozen=True)
 class Item:
-    """What a stage computed for one clip; with a `reason` (a key of errors.REASONS) it failed."""
+    """What a stage computed for one clip; with a `reason` (a key of errors.REASONS) it failed.
+
+    `made` tells the `versions` that made it, once it is in the cache; it is no part of its content.
+    """
 
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     fields: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
     detail: str = ""
+    made: str = ""
 
     @classmethod
     def failed(cls, error: ClipError) -> "Item":
@@ -46,17 +61,17 @@ class Item:
         return cls(reason=error.reason, detail=error.detail)
 
     def dump(self) -> bytes:
-        """The item as bytes, the same for the same content."""
+        """The content of the item as bytes, the same for the same content."""
         header = json.dumps([self.fields, self.reason, self.detail], sort_keys=True)
         arrays = {k: np.ascontiguousarray(v) for k, v in sorted(self.arrays.items())}
         return save_tensors(arrays, metadata={"item": header})
 
     @classmethod
-    def parse(cls, payload: bytes) -> "Item":
+    def parse(cls, payload: bytes, made: str = "") -> "Item":
         """The inverse of `dump`."""
         size = int.from_bytes(payload[:8], "little")
         fields, reason, detail = json.loads(json.loads(payload[8 : 8 + size])["__metadata__"]["item"])
-        return cls(load_tensors(payload), fields, reason, detail)
+        return cls(load_tensors(payload), fields, reason, detail, made)
 
 
 class ItemCache:
@@ -77,36 +92,73 @@ class ItemCache:
         """Keep an item, unless its failure is one to be tried again."""
         if item.reason in RETRIED:
             return
-        payload = item.dump()
-        write_atomic(self.path(key), hashlib.sha256(payload).digest() + payload)
+        made = (item.made or versions()).encode()
+        data = item.dump() + made + len(made).to_bytes(2, "big")
+        write_atomic(self.path(key), hashlib.sha256(data).digest() + data)
 
     def get(self, key: str) -> tuple[Item, str] | None:
         """The item and the sha256 of its content; None if it is not there, or damaged (then it is removed)."""
+        path = self.path(key)
         try:
-            data = self.path(key).read_bytes()
+            data = path.read_bytes()
         except FileNotFoundError:
             return None
-        content = hashlib.sha256(data[32:])
-        if content.digest() != data[:32]:
-            self.path(key).unlink(missing_ok=True)
-            return None
-        return Item.parse(data[32:]), content.hexdigest()
+        except OSError as e:
+            raise AvsetError(f"cannot read {path}: {e.strerror}; remove it, or have its owner make it readable") from e
+        end = max(32, len(data) - 2 - int.from_bytes(data[-2:], "big"))
+        whole = hashlib.sha256(data[32:end])
+        content = whole.hexdigest()
+        whole.update(data[end:])
+        with suppress(ValueError, KeyError, SafetensorError):
+            if whole.digest() == data[:32]:
+                return Item.parse(data[32:end], data[end:-2].decode()), content
+        path.unlink(missing_ok=True)
+        return None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; what a group may do in the one that exists, it may do in the new ones."""
+    if not folder.exists():
+        make_folder(folder.parent)
+        with suppress(FileExistsError):
+            folder.mkdir()
+            share(folder)
+
+
+def share(path: Path) -> None:
+    """Give a new file or folder the group's rights to the folder that it lies in: caches are shared by teams."""
+    above, own = path.parent.stat().st_mode, path.stat().st_mode
+    rights = above & (stat.S_IRWXG | stat.S_ISGID if stat.S_ISDIR(own) else stat.S_IRGRP | stat.S_IWGRP)
+    if own | rights != own:
+        path.chmod(own | rights)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """AvsetError where a file cannot be written, whatever the library says."""
+    try:
+        yield
+    except (OSError, RuntimeError) as e:
+        why = getattr(e, "strerror", None) or " ".join(str(e).split())
+        raise AvsetError(f"cannot write {path}: {why}; free space, or point AVSET_CACHE elsewhere") from e
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all, also after a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.replace(path)
-    except OSError as e:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise AvsetError(f"cannot write {path}: {e.strerror}; free space, or point AVSET_CACHE elsewhere") from e
+    with writing(path):
+        try:
+            make_folder(path.parent)
+            with temporary.open("wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            share(temporary)
+            temporary.replace(path)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -116,8 +168,9 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema | None = None) -> None:
     """Rows as Parquet; give the schema where there may be no row to take it from."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
+    with writing(path):
+        make_folder(path.parent)
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
@@ -143,59 +196,37 @@ def require(path: Path) -> Path:
     return path
 
 
-def shard_of(clip_id: str) -> int:
-    """The shard of a clip: a stable hash of its name."""
-    return int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:4], "big") % SHARDS
+class Rows(Mapping[str, dict[str, Any]]):
+    """The rows of an index by clip, sorted; kept as columns, since a row as a dict takes ten times the memory."""
 
+    def __init__(self, table: pa.Table):
+        self.table = table.combine_chunks()
+        chunks = self.table["clip_id"].chunks
+        self.names = chunks[0] if chunks else pa.array([], pa.string())
 
-def assemble(
-    folder: Path,
-    stage: str,
-    clips: Iterable[str],
-    item_of: Callable[[str], tuple[Item, str]],
-    identity: dict[str, Any],
-    dimensions: dict[str, tuple[str, ...]],
-) -> list[dict[str, Any]]:
-    """Write the store of a stage from its items; returns the index rows.
+    def __getitem__(self, clip: str) -> dict[str, Any]:
+        return self.table.slice(self._place(clip), 1).to_pylist()[0]
 
-    `folder` gets shards/NN.h5 (one group a clip, one contiguous dataset an array, axes labelled by
-    `dimensions`), index.parquet (every clip, with status, reason, digest of its content and its fields) and
-    store.json (identity, written last). Bytes depend on the content only.
-    """
-    fresh = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    (fresh / "shards").mkdir(parents=True)
-    rows: list[dict[str, Any]] = []
-    buckets: dict[int, list[str]] = {}
-    for clip in sorted(clips):
-        buckets.setdefault(shard_of(clip), []).append(clip)
-    for shard, members in sorted(buckets.items()):
-        rows += _write_shard(fresh / "shards" / f"{shard:02d}.h5", shard, members, item_of, dimensions)
-    rows.sort(key=lambda row: row["clip_id"])
-    columns = dict.fromkeys(k for row in rows for k in row)
-    write_table(fresh / "index.parquet", [{k: row.get(k) for k in columns} for row in rows])
-    versions = {name: version(name) for name in VERSIONS}
-    write_json(fresh / "store.json", {"schema": SCHEMA, "stage": stage, "versions": versions, **identity})
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.replace(folder)
-    return rows
+    def value(self, clip: str, name: str) -> Any:
+        """One column of one clip."""
+        return self.table[name][self._place(clip)].as_py()
 
+    def _place(self, clip: str) -> int:
+        i = bisect_left(range(len(self.names)), clip, key=lambda i: self.names[i].as_py())
+        if i == len(self.names) or self.names[i].as_py() != clip:
+            raise KeyError(clip)
+        return i
 
-def _write_shard(
-    path: Path, shard: int, clips: list[str], item_of: Callable, dimensions: dict[str, tuple[str, ...]]
-) -> list[dict[str, Any]]:
-    rows = []
-    with h5py.File(path, "w") as file:
-        for clip in clips:
-            item, digest = item_of(clip)
-            status = "failed" if item.reason else "ok"
-            row = {"clip_id": clip, "status": status, "reason": item.reason, "detail": item.detail}
-            rows.append({**row, "shard": shard, "digest": digest, **item.fields})
-            for name, array in sorted(item.arrays.items()):
-                dataset = file.create_dataset(f"{clip}/{name}", data=array)
-                for axis, letter in zip(dataset.dims, dimensions[name], strict=True):
-                    axis.label = letter
-    return rows
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names.to_pylist())
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def columns(self, *names: str) -> Iterator[tuple[Any, ...]]:
+        """Some columns, row by row."""
+        for piece in self.table.select(names).to_batches(PIECE):
+            yield from zip(*(column.to_pylist() for column in piece.columns), strict=True)
 
 
 class Store:
@@ -207,24 +238,38 @@ class Store:
         text = (folder / "store.json").read_bytes() + (folder / "index.parquet").read_bytes()
         self.digest = hashlib.sha256(text).hexdigest()
         self.info = json.loads((folder / "store.json").read_text())
-        self.rows = {row["clip_id"]: row for row in read_table(folder / "index.parquet")}
-        self._files: dict[tuple[int, int], h5py.File] = {}
+        self.rows = Rows(pq.read_table(folder / "index.parquet", read_dictionary=["status", "reason", "made"]))
+        self._files: OrderedDict[tuple[int, str], h5py.File] = OrderedDict()
 
     @property
     def clips(self) -> list[str]:
         """Names of the clips that have data, sorted."""
-        return [clip for clip, row in self.rows.items() if row["status"] == "ok"]
+        return [clip for clip, status in self.rows.columns("clip_id", "status") if status == "ok"]
 
     def dataset(self, clip: str, name: str) -> h5py.Dataset:
-        """The HDF5 dataset of one array of a clip."""
-        at = (os.getpid(), self.rows[clip]["shard"])
+        """The HDF5 dataset of one array of a clip. Read it at once: few shards stay open."""
+        at = (os.getpid(), self.rows.value(clip, "shard"))
         if at not in self._files:
-            self._files[at] = h5py.File(self.folder / "shards" / f"{at[1]:02d}.h5", "r")
+            self._files[at] = h5py.File(self.folder / "shards" / f"{at[1]}.h5", "r")
+            if len(self._files) > OPEN:
+                self._files.popitem(last=False)[1].close()
+        self._files.move_to_end(at)
         return self._files[at][f"{clip}/{name}"]
 
     def read(self, clip: str, name: str, part: slice = slice(None)) -> np.ndarray:
         """One array of a clip, or a slice of its first axis."""
         return self.dataset(clip, name)[part]
 
+    def stack(self, clips: Sequence[str], name: str) -> np.ndarray:
+        """One array of many clips, of one shape, stacked; each shard is opened once."""
+        at = {clip: i for i, clip in enumerate(clips)}
+        order = [(shard, clip) for clip, shard in self.rows.columns("clip_id", "shard") if clip in at]
+        found: np.ndarray | None = None
+        for _, clip in sorted(order):
+            one = self.read(clip, name)
+            found = np.empty((len(clips), *one.shape), one.dtype) if found is None else found
+            found[at[clip]] = one
+        return np.empty(0) if found is None else found
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": {}}
+        return {**self.__dict__, "_files": OrderedDict()}

@@ -5,7 +5,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,10 @@ import numpy as np
 
 from pipeline.errors import AvsetError
 from pipeline.parallel import Job, Mapper, Worker
-from pipeline.store import Item, Store, read_columns, require
+from pipeline.shards import item_of
+from pipeline.store import Store, read_columns, require
 
-NO_FIELDS = {"clip_id", "status", "reason", "detail", "shard", "digest", "of"}  # columns that no item has
-READS = {"frames": "clips", "spectrograms": "clips", "regions": "frames", "captions": "regions"}
-MEDIUM = ("sha256", "start_s", "duration_s")  # what of a row of clips decides a value
+MEDIUM = ("sha256", "start_s", "duration_s", "split", "labels")  # what a row of clips is
 BROKEN = (OSError, KeyError, RuntimeError, ValueError)  # what a damaged file raises, depending on where it is
 NAMES = 10  # clips named of each kind of difference
 
@@ -40,7 +39,7 @@ def summary(folder: Path) -> dict[str, Any]:
             column = "media" if json.loads(files[0].read_text())["stage"] == "clips" else "shard"
             for statuses, places in read_columns(files[1], "status", column):
                 counts.update(statuses)
-                parts |= {at if column == "media" else f"shards/{at:02d}.h5" for at in places if at is not None}
+                parts |= {at if column == "media" else f"shards/{at}.h5" for at in places if at is not None}
         except BROKEN:
             lacks.append("readable index")
     lacks += sorted(part for part in parts if not (folder / part).exists())
@@ -59,7 +58,7 @@ def describe(folder: Path) -> dict[str, Any]:
                 for name, array in file[store.clips[0]].items():
                     axes = " ".join(axis.label for axis in array.dims)
                     arrays[name] = f"{'x'.join(map(str, array.shape))} {array.dtype} ({axes})"
-    reasons = Counter(row["reason"] for row in store.rows.values() if row["reason"])
+    reasons = Counter(reason for (reason,) in store.rows.columns("reason") if reason)
     return {**summary(folder), "reasons": dict(sorted(reasons.items())), "identity": store.info, "arrays": arrays}
 
 
@@ -72,35 +71,30 @@ def _readable(folder: Path) -> Iterator[None]:
 
 
 def _shard(store: Store, clip: str) -> h5py.File:
-    return h5py.File(store.folder / "shards" / f"{store.rows[clip]['shard']:02d}.h5", "r")
+    return h5py.File(store.folder / "shards" / f"{store.rows[clip]['shard']}.h5", "r")
 
 
 def diff(a: Path, b: Path) -> dict[str, Any]:
     """What differs between two stores of a stage; empty where nothing does.
 
-    identity: entry -> [in A, in B], the encoder's too where both data sets have it. clips: kind of difference ->
-    count and first names. A clip whose outcome or content differs has other input if that of the stage before does.
+    identity: entry -> [in A, in B]. clips: kind of difference ->
+    count and first names; of the clips whose outcome or content differs, `input` names those made of something else.
     AvsetError if they are of different stages.
     """
     one, two = dict(flat(_told(a))), dict(flat(_told(b)))
     stage = one["stage"]
     if stage != two["stage"]:
         raise AvsetError(f"{a} holds {stage}, {b} holds {two['stage']}; compare two stores of the same stage")
-    with suppress(FileNotFoundError):
-        encoders = [_encoder(folder, told) for folder, told in ((a, one), (b, two))]
-        one, two = one | encoders[0], two | encoders[1]
     keys = sorted(one.keys() | two.keys())
     told = {key: [one.get(key, "(none)"), two.get(key, "(none)")] for key in keys}
     before, after = _outcomes(a), _outcomes(b)
     both = before.keys() & after.keys()
     outcome = {c for c in both if before[c][0] != after[c][0]}
-    content = {c for c in both - outcome if before[c] != after[c]}
+    content = {c for c in both - outcome if before[c][1] != after[c][1]}
     kinds = {"only in A": before.keys() - both, "only in B": after.keys() - both, "content": content}
     named = {kind: sorted(clips) for kind, clips in kinds.items()}
     named["outcome"] = [f"{c}: {before[c][0] or 'ok'}, {after[c][0] or 'ok'}" for c in sorted(outcome)]
-    if (source := READS.get(stage)) and all((f.parent / source / "store.json").exists() for f in (a, b)):
-        above, below = (_outcomes(f.parent / source, MEDIUM) for f in (a, b))
-        named["input"] = [c for c in sorted(outcome | content) if above.get(c) != below.get(c)]
+    named["input"] = [c for c in sorted(outcome | content) if before[c][2] != after[c][2]]
     clips = {kind: {"count": len(found), "first": found[:NAMES]} for kind, found in named.items() if found}
     entries = {key: values for key, values in told.items() if values[0] != values[1]}
     return {key: value for key, value in (("identity", entries), ("clips", clips)) if value}
@@ -109,14 +103,6 @@ def diff(a: Path, b: Path) -> dict[str, Any]:
 def _told(folder: Path) -> dict[str, Any]:
     with _readable(folder):
         return json.loads(require(folder / "store.json").read_text())
-
-
-def _encoder(folder: Path, told: dict[str, Any]) -> dict[str, Any]:
-    """The entries of the encoder next to a store, if it is the one that made it."""
-    text = (folder.parent / "encoder" / "encoder.json").read_bytes()
-    if hashlib.sha256(text).hexdigest() != told.get("inputs.encoder"):
-        raise FileNotFoundError
-    return dict(flat(json.loads(text), "encoder."))
 
 
 def flat(tree: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -128,13 +114,14 @@ def flat(tree: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{above}{key}", value
 
 
-def _outcomes(folder: Path, medium: tuple[str, ...] = (*MEDIUM, "split", "labels")) -> dict[str, tuple[Any, ...]]:
-    """Clip -> its reason and content; of the clips stage, which has no digests, the content is `medium`."""
-    content = medium if _told(folder)["stage"] == "clips" else ("digest",)
-    found: dict[str, tuple[Any, ...]] = {}
+def _outcomes(folder: Path) -> dict[str, tuple[str, Any, str]]:
+    """Clip -> its reason, content and input; the clips stage has no digests: what decides a value is the content."""
+    content = MEDIUM if _told(folder)["stage"] == "clips" else ("digest", "input")
+    found = {}
     with _readable(folder):
-        for names, *columns in read_columns(folder / "index.parquet", "clip_id", "reason", *content):
-            found.update(zip(names, zip(*columns, strict=True), strict=True))
+        for columns in read_columns(folder / "index.parquet", "clip_id", "reason", *content):
+            for clip, reason, *told in zip(*columns, strict=True):
+                found[clip] = (reason, told, "") if content == MEDIUM else (reason, *told)
     return found
 
 
@@ -148,7 +135,7 @@ def verify(folder: Path, count: int, seed: int = 0) -> tuple[int, dict[str, str]
         store = Store(folder)
     clips = store.info["stage"] == "clips"
     damaged = _lost_media(store) if clips else _misplaced(store)
-    signed = [c for c, row in store.rows.items() if (row["status"] == "ok" if clips else row["digest"])]
+    signed = [clip for clip, sign in store.rows.columns("clip_id", "media" if clips else "digest") if sign]
     drawn = random.Random(seed).sample(signed, min(count, len(signed)))
     for clip in sorted(set(drawn) - damaged.keys()):
         try:
@@ -160,24 +147,26 @@ def verify(folder: Path, count: int, seed: int = 0) -> tuple[int, dict[str, str]
 
 
 def _lost_media(store: Store) -> dict[str, str]:
-    return {c: "its medium is not there" for c in store.clips if not (store.folder / store.rows[c]["media"]).exists()}
+    media = store.rows.columns("clip_id", "media")
+    return {clip: "its medium is not there" for clip, path in media if path and not (store.folder / path).exists()}
 
 
 def _misplaced(store: Store) -> dict[str, str]:
     """Clips that are not in their shard, and groups of a shard that are not in the index."""
     found: dict[str, str] = {}
-    shards: dict[int, list[str]] = {}
-    for clip in store.clips:
-        shards.setdefault(store.rows[clip]["shard"], []).append(clip)
+    shards: dict[str, list[str]] = {}
+    for clip, status, shard in store.rows.columns("clip_id", "status", "shard"):
+        if status == "ok":
+            shards.setdefault(shard, []).append(clip)
     for shard, clips in shards.items():
         try:
             with _shard(store, clips[0]) as file:
                 names = set(file)
         except BROKEN as e:
-            found |= dict.fromkeys(clips, f"shard {shard:02d} cannot be opened: {e}")
+            found |= dict.fromkeys(clips, f"shard {shard} cannot be opened: {e}")
             continue
-        found |= {clip: f"not in its shard, {shard:02d}" for clip in clips if clip not in names}
-        found |= {name: f"in shard {shard:02d}, but not in the index" for name in names if name not in store.rows}
+        found |= {clip: f"not in its shard, {shard}" for clip in clips if clip not in names}
+        found |= {name: f"in shard {shard}, but not in the index" for name in names if name not in store.rows}
     return found
 
 
@@ -188,15 +177,8 @@ def _medium_intact(store: Store, clip: str) -> bool:
 
 
 def _item_intact(store: Store, clip: str) -> bool:
-    """Whether the item, put together again, has its digest. A null is a field that the item has not, or null in it."""
-    row = store.rows[clip]
-    fields = {k: v for k, v in row.items() if k not in NO_FIELDS}
-    arrays = _arrays(store, clip) if row["status"] == "ok" else {}
-    for told in ({k: v for k, v in fields.items() if v is not None}, fields):
-        payload = Item(arrays, told, row["reason"], row["detail"]).dump()
-        if hashlib.sha256(payload).hexdigest() == row["digest"]:
-            return True
-    return False
+    with _shard(store, clip) as file:
+        return item_of(store.rows[clip], file) is not None
 
 
 def _arrays(store: Store, clip: str) -> dict[str, np.ndarray]:

@@ -13,14 +13,15 @@ from pipeline.clips import ABANDONED, DAY, kept_media
 from pipeline.errors import AvsetError
 from pipeline.store import ItemCache
 
-ITEM, MEDIUM, TRAINING = (re.compile(name) for name in (r"[0-9a-f]{62}", r"[0-9a-f]{62}\.\w+", r"[0-9a-f]{64}\.pt"))
+ITEM, MEDIUM = re.compile(r"[0-9a-f]{62}"), re.compile(r"[0-9a-f]{62}\.\w+")
+TRAINING, SHARD = re.compile(r"[0-9a-f]{64}\.pt"), re.compile(r"[0-9a-f]{64}\.(h5|rows)")
 ANY = re.compile(".*")
 
 
 def sweep(root: Path, days: float, fetched: bool = False, dry_run: bool = False) -> dict[str, tuple[int, int]]:
     """Remove from the item cache at `root` what was not read or written for `days`: kind -> files, bytes.
 
-    Items, states of trainings, media that no item names, and what killed writers left. What was `fetched` may be
+    Items, shards, states of trainings, media that no item names, what killed writers left. What was `fetched` may be
     no longer to be had, so it only goes if told to. Only old files go, so writers and readers may be at work.
     """
 
@@ -34,13 +35,15 @@ def sweep(root: Path, days: float, fetched: bool = False, dry_run: bool = False)
             unnamed -= _media_of(root, (path for path in root.glob("items/*/*") if _idle(path) <= days))
         return (path for path in old(sorted(unnamed)) if _alone(path))
 
-    temporary = [path for where in ("items/*", "fetched/items/*", "runs", "lists") for path in root.glob(f"{where}/.*")]
+    places = ("items/*", "fetched/items/*", "shards/*/*", "runs", "lists")
+    temporary = [path for where in places for path in root.glob(f"{where}/.*")]
     broken = [path for glob, age in ABANDONED.items() for path in old(root.glob(glob), than=age / DAY)]
     kinds = {
         "temporary files": old(temporary, than=1.0),
         "broken fetches": iter(broken),
         "trainings": old(root.glob("runs/*"), TRAINING),
         "items": old(root.glob("items/*/*"), ITEM),
+        "shards": old(root.glob("shards/*/*/*"), SHARD),
         "fetched": old(root.glob("fetched/items/*/*") if fetched else (), ITEM),
         "media": media(),
     }

@@ -6,12 +6,13 @@
 import ast
 import fcntl
 import hashlib
+import json
 import random
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,8 @@ from pipeline import params
 from pipeline.errors import REASONS, AvsetError
 from pipeline.parallel import Job, Mapper, compute
 from pipeline.params import Params
-from pipeline.store import Item, ItemCache, Store, assemble, read_table, require
+from pipeline.shards import Kept, Part, assemble, spread
+from pipeline.store import SCHEMA, Item, ItemCache, Store, make_folder, read_columns, require
 from pipeline.stores import recompute
 
 
@@ -72,7 +74,7 @@ def enough_room(gigabytes: float) -> None:
 def only_writer(folder: Path) -> Iterator[None]:
     """One process at a time makes an artifact: a killed `dvc repro` may have left its stage running."""
     lock = Path("data/.locks") / ".".join(folder.parts)
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(lock.parent)
     with lock.open("w") as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -120,32 +122,49 @@ def build(
     makes it; the index has it as a column. With `verify` so many random clips are made anew and compared with the
     store, and nothing is written.
     """
-    shared = of or {}
     identity = {"recipe": recipe, "code": code_digest(stage), "inputs": inputs}
-    jobs = [
-        Job(clip, params.digest([stage, identity, clip, payload["digest"]]), payload)
+    base = params.digest([SCHEMA, stage, identity])
+    jobs = {
+        clip: Job(clip, params.digest([base, clip, payload["digest"]]), payload)
         for clip, payload in clips.items()
-        if payload is not None and shared.get(clip, clip) == clip
-    ]
+        if payload is not None and (of is None or of[clip] == clip)
+    }
     if verify:
-        return compare(p.data / stage, identity, jobs, factory, verify)
+        return compare(p.data / stage, identity, list(jobs.values()), factory, verify)
+
+    makers = {clip: clip if of is None else of.get(clip, clip) for clip in clips}
+    parts = dict.fromkeys(clips, Part())
+    for clip, maker in makers.items():
+        if job := jobs.get(maker):
+            parts[clip] = Part(job.key, input_of(job.payload["digest"]), None if of is None else maker)
     with only_writer(p.data / stage):
-        forgotten = compute(stage, jobs, factory, p.runtime, batch_size)
-        keys, cache = {job.clip_id: job.key for job in jobs}, ItemCache()
+        shards, kept, cache = spread(clips, parts), Kept(stage, dimensions), ItemCache()
+        kept.look(shards)
+        needed = {makers[clip] for shard in shards if shard.rows is None for clip in shard.parts} & jobs.keys()
+        elsewhere = kept.find({jobs[clip].key: clip for clip in needed if jobs[clip].key not in cache})
+        todo = [jobs[clip] for clip in sorted(needed) if jobs[clip].key not in elsewhere]
+        forgotten = compute(stage, todo, factory, p.runtime, batch_size, cached=len(jobs) - len(todo))
 
         def item_of(clip: str) -> tuple[Item, str]:
-            maker = shared.get(clip, clip)
-            if maker not in keys:
+            if (maker := makers[clip]) not in jobs:
                 return Item(reason="upstream"), ""
-            kept = cache.get(keys[maker])
-            if kept is None and maker not in forgotten:  # damaged in the cache: once more
-                forgotten.update(compute(stage, [j for j in jobs if j.clip_id == maker], factory, p.runtime))
-                kept = cache.get(keys[maker])
-            item, digest = kept or (forgotten[maker], "")
-            return replace(item, fields={**item.fields, "of": maker}) if shared else item, digest
+            key = jobs[maker].key
+            found = kept.item(key, elsewhere[key]) if key in elsewhere else cache.get(key)
+            if found is None and maker not in forgotten:  # damaged in the cache: once more
+                forgotten.update(compute(stage, [jobs[maker]], factory, p.runtime))
+                found = cache.get(key)
+            return found or (forgotten[maker], "")
 
-        rows = assemble(p.data / stage, stage, clips, item_of, identity, dimensions)
-    gate(stage, rows, p.clips.min_success)
+        encoder = {"encoder": encoder_facts(p.data / "encoder")} if "encoder" in inputs else {}
+        index = assemble(p.data / stage, stage, shards, item_of, identity | encoder, dimensions)
+    gate(
+        stage, Counter(zip(index["reason"].to_pylist(), index["detail"].to_pylist(), strict=True)), p.clips.min_success
+    )
+
+
+def input_of(told: Any) -> str:
+    """The digest of what a clip is computed from, as the index of a store tells it."""
+    return told if isinstance(told, str) else params.digest(told)
 
 
 def compare(folder: Path, identity: dict[str, Any], jobs: list[Job], factory: Callable[[], Mapper], count: int) -> None:
@@ -163,25 +182,28 @@ def media_payloads(p: Params) -> dict[str, dict[str, Any] | None]:
     """The jobs of a stage that reads media: every clip, None where it failed in the clips stage."""
     folder = p.data / "clips"
     payloads: dict[str, dict[str, Any] | None] = {}
-    for row in read_table(folder / "index.parquet"):
-        excerpt = {"start": row["start_s"], "duration": row["duration_s"]}
-        told = {
-            "media": folder / (row["media"] or ""),
-            "digest": [row["sha256"], *excerpt.values()],
-            **excerpt,
-        }
-        payloads[row["clip_id"]] = told if row["status"] == "ok" else None
+    names = ("clip_id", "status", "media", "sha256", "start_s", "duration_s")
+    for columns in read_columns(folder / "index.parquet", *names):
+        for clip, status, media, *piece in zip(*columns, strict=True):
+            told = {"media": folder / (media or ""), "digest": piece, "start": piece[1], "duration": piece[2]}
+            payloads[clip] = told if status == "ok" else None
     return payloads
 
 
 def store_payloads(store: Store) -> dict[str, dict[str, Any] | None]:
     """The jobs of a stage that reads another's store: every clip, None where it failed there."""
-    return {clip: {"digest": row["digest"]} if row["status"] == "ok" else None for clip, row in store.rows.items()}
+    rows = store.rows.columns("clip_id", "status", "digest")
+    return {clip: {"digest": content} if status == "ok" else None for clip, status, content in rows}
 
 
 def encoder_digest(folder: Path) -> str:
     """The identity of an encoder artifact: sha256 of encoder.json, which holds that of the weights."""
     return hashlib.sha256(require(folder / "encoder.json").read_bytes()).hexdigest()
+
+
+def encoder_facts(folder: Path) -> dict[str, Any]:
+    """What encoder.json says: architecture, preprocessing, sha256 of the weights."""
+    return dict(json.loads(require(folder / "encoder.json").read_text()))
 
 
 def transform_of(p: Params) -> Any:
@@ -202,14 +224,15 @@ def device_of(p: Params) -> str:
     return "cuda" if p.runtime.device != "cpu" and there else "cpu"
 
 
-def gate(stage: str, rows: list[dict[str, Any]], min_success: float) -> None:
-    """AvsetError if too few clips got through this stage."""
-    tried = [row for row in rows if row["reason"] != "upstream"]
-    ok = sum(row["status"] == "ok" for row in tried)
-    if ok == 0 or ok < min_success * len(tried):
-        failed = [row for row in tried if row["reason"]]
-        reasons = sorted({f"{row['reason']} ({row['detail'] or REASONS[row['reason']]})" for row in failed})
+def gate(stage: str, outcomes: Counter[tuple[str, str]], min_success: float) -> None:
+    """AvsetError if too few clips got through this stage: clips by reason ("": none) and detail."""
+    tried = sum(count for (reason, _), count in outcomes.items() if reason != "upstream")
+    ok = sum(count for (reason, _), count in outcomes.items() if not reason)
+    if ok == 0 or ok < min_success * tried:
+        reasons = sorted(
+            {f"{reason} ({detail or REASONS[reason]})" for reason, detail in outcomes if reason not in ("", "upstream")}
+        )
         raise AvsetError(
-            f"{stage}: {ok} of {len(tried)} clips succeeded, fewer than clips.min_success = {min_success}; "
+            f"{stage}: {ok} of {tried} clips succeeded, fewer than clips.min_success = {min_success}; "
             f"reasons: {'; '.join(reasons[:5]) or 'no clip at all'}"
         )

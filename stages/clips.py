@@ -7,6 +7,7 @@ Makes data/<dataset>/clips/: media/, index.parquet (every clip, with the reason 
 import json
 import shutil
 import sys
+from collections import Counter
 from functools import partial
 from typing import Annotated, Literal
 
@@ -71,7 +72,7 @@ def main(path: ParamsFile = PARAMS, retry: Retry = None, dry_run: DryRun = False
         write_json(fresh / "store.json", told)
         shutil.rmtree(folder, ignore_errors=True)
         fresh.replace(folder)
-    gate("clips", rows, p.clips.min_success)
+    gate("clips", Counter((row["reason"], row["detail"]) for row in rows), p.clips.min_success)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from dvclive import Live
 
 from pipeline import params, train
 from pipeline.checkpoints import Model, Settings
-from pipeline.errors import AvsetError
 from pipeline.material import Material, Validation
 from pipeline.mixtures import TrainingMixtures
 from pipeline.params import Params
@@ -49,9 +48,6 @@ def main(method: Annotated[str, typer.Argument(help="A preset.")] = "avset", pat
     torch.set_num_threads(p.train.threads)
     torch.manual_seed(p.train.seed)
     model = Model(settings_of(p, method, material.regions))
-    for name, store in (("regions", material.regions), ("captions", material.captions)):
-        if store.info["inputs"]["encoder"] != model.settings.encoder:
-            raise AvsetError(f"the store of {name} was made with another encoder; run `dvc repro {name}`")
     clips = [clip for clip in material.complete() if material.splits[clip] == "train"]
     data = TrainingMixtures(
         clips, material.spectrograms, material.regions, p.model.crop, p.mixtures.n_sources, p.train.gain,
@@ -67,7 +63,7 @@ def main(method: Annotated[str, typer.Argument(help="A preset.")] = "avset", pat
         preset.recipe(),
         repr(model.settings),
         code_digest("train"),
-        material.digest(),
+        material.identity(),
         method,
     ]
     state = ItemCache().root / "runs" / f"{params.digest(told)}.pt"

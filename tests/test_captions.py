@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from test_store import tree_digest
 from pipeline.captions import Captions, invert, seed_of
 from pipeline.encoders import Encoder
 from pipeline.errors import AvsetError, ClipError, ParamsError
-from pipeline.store import Item, Store, assemble, write_table
+from pipeline.shards import assemble, spread
+from pipeline.store import Item, Store, write_table
 from stages.captions import centres
 
 
@@ -215,7 +217,7 @@ class Project:
             return Item({"embedding": embedding}), hashlib.sha256(embedding).hexdigest()
 
         clips = [row["clip_id"] for row in listed]
-        assemble(self.data / "regions", "regions", clips, item_of, {}, {"embedding": ("D",)})
+        assemble(self.data / "regions", "regions", spread(clips), item_of, {}, {"embedding": ("D",)})
 
     def run(self, per: str) -> Store:
         """The store of captions."""
@@ -315,6 +317,7 @@ def test_a_damaged_caption_of_a_video_is_made_again_once(project: Project, capsy
     project.run("video")
     whole = tree_digest(project.data / "captions")
     capsys.readouterr()
+    shutil.rmtree(project.cache / "shards")
     for path in (project.cache / "items").rglob("*"):
         if path.is_file():
             data = path.read_bytes()

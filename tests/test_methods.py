@@ -176,10 +176,11 @@ def test_features_of_another_encoder_are_refused(scored: Path, tmp_path: Path):
     folder = toy.clone(scored, tmp_path / "project")
     with (folder / "data" / "demo" / "encoder" / "encoder.json").open("a") as file:
         file.write("\n")
-    with pytest.raises(AvsetError, match=r"regions was made with another encoder.*dvc repro regions"):
-        toy.run(folder, tmp_path / "cache", "train")
+    for stage in ("train", "evaluate"):
+        with pytest.raises(AvsetError, match=r"regions was made with another .*encoder.*dvc repro regions"):
+            toy.run(folder, tmp_path / "cache", stage)
     with pytest.raises(AvsetError, match="trained with encoder"):
-        toy.run(folder, tmp_path / "cache", "evaluate")
+        Separator.load(folder / "data" / "demo" / "models" / "avset")
 
 
 def test_validation_scores_the_kinds_that_it_was_asked_for(scored: Path):

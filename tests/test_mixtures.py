@@ -11,7 +11,8 @@ from pipeline import mixtures
 from pipeline import spectrograms as sp
 from pipeline.errors import AvsetError
 from pipeline.mixtures import Mixture, TrainingMixtures, draw, magnitudes, references
-from pipeline.store import Item, Store, assemble
+from pipeline.shards import assemble, spread
+from pipeline.store import Item, Store
 from pipeline.waveforms import to_int16
 
 DIMENSIONS = {"stft": ("T", "plane", "F"), "waveform": ("L",), "regions": ("V", "R", "D")}
@@ -29,7 +30,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         regions = np.full((1, 4, 8), float(i), np.float16)
         items[clip] = Item({"stft": planes.astype(np.float32), "waveform": wave, "regions": regions})
     folder = tmp_path_factory.mktemp("mixtures") / "store"
-    assemble(folder, "toy", items, lambda clip: (items[clip], ""), {}, DIMENSIONS)
+    assemble(folder, "toy", spread(items), lambda clip: (items[clip], ""), {}, DIMENSIONS)
     return Store(folder)
 
 
@@ -137,3 +138,24 @@ def test_rows_come_back(tmp_path: Path):
     rows = drawn({f"{label}{i}": label for label in "abc" for i in range(2)})
     write_table(tmp_path / "m.parquet", [m.row() for m in rows])
     assert [Mixture(**row) for row in read_table(tmp_path / "m.parquet")] == rows
+
+
+@pytest.mark.parametrize("n_sources", [2, 3])
+def test_partners_are_drawn_as_from_the_list_of_all_others(store: Store, n_sources: int):
+    """The draw costs no time that grows with the clips, and is that of the plain loop over them."""
+    rng = np.random.default_rng(0)
+    videos = [f"v{i}" for i in rng.integers(12, size=60)]
+    clips = [f"c{i}_0" for i in range(60)]
+    data = TrainingMixtures(clips, store, store, 4, n_sources, (1.0, 1.0), 3, 500, videos)
+    number = np.unique(videos, return_inverse=True)[1]
+    for index in range(0, 500, 7):
+        chosen = [int(np.random.default_rng([3, 0, index // 60]).permutation(60)[index % 60])]
+        plain = np.random.default_rng([3, 1, index])
+        while len(chosen) < n_sources:
+            others = np.flatnonzero(~np.isin(number, number[chosen]))
+            for other in plain.choice(others, n_sources - len(chosen), replace=False):
+                if number[other] not in number[chosen]:
+                    chosen.append(int(other))
+        found, after = data.choose(index)
+        assert found.tolist() == chosen
+        assert after.random() == plain.random(), "crops and gains go on from the same state"

@@ -19,7 +19,8 @@ import stages
 from pipeline import train
 from pipeline.encoders import Encoder
 from pipeline.errors import AvsetError, MissingArtifact
-from pipeline.store import Store, read_table, shard_of
+from pipeline.shards import BITS, bits_of
+from pipeline.store import Store, read_table
 
 PER_CLIP = ("frames", "spectrograms", "regions", "captions")
 NAMES = sorted(path.stem for path in (toy.ROOT / "stages").glob("[a-z]*.py"))
@@ -140,6 +141,7 @@ def test_an_empty_cache_gives_the_same_bytes(toy_data: Path, tmp_path: Path):
 def test_half_a_cache_gives_the_same_bytes(toy_data: Path, copy: tuple[Path, Path], capsys: pytest.CaptureFixture):
     """Items and media files are gone, others are damaged: these are made again, and nothing else is."""
     folder, cache = copy
+    shutil.rmtree(cache / "shards")
     before = {path: path.stat().st_mtime_ns for path in items(cache)}
     fetched = [path for path in before if b"sha256" in path.read_bytes()]
     others = [path for path in before if path not in fetched]
@@ -158,10 +160,15 @@ def test_half_a_cache_gives_the_same_bytes(toy_data: Path, copy: tuple[Path, Pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("swept", [False, True])
 def test_clips_that_came_and_went_leave_no_trace(
-    toy_data: Path, copy: tuple[Path, Path], capsys: pytest.CaptureFixture
+    toy_data: Path, copy: tuple[Path, Path], capsys: pytest.CaptureFixture, swept: bool
 ):
+    """Also if the items that are in shards are gone from the cache."""
     folder, cache = copy
+    for path in items(cache) if swept else ():
+        if b"sha256" not in path.read_bytes():
+            path.unlink()
     old = Store(folder / "data" / "demo" / "regions").rows
     tree = toy.params()
     tree["profiles"]["demo"]["clips"]["options"]["duets"] += 2
@@ -170,7 +177,7 @@ def test_clips_that_came_and_went_leave_no_trace(
     said = capsys.readouterr().err
     assert said.count(f"{CLIPS + 2}/{CLIPS + 2} clips ({CLIPS} cached)") == 5, "two clips more, two clips of work"
     new = Store(folder / "data" / "demo" / "regions").rows.keys() - old.keys()
-    touched = {f"{shard_of(clip):02d}.h5" for clip in new}
+    touched = {f"{bits_of(clip)[:BITS]}.h5" for clip in new}
     before, after = made(toy_data), made(folder)
     for stage in PER_CLIP:
         changed = {name for name in after if name.startswith(f"{stage}/shards/") and after[name] != before.get(name)}

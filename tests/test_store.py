@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import AvsetError, ClipError, MissingArtifact
-from pipeline.store import Item, ItemCache, Store, assemble, read_table, require, write_table
+from pipeline.shards import assemble, spread
+from pipeline.store import Item, ItemCache, Store, read_table, require, write_table
 
 DIMENSIONS = {"x": ("T", "D"), "y": ("L",)}
 
@@ -27,11 +28,11 @@ def tree_digest(folder: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
-def make(folder: Path, clips: list[str]) -> list[dict]:
+def make(folder: Path, clips: list[str]) -> None:
     items = {clip: item(i) for i, clip in enumerate(sorted(clips))}
     items["bad_0"] = Item.failed(ClipError("corrupt", "no header"))
-    return assemble(
-        folder, "toy", items, lambda clip: (items[clip], f"digest of {clip}"), {"recipe": {"a": 1}}, DIMENSIONS
+    assemble(
+        folder, "toy", spread(items), lambda clip: (items[clip], f"digest of {clip}"), {"recipe": {"a": 1}}, DIMENSIONS
     )
 
 
@@ -81,9 +82,9 @@ def test_a_store_reads_back_with_labels_and_reasons(tmp_path: Path):
     assert np.array_equal(store.read("b_0", "x"), item(1).arrays["x"])
     assert np.array_equal(store.read("b_0", "y", slice(2, 4)), item(1).arrays["y"][2:4])
     assert [d.label for d in store.dataset("a_0", "x").dims] == ["T", "D"]
-    assert store.rows["bad_0"] | {"shard": 0} == {
-        "clip_id": "bad_0", "status": "failed", "reason": "corrupt", "detail": "no header", "shard": 0,
-        "digest": "digest of bad_0", "cosine": None, "words": None,
+    assert store.rows["bad_0"] == {
+        "clip_id": "bad_0", "status": "failed", "reason": "corrupt", "detail": "no header", "shard": "1000",
+        "digest": "digest of bad_0", "input": "", "made": "", "cosine": None, "words": None,
     }  # fmt: skip
     assert store.info["recipe"] == {"a": 1}
 
@@ -102,7 +103,7 @@ def test_a_new_clip_touches_one_shard(tmp_path: Path):
     clips = [f"clip{i}_0" for i in range(100)]
     items = {clip: item(i) for i, clip in enumerate([*clips, "new_0"])}
     for name, members in (("before", clips), ("after", [*clips, "new_0"])):
-        assemble(tmp_path / name, "toy", members, lambda c: (items[c], ""), {}, DIMENSIONS)
+        assemble(tmp_path / name, "toy", spread(members), lambda c: (items[c], ""), {}, DIMENSIONS)
     before, after = tree_digest(tmp_path / "before"), tree_digest(tmp_path / "after")
     changed = [k for k in after if before.get(k) != after[k]]
     assert len([k for k in changed if k.startswith("shards/")]) == 1

@@ -18,7 +18,8 @@ from pipeline.__main__ import main
 from pipeline.errors import AvsetError, ClipError
 from pipeline.parallel import Job
 from pipeline.params import digest
-from pipeline.store import Item, ItemCache, Store, assemble, read_table, write_json, write_table
+from pipeline.shards import assemble, spread
+from pipeline.store import Item, ItemCache, Store, read_table, write_json, write_table
 from pipeline.sweep import sweep
 from stages import encoder_digest, media_payloads
 from stages.frames import Decode
@@ -48,7 +49,7 @@ def make(folder: Path, items: dict[str, Item], **identity: object) -> Path:
         content = items[clip]
         return content, "" if content.reason == "upstream" else digest(content.dump().hex())
 
-    assemble(folder, "toy", items, item_of, identity, DIMENSIONS)
+    assemble(folder, "toy", spread(items), item_of, identity, DIMENSIONS)
     return folder
 
 
@@ -120,12 +121,11 @@ def test_diff_says_whether_weights_or_input_are_others(data: Path, toy_data: Pat
     told = json.loads((data / "encoder" / "encoder.json").read_text())
     write_json(data / "encoder" / "encoder.json", told | {"sha256": "0" * 64})
     ours = {"encoder": encoder_digest(data / "encoder")}
-    write_json(data / "captions" / "store.json", Store(data / "captions").info | {"inputs": ours})
-    for stage, clips in (("captions", (first, second)), ("regions", (second,))):
-        rows = read_table(data / stage / "index.parquet")
-        write_table(
-            data / stage / "index.parquet", [r | {"digest": "f" * 64} if r["clip_id"] in clips else r for r in rows]
-        )
+    info = Store(data / "captions").info | {"inputs": ours, "encoder": told | {"sha256": "0" * 64}}
+    write_json(data / "captions" / "store.json", info)
+    rows = {row["clip_id"]: row for row in read_table(data / "captions" / "index.parquet")}
+    rows[first]["digest"] = rows[second]["digest"] = rows[second]["input"] = "f" * 64
+    write_table(data / "captions" / "index.parquet", list(rows.values()))
     found = stores.diff(theirs / "captions", data / "captions")
     assert found["identity"].keys() == {"encoder.sha256", "inputs.encoder"}
     assert found["identity"]["encoder.sha256"] == [told["sha256"], "0" * 64]
@@ -156,7 +156,9 @@ def test_failed_clips_are_hashed_too_and_the_draw_follows_its_seed(tmp_path: Pat
     cache, keys = ItemCache(), {clip: digest(clip) for clip in items}
     for clip, made in items.items():
         cache.put(keys[clip], made)
-    assemble(tmp_path / "toy", "toy", items, lambda clip: cache.get(keys[clip]) or pytest.fail(), {}, DIMENSIONS)
+    assemble(
+        tmp_path / "toy", "toy", spread(items), lambda clip: cache.get(keys[clip]) or pytest.fail(), {}, DIMENSIONS
+    )
     index = tmp_path / "toy" / "index.parquet"
     assert stores.verify(tmp_path / "toy", 99) == (10, {})
     rows = read_table(index)
@@ -170,19 +172,19 @@ def test_failed_clips_are_hashed_too_and_the_draw_follows_its_seed(tmp_path: Pat
 def test_damage_is_named(data: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     folder = data / "regions"
     store = Store(folder)
-    by_shard: dict[int, list[str]] = {}
+    by_shard: dict[str, list[str]] = {}
     for clip in store.clips:
         by_shard.setdefault(store.rows[clip]["shard"], []).append(clip)
     (one, (flipped, lost, *_)), (two, cut) = sorted(by_shard.items(), key=lambda s: -len(s[1]))[:2]
-    with h5py.File(folder / "shards" / f"{one:02d}.h5", "r+") as file:
+    with h5py.File(folder / "shards" / f"{one}.h5", "r+") as file:
         file[flipped]["embedding"][0] += 1
         file.move(lost, "stray_0")
-    path = folder / "shards" / f"{two:02d}.h5"
+    path = folder / "shards" / f"{two}.h5"
     path.write_bytes(path.read_bytes()[:-100])
     drawn, damaged = stores.verify(folder, 99)
     assert drawn == CLIPS and damaged.keys() == {flipped, lost, "stray_0", *cut}
     assert damaged[flipped] == "its content is not that of the index"
-    assert damaged["stray_0"] == f"in shard {one:02d}, but not in the index"
+    assert damaged["stray_0"] == f"in shard {one}, but not in the index"
     code, said = run(monkeypatch, capsys, "verify", folder, "--count", 0)
     assert code == 1 and f"{lost}: not in its shard" in said and flipped not in said
     assert run(monkeypatch, capsys, "verify", data / "frames", "--count", 5)[0] == 0
@@ -206,7 +208,7 @@ def test_recomputing_tells_the_largest_difference(data: Path, toy_data: Path, mo
     mapper = partial(Decode, p.frames)
     assert stores.recompute(Store(data / "frames"), jobs, mapper) == {"frames": 0.0, "times": 0.0}
     clip, store = jobs[1].clip_id, Store(data / "frames")
-    with h5py.File(data / "frames" / "shards" / f"{store.rows[clip]['shard']:02d}.h5", "r+") as file:
+    with h5py.File(data / "frames" / "shards" / f"{store.rows[clip]['shard']}.h5", "r+") as file:
         file[clip]["times"][0] += 0.25
     assert stores.recompute(store, jobs, mapper) == {"frames": 0.0, "times": 0.25}
     gone = Job(clip, "", {**jobs[1].payload, "media": Path("nowhere.mkv")})
@@ -254,6 +256,9 @@ def cache(private_cache: Path) -> dict[str, Path]:
         "unnamed": aged(private_cache / "media" / "ab" / f"{'e' * 62}.mkv", 31),
         "fresh": aged(private_cache / "media" / "ab" / f"{'f' * 62}.mkv", 1),
         "strange": aged(private_cache / "items" / "ab" / "notes.txt", 99),
+        "shard": aged(private_cache / "shards" / "toy" / "0110" / f"{'a' * 64}.h5", 31),
+        "rows": aged(private_cache / "shards" / "toy" / "0110" / f"{'a' * 64}.rows", 31),
+        "kept": aged(private_cache / "shards" / "toy" / "0110" / f"{'b' * 64}.h5", 29),
         "receipt": fetched.path(digest(["of", "named"])),
     }  # fmt: skip
     for folder in (private_cache / ".fetch-x", private_cache / ".fetch-y", private_cache / "partial" / "abc"):
@@ -261,7 +266,7 @@ def cache(private_cache: Path) -> dict[str, Path]:
     return found
 
 
-OLD = {"old", "temporary", "training", "fetch", "unnamed"}
+OLD = {"old", "shard", "rows", "temporary", "training", "fetch", "unnamed"}
 
 
 def test_only_what_is_old_goes(cache: dict[str, Path], private_cache: Path):
@@ -271,7 +276,7 @@ def test_only_what_is_old_goes(cache: dict[str, Path], private_cache: Path):
     assert all(path.exists() for path in cache.values())
     assert would == {
         "temporary files": (1, 5), "broken fetches": (1, 5), "trainings": (1, 5), "items": (1, size),
-        "fetched": (0, 0), "media": (1, 5),
+        "shards": (2, 10), "fetched": (0, 0), "media": (1, 5),
     }  # fmt: skip
     assert {name: path.stat().st_atime for name, path in cache.items()} == stamps, "looking is no use"
     assert sweep(private_cache, 30.0) == would

@@ -13,8 +13,9 @@ from pipeline.checkpoints import Model, Settings
 from pipeline.errors import AvsetError
 from pipeline.material import Material
 from pipeline.mixtures import TrainingMixtures, draw
+from pipeline.shards import assemble, spread
 from pipeline.spectrograms import Transform
-from pipeline.store import Item, Store, assemble
+from pipeline.store import Item, Store
 
 ROOT = Path(__file__).parents[1]
 PRESETS = params.load(ROOT / "params.yaml").presets
@@ -35,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingMixtures:
         items[f"c{i}_0"] = Item({"stft": planes.half().numpy(), "regions": regions.numpy()})
     folder = tmp_path_factory.mktemp("train") / "store"
     axes = {"stft": ("T", "plane", "F"), "regions": ("V", "R", "D")}
-    assemble(folder, "toy", items, lambda clip: (items[clip], ""), {}, axes)
+    assemble(folder, "toy", spread(items), lambda clip: (items[clip], ""), {}, axes)
     return TrainingMixtures(sorted(items), Store(folder), Store(folder), 16, 2, (0.5, 1.5), 0, 4000)
 
 
@@ -180,7 +181,7 @@ def test_the_bank_has_each_caption_once(tmp_path: Path):
     of = {"a_0": "a_10", "a_10": "a_10", "b_0": "b_0", "c_0": "c_10", "c_10": "c_10"}
     items = {clip: Item({"caption": np.full(4, sum(maker.encode()), np.float32)}, {"of": maker})
              for clip, maker in of.items()}  # fmt: skip
-    assemble(tmp_path / "captions", "captions", items, lambda clip: (items[clip], ""), {}, {"caption": ("D",)})
+    assemble(tmp_path / "captions", "captions", spread(items), lambda clip: (items[clip], ""), {}, {"caption": ("D",)})
     store = Store(tmp_path / "captions")
     material = Material(store, store, store, store, [], {}, {}, {}, {}, {})
     bank, own = material.bank(["b_0", "c_0", "a_0", "c_10", "a_10"])

@@ -25,7 +25,7 @@ from pipeline.sources.download import sites
 from pipeline.sources.download.excerpt import cut
 from pipeline.sources.download.outcomes import understand
 from pipeline.sources.download.remote import Reader, Remote
-from pipeline.store import ItemCache
+from pipeline.store import ItemCache, make_folder, share
 
 SUFFIX = ".mkv"
 MANNERS = Download(
@@ -86,7 +86,7 @@ def _partial(address: str, height: int) -> Iterator[Path]:
     """The folder of what was fetched so far of a video, ours alone; gone if the block fails for good."""
     folder = _folder(address, height)
     with _alone(folder.with_suffix(".lock")):
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         try:
             yield folder
         except Exception as error:
@@ -109,8 +109,10 @@ def _folder(address: str, height: int) -> Path:
 @contextmanager
 def _alone(path: Path) -> Iterator[Any]:
     """Wait until no other process has this file locked; then it is ours, open, until the block ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with path.open("a+") as file:
+        with suppress(OSError):  # of another user
+            share(path)
         fcntl.flock(file, fcntl.LOCK_EX)
         yield file
 

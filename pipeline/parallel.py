@@ -1,102 +1,23 @@
-"""Fill the item cache: in this process, in several, or by Ray actors; a worker that dies takes no stage with it.
+"""Fill the item cache: in this process, in several, or by Ray actors; a worker that dies takes no stage with it."""
 
-A mapper is made once per worker and maps a list of jobs to a list of items of the same length. Only jobs
-travel to a worker and only receipts come back: the worker itself writes items to the cache.
-"""
-
-import os
-import signal
 import sys
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from multiprocessing import get_context
-from typing import Any
+from itertools import chain
+from typing import Any, Protocol
 
-from pipeline.errors import AvsetError, ClipError
+from pipeline import workers
+from pipeline.errors import AvsetError
 from pipeline.params import Runtime
 from pipeline.store import Item, ItemCache
+from pipeline.workers import Died, Job, Mapper, Process, Receipts, Worker, deadline
+
+__all__ = ["Job", "Mapper", "Receipts", "Worker", "compute", "deadline"]
 
 WORTH = 50  # batches that a process must have to be worth its start
-DEATHS = 2  # a clip on which a worker died so often is given up for this run
-
-
-@dataclass(frozen=True)
-class Job:
-    """One clip's work: `key` names the result in the cache, `payload` is small and picklable."""
-
-    clip_id: str
-    key: str
-    payload: dict[str, Any] = field(default_factory=dict)
-
-
-Mapper = Callable[[list[Job]], list[Item]]
-Receipts = list[tuple[str, str, str]]  # clip_id, reason (empty: ok), detail
-
-
-class Worker:
-    """A mapper and the cache it writes to. One thread each: the number of threads changes the last bits of a
-    sum, and small operations on many threads wait for one another; several cores are for several workers."""
-
-    def __init__(self, factory: Callable[[], Mapper], time_limit: float = 0.0):
-        self.mapper, self.cache, self.time_limit = factory(), ItemCache(), time_limit
-        if torch := sys.modules.get("torch"):
-            torch.set_num_threads(1)
-
-    def ready(self) -> bool:
-        """Whether the mapper could be made."""
-        return True
-
-    def work(self, jobs: list[Job]) -> Receipts:
-        """Compute and keep the items of some jobs; an error becomes the item of the job that raised it."""
-        receipts = []
-        for job, item in zip(jobs, self.attempt(jobs), strict=True):
-            self.cache.put(job.key, item)
-            receipts.append((job.clip_id, item.reason, item.detail))
-        return receipts
-
-    def attempt(self, jobs: list[Job]) -> list[Item]:
-        """All jobs at once; if that fails, one by one, so that an error finds its clip."""
-        try:
-            with deadline(self.time_limit * len(jobs)):
-                items = self.mapper(jobs)
-        except ClipError as e:
-            items = [Item.failed(e)] if len(jobs) == 1 else []
-        except AvsetError:  # no clip is to blame: a full disk, a package that is missing
-            raise
-        except Exception as e:  # a bug, or a fault of the machine: named, kept going, tried again next time
-            detail = f"{type(e).__name__}: {e}"
-            items = [Item(reason="error", detail=detail)] if len(jobs) == 1 else []
-        return items or [item for job in jobs for item in self.attempt([job])]
-
-
-@contextmanager
-def deadline(seconds: float) -> Iterator[None]:
-    """ClipError("timeout") in the block after so many seconds (0: never); in a main thread only, as signals are.
-
-    It interrupts Python and waiting, not a single call into C that never comes back.
-    """
-    if not seconds or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def late(*_: Any) -> None:
-        raise ClipError("timeout", f"longer than {seconds:g} s, see runtime.time_limit")
-
-    start, handler = time.monotonic(), signal.signal(signal.SIGALRM, late)
-    left, every = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, should some code swallow it
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
-        if left:
-            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - start), 1e-3), every)
+DEATHS = 2  # a clip that was there when so many workers died, and alone with the last, is given up for this run
+IN_A_ROW = 20  # so many deaths with nothing done in between, suspects aside, are the fault of no clip
 
 
 def compute(
@@ -106,7 +27,7 @@ def compute(
     runtime: Runtime,
     batch_size: int = 1,
     worth: int = 0,
-    watch: Callable[[Receipts], None] = lambda receipts: None,
+    watch: Callable[[Receipts], None] | None = None,
     cached: int = 0,
 ) -> dict[str, Item]:
     """Put into the cache what it lacks of `jobs`. Returns the failures that the cache does not remember.
@@ -117,145 +38,208 @@ def compute(
     """
     cache = ItemCache()
     pending = [job for job in jobs if job.key not in cache]
-    batches = [pending[i : i + batch_size] for i in range(0, len(pending), batch_size)]
+    batches = (pending[i : i + batch_size] for i in range(0, len(pending), batch_size))
+    count = -(-len(pending) // batch_size)
     progress = Progress(stage, cached + len(jobs), cached + len(jobs) - len(pending))
     forgotten: dict[str, Item] = {}
 
-    def take(receipts: Receipts) -> None:
-        progress.add(receipts)
+    def take(receipts: Receipts, workers: int = 1) -> None:
+        progress.add(receipts, workers)
         for clip, reason, detail in receipts:
             if reason:
                 forgotten[clip] = Item(reason=reason, detail=detail)
-        watch(receipts)
+        if watch:
+            watch(receipts)
 
-    if batches and runtime.executor == "ray":
-        _by_ray(batches, factory, runtime, take)
-    elif runtime.executor == "processes" and min(runtime.workers, len(batches) // (worth or WORTH)) > 1:
-        _by_processes(batches, factory, runtime, take)
-    elif batches:
-        _inline(batches, factory, runtime, take)
+    many = runtime.executor == "processes" and min(runtime.workers, count // (worth or WORTH)) > 1
+    fill = _by_ray if runtime.executor == "ray" else _by_processes if many else _inline
+    if watch and fill is _inline:  # it sees every batch before the next one begins
+        batches = (step for batch in batches for step in (batch, []))
+    try:
+        if pending:
+            fill(batches, len(pending), min(runtime.workers, count), factory, runtime, take)
+    except KeyboardInterrupt:
+        progress.say("interrupted; what is done is kept, the same command goes on")
+        raise
     progress.end()
     return forgotten
 
 
-def _inline(batches: list[list[Job]], factory: Callable, runtime: Runtime, take: Callable) -> None:
-    worker = Worker(factory, runtime.time_limit)
-    for batch in batches:
-        take(worker.work(batch))
+def _inline(batches: Iterator, jobs: int, count: int, factory: Callable, runtime: Runtime, take: Callable) -> None:
+    with Worker(factory, runtime.time_limit) as worker:
+        for batch in chain(batches, [[], []]):
+            take(worker.step(batch))
 
 
-_worker: "Worker | None" = None  # of a pool's process
-
-
-def _begin(factory: Callable[[], Mapper], time_limit: float) -> None:
-    global _worker
-    _worker = Worker(factory, time_limit)
-
-
-def _work(batch: list[Job]) -> Receipts:
-    assert _worker is not None
-    return _worker.work(batch)
-
-
-def _by_processes(batches: list[list[Job]], factory: Callable, runtime: Runtime, take: Callable) -> None:
-    """A pool of processes. When one dies the whole pool is gone, so each job in flight is tried once more alone."""
-
-    def pool(workers: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(workers, get_context("spawn"), _begin, (factory, runtime.time_limit))
-
-    queue: deque[list[Job]] = deque(batches)
-    suspects: list[Job] = []
-    while queue:
-        flying: dict[Future[Receipts], list[Job]] = {}
-        with pool(runtime.workers) as workers:
-            try:
-                while queue or flying:
-                    while queue and len(flying) < 2 * runtime.workers:
-                        batch = queue.popleft()
-                        flying[workers.submit(_work, batch)] = batch
-                    for future in wait(flying, return_when=FIRST_COMPLETED).done:
-                        take(future.result())
-                        del flying[future]
-            except BrokenProcessPool:
-                suspects = [job for batch in flying.values() for job in batch]
-            except BaseException:
-                workers.shutdown(cancel_futures=True)
-                raise
-        while suspects:
-            job = suspects.pop()
-            with pool(1) as alone:
-                try:
-                    take(alone.submit(_work, [job]).result())
-                except BrokenProcessPool:
-                    take([(job.clip_id, "worker_died", "its process ended twice")])
-
-
-def _by_ray(batches: list[list[Job]], factory: Callable, runtime: Runtime, take: Callable) -> None:
-    """A bounded loop over actors: it knows which batch each one holds, so a death is blamed on the right one."""
-    import ray
-
-    if not ray.is_initialized():
-        _start_ray(ray, runtime)
-    options = {"num_cpus": 1, "num_gpus": runtime.gpus_per_worker, "max_restarts": 0, "max_task_retries": 0}
-    actor = ray.remote(Worker).options(**options)
-    queue, deaths = deque(batches), Counter[str]()
-    flying: dict[Any, tuple[Any, list[Job]]] = {}
-    idle: list[Any] = [actor.remote(factory, runtime.time_limit) for _ in range(min(runtime.workers, len(batches)))]
+def _by_processes(
+    batches: Iterator, jobs: int, count: int, factory: Callable, runtime: Runtime, take: Callable
+) -> None:
+    crew = Crew(batches, jobs, lambda: Process(factory, runtime.time_limit), workers.answered, take)
     try:
-        ray.get(idle[0].ready.remote())
-    except ray.exceptions.RayError as e:
-        raise AvsetError(f"the workers cannot start, no clip is to blame: {' '.join(str(e).split())[-300:]}") from e
-    try:
-        while queue or flying:
-            while queue and idle:
-                worker, batch = idle.pop(), queue.popleft()
-                flying[worker.work.remote(batch)] = (worker, batch)
-            (reference,), _ = ray.wait(list(flying), num_returns=1)
-            worker, batch = flying.pop(reference)
-            try:
-                take(ray.get(reference))
-                idle.append(worker)
-            except ray.exceptions.RayActorError as e:
-                idle.append(actor.remote(factory, runtime.time_limit))
-                if len(batch) == 1:
-                    deaths[batch[0].clip_id] += 1
-                if len(batch) == 1 and deaths[batch[0].clip_id] >= DEATHS:
-                    take([(batch[0].clip_id, "worker_died", " ".join(str(e).split())[:200])])
-                else:  # find the culprit: one by one from now on
-                    queue.extend([job] for job in batch)
+        crew.work(count)
     finally:
-        for worker in [*idle, *(worker for worker, _ in flying.values())]:
-            ray.kill(worker)
+        workers.dismiss(crew.held)
 
 
-def _start_ray(ray: Any, runtime: Runtime) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=True)
-    else:
-        ray.init(num_cpus=runtime.workers, include_dashboard=False, log_to_driver=True)
+def _by_ray(batches: Iterator, jobs: int, count: int, factory: Callable, runtime: Runtime, take: Callable) -> None:
+    from pipeline import actors
+
+    with actors.joined(factory, runtime) as (hire, answered):
+        Crew(batches, jobs, hire, answered, take).work(count)
+
+
+class Distant(Protocol):
+    """A worker elsewhere. It has one message at a time, and its start is answered as a step without jobs is."""
+
+    def send(self, jobs: list[Job]) -> None:
+        """Have it make a step."""
+
+    def receive(self) -> Receipts | None:
+        """What the step gave, None if that is not known yet; Died, or an AvsetError of the mapper."""
+
+    def finish(self) -> None:
+        """Let it keep what it is computing."""
+
+
+class Crew:
+    """Workers that share batches, three of them in each at most: one being read, one computed, one kept.
+
+    When a worker dies, the jobs that it held go to a worker alone, one by one, when the rest is done: who kills that
+    one too is to blame. What a lost machine held is given out again as it was.
+    """
+
+    def __init__(self, batches: Iterator[list[Job]], jobs: int, hire: Callable, answered: Callable, take: Callable):
+        self.batches, self.left, self.hire, self.answered, self.take = batches, jobs, hire, answered, take
+        self.held: dict[Any, deque[list[Job]]] = {}  # of every worker
+        self.busy: set[Any] = set()
+        self.begun: set[Any] = set()
+        self.again: deque[list[Job]] = deque()
+        self.suspects: deque[Job] = deque()
+        self.deaths: Counter[str] = Counter()
+        self.in_a_row = 0
+
+    def work(self, count: int) -> None:
+        """All batches by `count` workers; those that are there go on without those that are not."""
+        for _ in range(count):
+            self.add()
+        try:
+            while self.left:
+                self.feed()
+                for worker in self.answered(self.busy):
+                    self.hear(worker)
+        except AvsetError:
+            self.finish()
+            raise
+        self.finish()
+
+    def add(self) -> None:
+        """One worker more."""
+        worker = self.hire()
+        self.held[worker] = deque()
+        self.busy.add(worker)
+
+    def finish(self) -> None:
+        """Wait until all have kept what they are computing."""
+        for worker in self.begun:
+            worker.finish()
+
+    def feed(self) -> None:
+        """A message to every worker that waits for one, if there is something to do."""
+        for worker in self.begun - self.busy:
+            held = self.held[worker]
+            batch = [] if self.alone(held) else self.draw(suspects=not held)
+            if batch:
+                held.append(batch)
+            if held:
+                worker.send(batch)
+                self.busy.add(worker)
+
+    def alone(self, held: deque[list[Job]]) -> bool:
+        """Whether a worker has a suspect to itself."""
+        return any(self.deaths[batch[0].clip_id] for batch in held)
+
+    def draw(self, suspects: bool) -> list[Job]:
+        """The next batch; none if nothing is left, or suspects only."""
+        batch = self.again.popleft() if self.again else next(self.batches, [])
+        if not batch and suspects and self.suspects:
+            batch = [self.suspects.popleft()]
+        return batch
+
+    def hear(self, worker: Any) -> None:
+        """What a worker answered."""
+        try:
+            receipts = worker.receive()
+        except Died as death:
+            self.lose(worker, death)
+            return
+        if receipts is None:
+            return
+        self.busy.remove(worker)
+        self.begun.add(worker)
+        if receipts:
+            self.held[worker].popleft()
+            self.in_a_row = 0
+            self.done(receipts)
+
+    def done(self, receipts: Receipts) -> None:
+        """Count and pass on."""
+        self.left -= len(receipts)
+        self.take(receipts, len(self.begun))
+
+    def lose(self, worker: Any, death: Died) -> None:
+        """A worker is gone: what of its work is not in the cache is to be done again, by another one."""
+        lost, started = self.held.pop(worker), worker in self.begun
+        self.busy.discard(worker)
+        self.begun.discard(worker)
+        self.in_a_row += not death.machine and not self.alone(lost)
+        if (not started and not self.held) or self.in_a_row >= IN_A_ROW:
+            raise AvsetError(f"the workers cannot live, no clip is to blame: {death}")
+        if started or death.machine:
+            self.add()
+        cache = ItemCache()
+        for batch in lost:
+            rest = []
+            for job in batch:
+                if found := cache.get(job.key):
+                    self.done([(job.clip_id, found[0].reason, found[0].detail)])
+                else:
+                    rest.append(job)
+            self.sort_out(rest, death)
+
+    def sort_out(self, jobs: list[Job], death: Died) -> None:
+        """Where the jobs of a lost batch go: out again, to the suspects, or to the end."""
+        if jobs and death.machine and not self.deaths[jobs[0].clip_id]:
+            self.again.append(jobs)
+            return
+        for job in jobs:
+            self.deaths[job.clip_id] += not death.machine
+            if self.deaths[job.clip_id] < DEATHS:
+                self.suspects.append(job)
+            else:
+                self.done([(job.clip_id, "worker_died", f"twice; the last time {death}")])
 
 
 class Progress:
-    """Lines on stderr, at most one in `every` seconds: done, failed, rate, time left."""
+    """Lines on stderr, at most one in `every` seconds: done, failed, rate of the last minute, time left."""
 
-    every = 5.0
+    every, marks = 5.0, 12
 
     def __init__(self, stage: str, total: int, cached: int):
         self.stage, self.total, self.cached, self.done = stage, total, cached, 0
         self.reasons: Counter[str] = Counter()
-        self.start = self.last = time.monotonic()
+        self.start = time.monotonic()
+        self.past = deque([(self.start, 0)], self.marks)  # when, and how many were done
 
-    def add(self, receipts: Receipts) -> None:
+    def add(self, receipts: Receipts, workers: int = 1) -> None:
         """Count receipts, and say so if it is time."""
         self.done += len(receipts)
         self.reasons.update(reason for _, reason, _ in receipts if reason)
-        if time.monotonic() - self.last > self.every:
-            self.last = time.monotonic()
-            rate = self.done / (self.last - self.start)
-            left = (self.total - self.cached - self.done) / rate
-            self.say(f"{rate:.1f} clips/s, {left:.0f} s left")
+        now, (then, before) = time.monotonic(), self.past[0]
+        if now - self.past[-1][0] > self.every:
+            self.past.append((now, self.done))
+            rate = max(self.done - before, 1) / (now - then)
+            left = duration((self.total - self.cached - self.done) / rate)
+            self.say(f"{rate:.1f} clips/s by {workers} worker{'s' * (workers != 1)}, {left} left")
 
     def end(self) -> None:
         """The last line."""
@@ -266,3 +250,11 @@ class Progress:
         failed = ", ".join(f"{n} {reason}" for reason, n in sorted(self.reasons.items())) or "none"
         counts = f"{self.cached + self.done}/{self.total} clips ({self.cached} cached), failed: {failed}"
         print(f"{self.stage}: {counts}; {text}", file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """A time to wait, in the unit that one thinks in."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.{int(unit == 'h')}f} {unit}"
+    return f"{seconds:.0f} s"

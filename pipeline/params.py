@@ -132,6 +132,7 @@ class Train(Section):
     validate_every: int = Field(ge=1)  # steps
     gain: tuple[float, float]  # range of the random gain of a source
     threads: int = Field(ge=1)  # the number of threads changes sums, so it is part of the result
+    workers: int = Field(ge=1)  # processes, each with its share of every batch; so is theirs
     seed: int
 
 
@@ -245,6 +246,9 @@ def resolve(tree: dict[str, Any]) -> Params:
     for key in profile:
         choose(key, SECTIONS, f"profiles.{dataset}")
     sections = {name: _section(tree, profile, dataset, name) for name in SECTIONS}
+    batch, workers = sections["train"].batch_size, sections["train"].workers
+    if batch % workers:
+        raise ParamsError(f"train.workers: {workers} do not divide the {batch} mixtures of train.batch_size evenly")
     presets = {k: _check(Preset, v, lambda key, k=k: f"presets.{k}.{key}") for k, v in tree["presets"].items()}
     for i, method in enumerate(tree["methods"]):
         choose(method, presets, f"methods[{i}]")

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
-from pipeline import attention, losses, mixtures
+from pipeline import attention, distributed, losses, mixtures
 from pipeline import spectrograms as sp
 from pipeline.checkpoints import Model
+from pipeline.errors import AvsetError
 from pipeline.params import Preset, Train
 from pipeline.store import write_atomic
 
@@ -42,7 +43,7 @@ class Run:
 
     def load(self, path: Path) -> None:
         """Take up a saved state."""
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location="cpu")
         self.model.load_state_dict(state.pop("model"))
         self.optimizer.load_state_dict(state.pop("optimizer"))
         self.__dict__.update(state)
@@ -100,6 +101,20 @@ def batch_losses(
     return terms
 
 
+class Objective(torch.nn.Module):
+    """Eq. 5 of a model as one module: a batch -> its unweighted terms, as `batch_losses`, and "loss", their sum."""
+
+    def __init__(self, model: Model, captions: Float[Tensor, "C D"], own: Int[Tensor, " n"], preset: Preset):
+        super().__init__()
+        self.model, self.captions, self.own, self.preset = model, captions, own, preset
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The terms and their weighted sum."""
+        terms = batch_losses(self.model, batch, self.captions, self.own, self.preset)
+        weights = self.preset.losses.recipe()
+        return terms | {"loss": torch.stack([weights[k] * v for k, v in terms.items()]).sum()}
+
+
 def fit(
     model: Model,
     data: mixtures.TrainingMixtures,
@@ -117,20 +132,23 @@ def fit(
     `captions` and `own` are those of `batch_losses`.
     `validate` returns scores of which "nsdr" (and, for presets that say so, minus the training loss) decides;
     `log` gets the curves. With `state`, the run is kept there at every validation and taken up if it exists.
+    In a process group (see `distributed`) the first process keeps the run, all take it up and all validate.
     """
     device = next(model.parameters()).device
     run = Run(model, make_optimizer(model, preset), history=[])
     if state is not None and state.exists():
         run.load(state)
-        print(f"train: goes on at step {run.step}", file=sys.stderr)
+    if len(set(distributed.gather(run.step))) > 1:
+        raise AvsetError(f"not every worker sees {state}; put AVSET_CACHE on a disk that all machines share")
+    objective = distributed.parallel(Objective(model, captions.to(device), own.to(device), preset))
     assert run.history is not None
     for step, values in run.history:
         log(step, values)
-    captions, own = captions.to(device), own.to(device)
-    rest = Subset(data, range(run.step * train.batch_size, train.steps * train.batch_size))
+    if run.step:
+        say(f"goes on at step {run.step}")
     loader = DataLoader(
-        rest,
-        train.batch_size,
+        data,
+        batch_sampler=distributed.shares(run.step * train.batch_size, train.steps * train.batch_size, train.batch_size),
         num_workers=workers,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
@@ -139,10 +157,7 @@ def fit(
     since, began, first = 0, time.monotonic(), run.step
     for batch in loader:
         model.train()
-        batch = {k: v.to(device, non_blocking=True) for k, v in batch.items()}
-        terms = batch_losses(model, batch, captions, own, preset)
-        weights = preset.losses.recipe()
-        terms["loss"] = torch.stack([weights[k] * v for k, v in terms.items()]).sum()
+        terms = objective({k: v.to(device, non_blocking=True) for k, v in batch.items()})
         for group in run.optimizer.param_groups:
             group["lr"] = learning_rate(run.step, train.steps, preset)
         run.optimizer.zero_grad(set_to_none=True)
@@ -151,22 +166,26 @@ def fit(
         run.step, since = run.step + 1, since + 1
         sums = {k: sums.get(k, 0) + v.detach() for k, v in terms.items()}
         if run.step % train.validate_every == 0 or run.step == train.steps:
-            values = {f"train/{k}": v.item() / since for k, v in sums.items()}
+            values = {f"train/{k}": v / since for k, v in distributed.mean(sums).items()}
             values |= {f"validation/{k}": v for k, v in validate(model.eval()).items()}
             keep_best(run, values, preset)
             run.history.append((run.step, values))
             log(run.step, values)
-            if state is not None:
+            if state is not None and distributed.rank() == 0:
                 run.save(state)
             rate = (run.step - first) / (time.monotonic() - began)
-            left = (train.steps - run.step) / rate
-            print(
-                f"train: step {run.step}/{train.steps}, loss {values['train/loss']:.4f}, validation NSDR "
-                f"{values['validation/nsdr']:.2f} dB; {rate:.1f} steps/s, {left:.0f} s left",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
+            say(
+                f"step {run.step}/{train.steps}, loss {values['train/loss']:.4f}, validation NSDR "
+                f"{values['validation/nsdr']:.2f} dB; {rate:.1f} steps/s, {(train.steps - run.step) / rate:.0f} s left"
+            )
             sums, since = {}, 0
     return run
+
+
+def say(text: str) -> None:
+    """A line on stderr, from the first process."""
+    if distributed.rank() == 0:
+        print(f"train: {text}", file=sys.stderr, flush=True)
 
 
 def keep_best(run: Run, values: dict[str, float], preset: Preset) -> None:

@@ -10,8 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.captions import Captions
+from pipeline.encoders import whole
 from pipeline.parallel import Job
+from pipeline.params import Params
 from pipeline.store import Item, Store, read_table
 from stages import PARAMS, ParamsFile, Verify, begin, build, command, device_of, encoder_digest, store_payloads
 
@@ -21,14 +25,17 @@ DIMENSIONS = {"caption": ("D",), "tokens": ("K", "E"), "curve": ("S",)}
 class Invert:
     """Mapper: embeddings of some clips, read from the store, to their captions."""
 
-    def __init__(self, regions: Path, captions: Captions):
-        self.regions, self.captions = Store(regions), captions
+    def __init__(self, regions: Path, encoder: Path, how: dict[str, Any], p: Params):
+        self.regions, self.captions = Store(regions), Captions(encoder, device=device_of(p), **how)
 
-    def __call__(self, jobs: list[Job]) -> list[Item]:
-        found = self.captions([(job.clip_id, self.regions.read(job.clip_id, "embedding")) for job in jobs])
+    def read(self, jobs: list[Job]) -> list[tuple[str, np.ndarray]]:
+        """The name and the embedding (D,) of each clip."""
+        return [(job.clip_id, self.regions.read(job.clip_id, "embedding")) for job in jobs]
+
+    def __call__(self, embeddings: list[tuple[str, np.ndarray]]) -> list[Item]:
         return [
             Item({k: one[k] for k in DIMENSIONS}, {k: v for k, v in one.items() if k not in DIMENSIONS})
-            for one in found
+            for one in self.captions(embeddings)
         ]
 
 
@@ -61,13 +68,12 @@ def main(path: ParamsFile = PARAMS, verify: Verify = 0) -> None:
     regions, encoder = Store(p.data / "regions"), p.data / "encoder"
     recipe = p.captions.recipe()
     per = recipe.pop("per")  # decides which caption a clip has, and no caption
-    captions = Captions(encoder, device=device_of(p), **recipe)
     inputs = {"encoder": encoder_digest(encoder)}
-    factory = partial(Invert, regions.folder, captions)
+    factory = partial(Invert, regions.folder, encoder, recipe, p)
     of = {clip: clip for clip in regions.clips}
     if per == "video":
         of = centres(read_table(p.data / "clips" / "index.parquet"), of)
-    clips, batch = store_payloads(regions), p.captions.batch_size
+    clips, batch = store_payloads(regions), whole(p.captions.batch_size)
     build("captions", p, clips, factory, recipe, inputs, DIMENSIONS, batch, of, verify)
 
 

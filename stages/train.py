@@ -1,19 +1,26 @@
 """train: a separation model of one preset, from stored spectrograms, regions and captions.
 
 Makes data/<dataset>/models/<method>/: model.safetensors (weights, settings, facts) and curves/ (dvclive).
-No label is read. A killed run goes on where its last validation was.
+No label is read. A killed run goes on where its last validation was. With train.workers > 1 so many processes
+train together (see pipeline.distributed), started by Ray Train.
 """
 
 import os
 import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 from dvclive import Live
 
-from pipeline import params, train
+from pipeline import distributed, group, params, train
 from pipeline.checkpoints import Model, Settings
+from pipeline.errors import AvsetError
 from pipeline.material import Material, Validation
 from pipeline.mixtures import TrainingMixtures
 from pipeline.params import Params
@@ -41,13 +48,40 @@ def settings_of(p: Params, method: str, regions: Store) -> Settings:
     return Settings(model, transform_of(p), p.regions.positional, preset.similarity, encoder_digest(p.data / "encoder"))
 
 
+def state_of(p: Params, method: str, material: Material) -> Path:
+    """Where the state of a training is kept while it runs: a name for all that decides it."""
+    settings = repr(settings_of(p, method, material.regions))
+    told = [p.train.recipe(), p.preset(method).recipe(), settings, code_digest("train"), material.identity(), method]
+    return ItemCache().root.absolute() / "runs" / f"{params.digest(told)}.pt"
+
+
 def main(method: Annotated[str, typer.Argument(help="A preset.")] = "avset", path: ParamsFile = PARAMS) -> None:
     """Train one model."""
     p = begin("train", path, method)
-    preset, material = p.preset(method), Material.load(p.data)
+    material = Material.load(p.data)
+    state = state_of(p, method, material)
+    with only_writer(p.data / "models" / method):
+        if p.train.workers == 1:
+            learn(p, method, material, state, device_of(p))
+        else:
+            work = partial(join, p, method, state)
+            group.run(work, p.train.workers, p.train.threads, p.runtime.device, state)
+    state.unlink(missing_ok=True)
+
+
+def join(p: Params, method: str, state: Path, device: str) -> None:
+    """A worker's part of the training; AvsetError if it is another training that this machine would do."""
+    material = Material.load(p.data)
+    if state_of(p, method, material) != state:
+        raise AvsetError(f"{socket.gethostname()} has other code or other data in {Path.cwd()}; share the folder")
+    learn(p, method, material, state, device)
+
+
+def learn(p: Params, method: str, material: Material, state: Path, device: str) -> None:
+    """Train in this process, as the only one or in a process group, whose first process writes."""
     torch.set_num_threads(p.train.threads)
     torch.manual_seed(p.train.seed)
-    model = Model(settings_of(p, method, material.regions))
+    preset, model = p.preset(method), Model(settings_of(p, method, material.regions))
     clips = [clip for clip in material.complete() if material.splits[clip] == "train"]
     data = TrainingMixtures(
         clips, material.spectrograms, material.regions, p.model.crop, p.mixtures.n_sources, p.train.gain,
@@ -56,37 +90,38 @@ def main(method: Annotated[str, typer.Argument(help="A preset.")] = "avset", pat
     captions, own = material.bank(clips)
     model.mean_caption.copy_(captions.mean(0))
     model.mean_region.copy_(material.mean_region(clips))
-    model.to(device_of(p))
+    model.to(device)
     validation = Validation(material, "validation", ["video"] + ["caption"] * (preset.losses.caption > 0))
-    told = [
-        p.train.recipe(),
-        preset.recipe(),
-        repr(model.settings),
-        code_digest("train"),
-        material.identity(),
-        method,
-    ]
-    state = ItemCache().root / "runs" / f"{params.digest(told)}.pt"
+    validation.mixtures = distributed.share(validation.mixtures)
+    validate = distributed.together(validation, len(validation.mixtures))
+    if distributed.rank() > 0:
+        train.fit(model, data, captions, own, preset, p.train, validate, lambda *_: None, state)
+        return
     folder = p.data / "models" / method
-    with only_writer(folder):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        os.environ["DVCLIVE_LOGLEVEL"] = "ERROR"
-        with Live(str(folder / "curves"), report=None, save_dvc_exp=False, dvcyaml=None) as live:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with curves(folder / "curves") as log:
+        run = train.fit(model, data, captions, own, preset, p.train, validate, log, state)
+    model.load_own_state(run.best_state or model.own_state())
+    facts = {"method": method, "dataset": p.dataset, "preset": preset.recipe(), "train": p.train.recipe(),
+             "step": run.best_step, "validation": run.best, "clips": len(clips)}  # fmt: skip
+    model.save(folder, facts)
+    train.say(f"best at step {run.best_step}, validation {run.best:.2f}")
 
-            def log(step: int, values: dict[str, float]) -> None:
-                live.step = step
-                for name, value in values.items():
-                    live.log_metric(name, round(value, 6))
-                live.make_summary()
 
-            run = train.fit(model, data, captions, own, preset, p.train, validation, log, state)
-        model.load_own_state(run.best_state or model.own_state())
-        facts = {"method": method, "dataset": p.dataset, "preset": preset.recipe(), "train": p.train.recipe(),
-                 "step": run.best_step, "validation": run.best, "clips": len(clips)}  # fmt: skip
-        model.save(folder, facts)
-    state.unlink(missing_ok=True)
-    print(f"train: best at step {run.best_step}, validation {run.best:.2f}")
+@contextmanager
+def curves(folder: Path) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """A log of values by step, for DVC."""
+    os.environ["DVCLIVE_LOGLEVEL"] = "ERROR"
+    with Live(str(folder), report=None, save_dvc_exp=False, dvcyaml=None) as live:
+
+        def log(step: int, values: dict[str, float]) -> None:
+            live.step = step
+            for name, value in values.items():
+                live.log_metric(name, round(value, 6))
+            live.make_summary()
+
+        yield log
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 TREE = yaml.safe_load((ROOT / "params.yaml").read_text())
 STAGES = sorted(p.stem for p in (ROOT / "stages").glob("[a-z]*.py"))
 PLUMBING = {  # moves data and never decides its content, so no stage depends on it
-    "pipeline/__init__.py", "pipeline/errors.py", "pipeline/params.py", "pipeline/parallel.py",
-    "pipeline/shards.py", "pipeline/store.py", "pipeline/stores.py", "pipeline/survey.py", "pipeline/models/__init__.py",
-    "stages/__init__.py",
+    "pipeline/__init__.py", "pipeline/actors.py", "pipeline/errors.py", "pipeline/group.py", "pipeline/params.py",
+    "pipeline/parallel.py", "pipeline/shards.py", "pipeline/store.py", "pipeline/stores.py", "pipeline/survey.py",
+    "pipeline/workers.py", "pipeline/models/__init__.py", "stages/__init__.py",
 }  # fmt: skip
 DEMO = {str(p.relative_to(ROOT)) for p in (ROOT / "pipeline/sources/demo").glob("*.py")}
 DOORS = {  # who may import a package
@@ -28,14 +28,20 @@ DOORS = {  # who may import a package
         "pipeline/sources/download/excerpt.py",
     },
     "dvclive": {"stages/train.py"},
-    "h5py": {"pipeline/store.py", "pipeline/shards.py", "pipeline/stores.py", "pipeline/evaluate.py", "pipeline/examples.py"},
+    "h5py": {
+        "pipeline/store.py",
+        "pipeline/shards.py",
+        "pipeline/stores.py",
+        "pipeline/evaluate.py",
+        "pipeline/examples.py",
+    },
     "jinja2": {"pipeline/page.py"},
     "matplotlib": {"pipeline/plots.py"},
     "mir_eval": {"pipeline/metrics.py"},
     "open_clip": {"pipeline/encoders.py", "pipeline/weights.py", "pipeline/sources/demo/train_encoder.py"},
     "PIL": {"pipeline/frames.py", "pipeline/plots.py", *DEMO},
     "pyarrow": {"pipeline/store.py", "pipeline/shards.py", "pipeline/clips.py", "stages/evaluate.py"},
-    "ray": {"pipeline/parallel.py"},
+    "ray": {"pipeline/actors.py", "pipeline/group.py"},
     "soundfile": {"pipeline/waveforms.py", "pipeline/page.py"},
     "torchaudio": {"pipeline/waveforms.py"},
     "typer": {"pipeline/__main__.py", "stages/__init__.py", "stages/clips.py", "stages/train.py", "stages/evaluate.py"},
@@ -146,9 +152,10 @@ def test_imports_go_downwards():
             allowed = {"pipeline.models", "pipeline.spectrograms"}
             ours = {n for n in names if n.startswith("pipeline")}
             assert all(any(n.startswith(a) for a in allowed) for n in ours), f"{file}: a model knows too much"
-    for name in ("errors", "params", "store", "shards", "parallel"):
+    plumbing = {"errors", "params", "store", "shards", "workers", "actors", "parallel", "group"}
+    for name in plumbing:
         ours = {n.split(".")[1] for n in imports(f"pipeline/{name}.py") if n.startswith("pipeline.")}
-        assert ours <= {"errors", "params", "store", "shards", "parallel"}, f"plumbing: {name} imports {ours}"
+        assert ours <= plumbing, f"plumbing: {name} imports {ours}"
 
 
 @pytest.mark.parametrize("package", sorted(DOORS))

@@ -22,8 +22,7 @@ PRESETS = params.load(ROOT / "params.yaml").presets
 TRANSFORM = Transform(11025, 1022, 256, 16, 16)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingMixtures:
+def two_kinds(folder: Path) -> TrainingMixtures:
     """Two kinds of clips, each with energy in one half of the axis and region features of its own."""
     torch.manual_seed(0)
     items = {}
@@ -34,10 +33,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingMixtures:
         regions = torch.randn(1, 4, 32) * 0.1
         regions[:, :, 0 if low else 1] += 2
         items[f"c{i}_0"] = Item({"stft": planes.half().numpy(), "regions": regions.numpy()})
-    folder = tmp_path_factory.mktemp("train") / "store"
     axes = {"stft": ("T", "plane", "F"), "regions": ("V", "R", "D")}
     assemble(folder, "toy", spread(items), lambda clip: (items[clip], ""), {}, axes)
     return TrainingMixtures(sorted(items), Store(folder), Store(folder), 16, 2, (0.5, 1.5), 0, 4000)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingMixtures:
+    return two_kinds(tmp_path_factory.mktemp("train") / "store")
 
 
 def captions(data: TrainingMixtures) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,7 +58,7 @@ def make_model(preset: params.Preset) -> Model:
 
 
 def settings(steps: int, every: int) -> params.Train:
-    return params.Train(steps=steps, batch_size=4, validate_every=every, gain=(0.5, 1.5), threads=1, seed=0)
+    return params.Train(steps=steps, batch_size=4, validate_every=every, gain=(0.5, 1.5), threads=1, workers=1, seed=0)
 
 
 def fit(

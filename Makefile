@@ -7,9 +7,9 @@ BIN := .venv/bin
 demo: .venv/ready  ## the whole pipeline on the offline demo; ends with the scores and the page
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 
-test: .venv/ready  ## all tests: the fast ones on two processes, then the slow ones
+test: .venv/ready  ## all tests on two processes: the fast ones, then the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadgroup
 
 check: .venv/ready  ## what a change must pass
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy pipeline stages && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup

@@ -37,6 +37,8 @@ class Remote:
                 )
         os.chdir(root)
         os.environ["AVSET_CACHE"] = cache
+        if not ray.get_gpu_ids():  # Ray itself hides them, or not, by how it was started
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self.worker = begin(factory, time_limit)
         return here
 
@@ -129,8 +131,10 @@ def joined(
 
     if not ray.is_initialized():
         connect(runtime.workers)
-    gpus = runtime.gpus_per_worker
-    room(gpus)
+    gpus = runtime.gpus_per_worker if runtime.device != "cpu" else 0.0
+    idle = sum(machine["Resources"].get("GPU", 0) for machine in room(gpus))
+    if idle and not gpus and runtime.device != "cpu":
+        print(f"{idle:g} GPUs of the cluster idle: runtime.gpus_per_worker is 0", file=sys.stderr, flush=True)
     remote = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0)(Remote)
     root, cache, hired = Path.cwd(), ItemCache().root.absolute(), list[Actor]()
 
@@ -181,14 +185,16 @@ def connect(workers: int) -> None:
         raise AvsetError(f"cannot {where}: {brief(e)}") from e
 
 
-def room(gpus: float) -> None:
-    """AvsetError if no machine of the cluster has what a worker needs, used or not."""
+def room(gpus: float) -> list[dict[str, Any]]:
+    """The machines of the cluster; AvsetError if none of them has what a worker needs, used or not."""
     if gpus > 1 and gpus % 1:
         raise AvsetError(f"runtime.gpus_per_worker is {gpus:g}; a worker gets whole GPUs, or a fraction of one")
-    have = [machine["Resources"] for machine in machines()]
+    living = machines()
+    have = [machine["Resources"] for machine in living]
     if not any(one.get("CPU", 0) >= 1 and one.get("GPU", 0) >= gpus for one in have):
         needed = f"a CPU and {gpus:g} GPU (runtime.gpus_per_worker)" if gpus else "a CPU"
         raise AvsetError(f"no machine of the Ray cluster has {needed} for a worker; add one that has, or ask for less")
+    return living
 
 
 @contextmanager

@@ -90,7 +90,8 @@ def persevere(attempt: Callable[[], None], state: Path) -> None:
         try:
             return attempt()
         except ControllerError as e:
-            raise AvsetError(f"Ray Train could not start the workers: {' '.join(str(e).split())[-300:]}") from e
+            reason = str(e.controller_failure).partition(". ")[0]
+            raise AvsetError(f"no room for train.workers: {reason}, again and again; free machines, run again") from e
         except WorkerGroupError as e:
             failures = e.worker_failures.values()
             for failure in failures:

@@ -228,14 +228,16 @@ class Progress:
         self.stage, self.total, self.cached, self.done = stage, total, cached, 0
         self.reasons: Counter[str] = Counter()
         self.start = time.monotonic()
-        self.past = deque([(self.start, 0)], self.marks)  # when, and how many were done
+        self.past: deque[tuple[float, int]] = deque(maxlen=self.marks)  # when, and how many were done
 
     def add(self, receipts: Receipts, workers: int = 1) -> None:
         """Count receipts, and say so if it is time."""
         self.done += len(receipts)
         self.reasons.update(reason for _, reason, _ in receipts if reason)
-        now, (then, before) = time.monotonic(), self.past[0]
-        if now - self.past[-1][0] > self.every:
+        if not self.past and self.done:  # the start of the workers is over
+            self.past.append((time.monotonic(), self.done))
+        elif self.past and (now := time.monotonic()) - self.past[-1][0] > self.every:
+            then, before = self.past[0]
             self.past.append((now, self.done))
             rate = max(self.done - before, 1) / (now - then)
             left = duration((self.total - self.cached - self.done) / rate)

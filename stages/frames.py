@@ -33,7 +33,7 @@ class Decode:
 def main(path: ParamsFile = PARAMS, verify: Verify = 0) -> None:
     """Decode the frames of every clip."""
     p = begin("frames", path)
-    p = p.model_copy(update={"runtime": p.runtime.model_copy(update={"gpus_per_worker": 0.0})})  # it would idle
+    p = p.model_copy(update={"runtime": p.runtime.model_copy(update={"device": "cpu"})})  # no worker holds a GPU
     build("frames", p, media_payloads(p), partial(Decode, p.frames), p.frames.recipe(), {}, DIMENSIONS, verify=verify)
 
 

@@ -41,7 +41,7 @@ class Transform:
 def main(path: ParamsFile = PARAMS, verify: Verify = 0) -> None:
     """Decode the sound of every clip and transform it."""
     p = begin("spectrograms", path)
-    p = p.model_copy(update={"runtime": p.runtime.model_copy(update={"gpus_per_worker": 0.0})})  # it would idle
+    p = p.model_copy(update={"runtime": p.runtime.model_copy(update={"device": "cpu"})})  # no worker holds a GPU
     recipe = {**p.spectrograms.recipe(), "silence": p.clips.silence}
     factory = partial(Transform, p.spectrograms, p.clips.silence)
     build("spectrograms", p, media_payloads(p), factory, recipe, {}, DIMENSIONS, verify=verify)

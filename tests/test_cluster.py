@@ -145,6 +145,32 @@ def test_what_the_cluster_cannot_give_is_said_at_once(driver: Any, tmp_path: Pat
     assert set(kept(jobs(20))) == begun(tmp_path).keys() - {"c8", ""}, "all that was begun is kept"
 
 
+class Gpus(Square):
+    """Tells which GPUs its worker sees, and waits until so many workers have."""
+
+    def __call__(self, jobs: list[Job]) -> list[Item]:
+        (self.folder / f"{os.getpid()}:{os.environ['CUDA_VISIBLE_DEVICES']}").touch()
+        until(lambda: len(list(self.folder.iterdir())) >= jobs[0].payload["of"], 30)
+        return super().__call__(jobs)
+
+
+@pytest.mark.parametrize(("each", "seen"), [(1.0, ["0", "1"]), (0.5, ["0", "0", "1", "1"]), (0.0, [""])])
+def test_each_worker_has_its_gpu_or_its_fraction_of_one(
+    driver: Any, tmp_path: Path, each: float, seen: list[str], capsys: pytest.CaptureFixture
+):
+    runtime = RAY.model_copy(update={"gpus_per_worker": each, "workers": 2 * len(seen)})
+    todo = [Job(job.clip_id, job.key, {**job.payload, "of": len(seen)}) for job in jobs(8)]
+    machine = driver.add_node(**{**SIZE, "num_cpus": 4}, num_gpus=2)  # Ray takes our word for it
+    try:
+        (tmp_path / "told").mkdir()
+        assert compute("toy", todo, partial(Gpus, tmp_path / "told"), runtime) == {}
+    finally:
+        driver.remove_node(machine)
+    told = [path.name.split(":")[1] for path in (tmp_path / "told").iterdir() if ":" in path.name]
+    assert sorted(told) == seen or (not each and set(told) == {""})
+    assert ("2 GPUs of the cluster idle: runtime.gpus_per_worker is 0" in capsys.readouterr().err) is (each == 0)
+
+
 def test_a_machine_without_the_shared_folders_is_named(driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     @contextmanager
     def unseen(folder: Path) -> Iterator[str]:

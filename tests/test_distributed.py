@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +219,7 @@ class Trainers:
 @pytest.mark.filterwarnings("default")
 def test_losses_are_forgiven_as_long_as_the_run_gets_ahead(tmp_path: Path):
     from ray.exceptions import ActorDiedError
-    from ray.train import WorkerGroupError
+    from ray.train import ControllerError, WorkerGroupError
 
     state = tmp_path / "state.pt"
 
@@ -242,6 +243,12 @@ def test_losses_are_forgiven_as_long_as_the_run_gets_ahead(tmp_path: Path):
     with pytest.raises(AvsetError, match="the disk is full"):
         trained(partial(fail, AvsetError("the disk is full"), True))
 
+    def refuse() -> None:
+        raise ControllerError(RuntimeError("The start timed out. Causes may be many."))
+
+    with pytest.raises(AvsetError, match=r"no room for train\.workers: The start timed out, again"):
+        trained(refuse)
+
 
 def test_ctrl_c_does_not_wait_for_ray():
     """Not at all for one of our own; a cluster is tidied up by Ray Train, which then ends the process with status 0."""
@@ -262,8 +269,7 @@ def test_shares_must_be_equal():
 
 def in_a_group(rank: int, folder: Path, cache: Path, meet: Path) -> None:
     """The training of a project by two processes without Ray."""
-    from stages import train as stage
-
+    stage = import_module("stages.train")
     dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
     with toy.inside(folder, cache):
         p = params.load()
@@ -309,6 +315,7 @@ def train_until(folder: Path, cache: Path, step: int, disturb: Callable[[], None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("default")
 def test_a_lost_machine_changes_no_byte(toy_data: Path, tmp_path: Path, two_machines: Any):
     """Through Ray; model and curves are those of two processes that nobody disturbed, and about those of one."""
@@ -325,6 +332,11 @@ def test_a_lost_machine_changes_no_byte(toy_data: Path, tmp_path: Path, two_mach
     assert status == 0, said
     assert "a worker was lost" in said and said.count("goes on at step") == 1
     assert not list((tmp_path / "cache" / "runs").iterdir()), "nothing is left"
+    with (
+        toy.inside(folders["ray"], tmp_path / "cache"),
+        pytest.raises(AvsetError, match="has other code or other data"),
+    ):
+        import_module("stages.train").join(params.load(), "avset", tmp_path / "another.pt", "cpu")
     torch.multiprocessing.spawn(in_a_group, (folders["group"], tmp_path / "other", tmp_path / "meet"), 2)
     toy.run(folders["alone"], tmp_path / "third", "train")
     models = {name: folder / "data/demo/models/avset" for name, folder in folders.items()}

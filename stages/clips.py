@@ -40,7 +40,7 @@ def main(path: ParamsFile = PARAMS, retry: Retry = None, dry_run: DryRun = False
     drawn = code_digest("clips", "pipeline/sources/demo") if p.clips.source == "demo" else ""
     jobs = clips.jobs_of(listing.entries, options, code, drawn)
     folder, cache, access = p.data / "clips", ItemCache(), p.runtime.download
-    runtime, watch = p.runtime, clips.Breaker(access.give_up_after)
+    runtime, watch = p.runtime.model_copy(update={"device": "cpu"}), clips.Breaker(access.give_up_after)
     if dry_run or clips.online(options):
         there = {job.clip_id for job in jobs if job.payload["kept"] in clips.fetched(cache)}
         expected = survey.survey(listing, there, p.clips, access, options)

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -119,8 +120,9 @@ def forget(cache: ItemCache, jobs: list[Job], retry: str | None) -> int:
                 dropped += items is cache
     for pattern, age in ABANDONED.items():
         for folder in cache.root.glob(pattern):
-            if time.time() - folder.stat().st_mtime > age:
-                shutil.rmtree(folder, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another process fetches
+                if time.time() - folder.stat().st_mtime > age:
+                    shutil.rmtree(folder, ignore_errors=True)
     return dropped
 
 

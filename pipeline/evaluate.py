@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -81,18 +80,12 @@ class Examples:
     """examples.h5: some mixtures whole, with every query's estimates, for the page."""
 
     def __init__(
-        self, path: Path, material: Material, separator: Separator, mixtures: Sequence[Mixture],
+        self, file: h5py.File, material: Material, separator: Separator, mixtures: Sequence[Mixture],
         texts: dict[str, Tensor],
     ):  # fmt: skip
-        self.file, self.material, self.separator = h5py.File(path, "w"), material, separator
+        self.file, self.material, self.separator = file, material, separator
         for mixture in mixtures:
             self._add(self.file.create_group(mixture.mixture_id), mixture, texts)
-
-    def __enter__(self) -> "Examples":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
 
     def _add(self, group: h5py.Group, mixture: Mixture, texts: dict[str, Tensor]) -> None:
         """A mixture, its references, pictures, ideal masks, and where the encoder alone looks."""

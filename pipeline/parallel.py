@@ -3,14 +3,16 @@
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
+from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline import workers
+from pipeline import params, workers
 from pipeline.errors import AvsetError
 from pipeline.params import Runtime
-from pipeline.store import Item, ItemCache
+from pipeline.store import Item, ItemCache, make_folder
 from pipeline.workers import Died, Job, Mapper, Process, Receipts, Worker, deadline
 
 __all__ = ["Job", "Mapper", "Receipts", "Worker", "compute", "deadline"]
@@ -38,9 +40,12 @@ def compute(
     """
     cache = ItemCache()
     pending = [job for job in jobs if job.key not in cache]
+    note = cache.root / "held" / params.digest([str(Path.cwd()), stage])
+    noted = set(note.read_text().split()) if note.exists() and runtime.executor != "ray" else set()
+    suspects, pending = [job for job in pending if job.key in noted], [job for job in pending if job.key not in noted]
     batches = (pending[i : i + batch_size] for i in range(0, len(pending), batch_size))
     count = -(-len(pending) // batch_size)
-    progress = Progress(stage, cached + len(jobs), cached + len(jobs) - len(pending))
+    progress = Progress(stage, cached + len(jobs), cached + len(jobs) - len(pending) - len(suspects))
     forgotten: dict[str, Item] = {}
 
     def take(receipts: Receipts, workers: int = 1) -> None:
@@ -55,14 +60,40 @@ def compute(
     fill = _by_ray if runtime.executor == "ray" else _by_processes if many else _inline
     if watch and fill is _inline:  # it sees every batch before the next one begins
         batches = (step for batch in batches for step in (batch, []))
+    steps = noting(batches, note, noted) if fill is _inline else batches
     try:
         if pending:
-            fill(batches, len(pending), min(runtime.workers, count), factory, runtime, take)
+            fill(steps, len(pending), min(runtime.workers, count), factory, runtime, take)
+        if suspects:
+            _apart(suspects, factory, runtime, take)
     except KeyboardInterrupt:
         progress.say("interrupted; what is done is kept, the same command goes on")
         raise
+    finally:
+        died = {clip for clip, item in forgotten.items() if item.reason == "worker_died"}
+        remember(note, [job.key for job in jobs if job.clip_id in died])
     progress.end()
     return forgotten
+
+
+def noting(batches: Iterable[list[Job]], note: Path, noted: Collection[str]) -> Iterator[list[Job]]:
+    """Batches as they are, with a note of those that a worker has in hand: a clip that kills a worker that is this
+    process kills the stage, and the next run is to give it to another one."""
+    held = deque[list[Job]](maxlen=3)
+    for batch in batches:
+        held.append(batch)
+        remember(note, [*noted, *(job.key for batch in held for job in batch)])
+        yield batch
+
+
+def remember(note: Path, keys: list[str]) -> None:
+    """Write down some keys, where that is possible; no file where there is none."""
+    with suppress(OSError):
+        if keys:
+            make_folder(note.parent)
+            note.write_text("\n".join(keys))
+        else:
+            note.unlink(missing_ok=True)
 
 
 def _inline(batches: Iterator, jobs: int, count: int, factory: Callable, runtime: Runtime, take: Callable) -> None:
@@ -77,6 +108,17 @@ def _by_processes(
     crew = Crew(batches, jobs, lambda: Process(factory, runtime.time_limit), workers.answered, take)
     try:
         crew.work(count)
+    finally:
+        workers.dismiss(crew.held)
+
+
+def _apart(suspects: list[Job], factory: Callable, runtime: Runtime, take: Callable) -> None:
+    """Jobs that were in hand when a worker died, one by one in a process that may die too."""
+    crew = Crew(iter(()), len(suspects), lambda: Process(factory, runtime.time_limit), workers.answered, take)
+    crew.suspects.extend(suspects)
+    crew.deaths.update(job.clip_id for job in suspects)
+    try:
+        crew.work(1)
     finally:
         workers.dismiss(crew.held)
 

@@ -14,6 +14,7 @@ from pipeline import metrics
 from pipeline.mixtures import Mixture, references
 from pipeline.spectrograms import Transform
 from pipeline.store import Store
+from pipeline.workers import end_with_parent
 
 Pair = tuple[np.ndarray, np.ndarray]  # references (N, L), estimates (..., N, L)
 
@@ -23,7 +24,7 @@ def score(pairs: Sequence[Pair], solver: str = "mir_eval", workers: int = 1) -> 
     tasks = [(*pair, solver) for pair in pairs]
     if workers == 1 or len(tasks) < 2 * workers:
         return [_score(task) for task in tasks]
-    with one_thread(), ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with one_thread(), ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent) as pool:
         return list(pool.map(_score, tasks, chunksize=4))
 
 

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import h5py
 import numpy as np
@@ -22,9 +23,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.errors import RETRIED
+from pipeline.errors import RETRIED, AvsetError
 from pipeline.params import digest
-from pipeline.store import SCHEMA, Item, ItemCache, make_folder, share, write_atomic, write_json, writing
+from pipeline.store import (
+    SCHEMA,
+    Item,
+    ItemCache,
+    make_folder,
+    new_hdf5,
+    replace_folder,
+    share,
+    write_atomic,
+    write_json,
+    writing,
+)  # fmt: skip
 
 BITS = 4  # of the hash of a clip's name, that name its shard in a small store: 16 shards
 CAPACITY = 1024  # clips of a shard; a fuller one splits in two, by the next bit (extendible hashing)
@@ -129,9 +141,10 @@ class Kept:
         row = self._open[1].get(key)
         if row is None:
             return None
-        with h5py.File(path, "r") as file:
+        with suppress(OSError, KeyError, RuntimeError), h5py.File(path, "r") as file:
             item = item_of(row, file)
-        return (item, row["digest"]) if item else None
+            return (item, row["digest"]) if item else None
+        return None
 
 
 def _touch(path: Path) -> None:
@@ -188,17 +201,17 @@ def assemble(
             rows = write_shard(target, shard, item_of, dimensions)
             table = pa.Table.from_pylist(rows)
             if shard.path and not RETRIED.intersection(row["reason"] for row in rows if row["key"]):
-                link(target, shard.path)
-                share(shard.path)
-                Kept.keep(shard.path, table)
+                with suppress(AvsetError):  # a cache that we may only read, or a full one: then it is not kept
+                    link(target, shard.path)
+                    share(shard.path)
+                    Kept.keep(shard.path, table)
         tables.append(table.drop_columns("key"))
     index = _index(tables)
     with writing(fresh):
         pq.write_table(index, fresh / "index.parquet", compression="zstd")
     told = {"schema": SCHEMA, "stage": stage, "versions": versions_of(index), **identity}
     write_json(fresh / "store.json", told)
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.replace(folder)
+    replace_folder(fresh, folder)
     return index
 
 
@@ -222,17 +235,19 @@ def versions_of(index: pa.Table) -> dict[str, str]:
 
 def link(source: Path, target: Path) -> None:
     """The same file under another name: a hard link where that is possible, else a copy, whole or not at all."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary = target.with_name(f".{target.name}.{uuid4().hex[:8]}")
     with writing(target):
         make_folder(target.parent)
-        temporary.unlink(missing_ok=True)
         try:
-            os.link(source, temporary)
-        except OSError:  # another disk, another owner
-            shutil.copy2(source, temporary)
-            share(temporary)
-        temporary.replace(target)
-        temporary.unlink(missing_ok=True)  # still there if both were one file
+            try:
+                os.link(source, temporary)
+            except OSError:  # another disk, another owner
+                shutil.copy2(source, temporary)
+                share(temporary)
+            temporary.replace(target)
+        finally:
+            with suppress(OSError):  # still there if both were one file, or if it failed
+                temporary.unlink(missing_ok=True)
 
 
 def write_shard(
@@ -240,7 +255,7 @@ def write_shard(
 ) -> list[dict[str, Any]]:
     """Write the HDF5 file of some clips; returns their rows, with the key of each."""
     rows = []
-    with writing(path), h5py.File(path, "w") as file:
+    with new_hdf5(path) as file:
         for clip, part in shard.parts.items():
             item, content = item_of(clip)
             status = "failed" if item.reason else "ok"
@@ -251,6 +266,4 @@ def write_shard(
                 dataset = file.create_dataset(f"{clip}/{name}", data=array)
                 for axis, letter in zip(dataset.dims, dimensions[name], strict=True):
                     axis.label = letter
-    with writing(path), path.open("rb") as written:
-        os.fsync(written.fileno())
     return rows

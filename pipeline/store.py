@@ -5,9 +5,11 @@ cache keeps items by a key of everything that decides their value, so a stage ki
 was. `pipeline.shards` assembles stores from it; `Store` reads them.
 """
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import stat
 from bisect import bisect_left
 from collections import OrderedDict
@@ -18,6 +20,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import h5py
 import numpy as np
@@ -32,7 +35,7 @@ from pipeline.errors import RETRIED, AvsetError, ClipError, MissingArtifact
 
 SCHEMA = 2
 LIBRARIES = ("av", "numpy", "open_clip_torch", "pillow", "torch", "torchaudio")  # whose versions an item tells
-OPEN = 128  # shards that a store keeps open, in each process
+OPEN = 32  # shards that a store keeps open, in each process; HDF5 keeps up to 7 MB for each
 PIECE = 65536  # rows that are Python objects at once
 
 
@@ -86,7 +89,7 @@ class ItemCache:
         return self.root / "items" / key[:2] / key[2:]
 
     def __contains__(self, key: str) -> bool:
-        return self.path(key).exists()
+        return self.path(key).is_file()
 
     def put(self, key: str, item: Item) -> None:
         """Keep an item, unless its failure is one to be tried again."""
@@ -112,7 +115,8 @@ class ItemCache:
         with suppress(ValueError, KeyError, SafetensorError):
             if whole.digest() == data[:32]:
                 return Item.parse(data[32:end], data[end:-2].decode()), content
-        path.unlink(missing_ok=True)
+        with writing(path):
+            path.unlink(missing_ok=True)
         return None
 
 
@@ -133,6 +137,9 @@ def share(path: Path) -> None:
         path.chmod(own | rights)
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # the fault of no clip
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """AvsetError where a file cannot be written, whatever the library says."""
@@ -143,9 +150,63 @@ def writing(path: Path) -> Iterator[None]:
         raise AvsetError(f"cannot write {path}: {why}; free space, or point AVSET_CACHE elsewhere") from e
 
 
+class _Sink:
+    """A new file for HDF5 to write to. It never hears that it cannot: it would crash. `error` is the first one."""
+
+    def __init__(self, file: Any):
+        self.file = file
+        self.error: OSError | None = None
+        self.read, self.readinto, self.seek, self.tell, self.flush = (
+            file.read, file.readinto, file.seek, file.tell, file.flush
+        )  # fmt: skip
+
+    def write(self, data: Any) -> int:
+        """All of it, or as if."""
+        left = memoryview(data).cast("B")
+        while left and not self.error:
+            try:
+                left = left[self.file.write(left) :]
+            except OSError as e:
+                self.error = e
+        return len(data)
+
+    def truncate(self, size: int) -> int:
+        """To a size, or as if."""
+        try:
+            return self.file.truncate(size)
+        except OSError as e:
+            self.error = self.error or e
+            return size
+
+
+@contextmanager
+def new_hdf5(path: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file, on the disk when the block ends; AvsetError if it cannot be written."""
+    with writing(path):
+        raw = path.open("w+b", buffering=0)
+    with raw:
+        sink = _Sink(raw)
+        with h5py.File(sink, "w") as file:
+            yield file
+        with writing(path):
+            if sink.error:
+                raise sink.error
+            os.fsync(raw.fileno())
+
+
+def replace_folder(fresh: Path, folder: Path) -> None:
+    """Put a folder in the place of another one, which is there whole until it is gone."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")  # no process id: machines may share the folder
     with writing(path):
         try:
             make_folder(path.parent)

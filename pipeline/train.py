@@ -1,5 +1,6 @@
 """Training: mix and separate (App. A.3) with the losses of Eq. 5, resumable at any step."""
 
+import hashlib
 import io
 import math
 import sys
@@ -39,11 +40,15 @@ class Run:
         buffer = io.BytesIO()
         kept = {k: v for k, v in self.__dict__.items() if k not in ("model", "optimizer")}
         torch.save({**kept, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, buffer)
-        write_atomic(path, buffer.getvalue())
+        data = buffer.getvalue()
+        write_atomic(path, data + hashlib.sha256(data).digest())
 
     def load(self, path: Path) -> None:
-        """Take up a saved state."""
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        """Take up a saved state, if there is one and it is what was written."""
+        data = path.read_bytes() if path.exists() else b""
+        if hashlib.sha256(data[:-32]).digest() != data[-32:]:
+            return
+        state = torch.load(io.BytesIO(data[:-32]), weights_only=True, map_location="cpu")
         self.model.load_state_dict(state.pop("model"))
         self.optimizer.load_state_dict(state.pop("optimizer"))
         self.__dict__.update(state)

@@ -5,6 +5,7 @@ A mapper is made once per worker and maps a list of jobs to a list of items of t
 worker itself writes items to the cache.
 """
 
+import os
 import signal
 import sys
 import threading
@@ -13,11 +14,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from multiprocessing import connection, get_context, resource_tracker
+from multiprocessing import connection, get_context, parent_process, resource_tracker
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import AvsetError, ClipError
-from pipeline.store import Item, ItemCache
+from pipeline.store import FULL, Item, ItemCache, writing
 
 GRACE = 3.0  # s that a process has to clean up when it is told to go
 
@@ -98,6 +100,9 @@ class Worker:
         except AvsetError:  # no clip is to blame: a full disk, a package that is missing
             raise
         except Exception as e:  # a bug, or a fault of the machine: named, kept going, tried again next time
+            if isinstance(e, OSError) and e.errno in FULL:
+                with writing(Path(e.filename or self.cache.root)):
+                    raise
             detail = f"{type(e).__name__}: {e}"
             items = [Item(reason="error", detail=detail)] if len(jobs) == 1 else []
         return items or [item for job in jobs for item in self.attempt([job])]
@@ -206,8 +211,21 @@ def dismiss(workers: Iterable[Process]) -> None:
         worker.pipe.close()
 
 
+def end_with_parent() -> None:
+    """End this process at once when the one that started it is gone, even if that was killed."""
+    parent = parent_process()
+    assert parent
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _serve(pipe: Any, factory: Callable[[], Mapper], time_limit: float) -> None:
     """The life of a worker's process: steps, until it is told to go or nobody is there any more."""
+    end_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through every `finally`
     with suppress(EOFError, OSError):
         try:

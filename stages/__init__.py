@@ -24,7 +24,18 @@ from pipeline.errors import REASONS, AvsetError
 from pipeline.parallel import Job, Mapper, compute
 from pipeline.params import Params
 from pipeline.shards import Kept, Part, assemble, spread
-from pipeline.store import SCHEMA, Item, ItemCache, Store, make_folder, read_columns, require
+from pipeline.store import (
+    FULL,
+    SCHEMA,
+    Item,
+    ItemCache,
+    Store,
+    make_folder,
+    read_columns,
+    replace_folder,
+    require,
+    writing,
+)  # fmt: skip
 from pipeline.stores import recompute
 
 
@@ -36,6 +47,11 @@ def command(main: Callable[..., None]) -> None:
         app()
     except AvsetError as e:
         typer.secho(f"error: {e}", fg="red", err=True)
+        sys.exit(1)
+    except OSError as e:
+        if e.errno not in FULL:
+            raise
+        typer.secho(f"error: cannot write {e.filename or 'a file'}: {e.strerror}; free space", fg="red", err=True)
         sys.exit(1)
 
 
@@ -68,6 +84,18 @@ def enough_room(gigabytes: float) -> None:
                 f"{place} has {free:.1f} GB free, less than runtime.min_free_gb = {gigabytes:g}; "
                 "free space, or lower it"
             )
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[Path]:
+    """A new folder in which to make an artifact, which it is when the block ends. One process at a time."""
+    fresh = folder.with_name(f".{folder.name}.new")
+    with only_writer(folder):
+        shutil.rmtree(fresh, ignore_errors=True)
+        with writing(fresh):
+            make_folder(fresh)
+        yield fresh
+        replace_folder(fresh, folder)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ Makes data/<dataset>/clips/: media/, index.parquet (every clip, with the reason 
 """
 
 import json
-import shutil
 import sys
 from collections import Counter
 from functools import partial
@@ -16,7 +15,7 @@ import typer
 from pipeline import clips, survey
 from pipeline.parallel import compute
 from pipeline.store import Item, ItemCache, write_json, write_table
-from stages import PARAMS, ParamsFile, begin, code_digest, command, gate, only_writer
+from stages import PARAMS, ParamsFile, begin, code_digest, command, gate, making
 
 Retry = Annotated[
     Literal["transient", "all"] | None,
@@ -50,13 +49,11 @@ def main(path: ParamsFile = PARAMS, retry: Retry = None, dry_run: DryRun = False
     if clips.online(options):
         print(f"clips: {survey.line(expected)}", file=sys.stderr, flush=True)
         runtime = runtime.model_copy(update={"workers": access.workers})
-    with only_writer(folder):
+    with making(folder) as fresh:
         clips.forget(cache, jobs, retry)
         fetch = partial(clips.Fetch, p.clips.source, p.clips.options, access)
         worth = 2 if clips.online(options) else 0
         forgotten = compute("clips", jobs, fetch, runtime, worth=worth, watch=watch)
-        fresh = folder.with_name(".clips.new")
-        shutil.rmtree(fresh, ignore_errors=True)
         rows, boxes, keys = [], [], {job.clip_id: job.key for job in jobs}
         for name, entry in sorted(entries.items()):
             kept = cache.get(keys[name]) if name in keys else None
@@ -70,8 +67,6 @@ def main(path: ParamsFile = PARAMS, retry: Retry = None, dry_run: DryRun = False
         write_table(fresh / "boxes.parquet", boxes, clips.BOXES)
         told = {"stage": "clips", "recipe": p.clips.recipe(), "code": code, "funnel": listing.funnel}
         write_json(fresh / "store.json", told)
-        shutil.rmtree(folder, ignore_errors=True)
-        fresh.replace(folder)
     gate("clips", Counter((row["reason"], row["detail"]) for row in rows), p.clips.min_success)
 
 

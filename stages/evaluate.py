@@ -4,7 +4,6 @@ Makes data/<dataset>/scores/<method>/: scores.parquet (per query, mixture and so
 examples.h5 (whole mixtures to look at and to listen to).
 """
 
-import shutil
 from collections import defaultdict
 from typing import Annotated
 
@@ -18,8 +17,8 @@ from pipeline.errors import AvsetError
 from pipeline.evaluate import Examples, encoder_facts, look, texts_of
 from pipeline.material import Material, estimates
 from pipeline.separate import Separator
-from pipeline.store import write_json, write_table
-from stages import PARAMS, ParamsFile, begin, command, device_of, only_writer
+from pipeline.store import new_hdf5, write_json, write_table
+from stages import PARAMS, ParamsFile, begin, command, device_of, making
 
 PLACES = pa.schema(
     [("clip_id", pa.string()), ("label", pa.string()), ("attention", pa.string()), ("hit", pa.bool_()),
@@ -42,10 +41,9 @@ def main(method: Annotated[str, typer.Argument(help="A preset.")] = "avset", pat
     labelled = all(all(m.labels) for m in mixtures)
     kinds = [*(texts if labelled else {}), "video", "caption"]
     folder, rows, sounds = p.data / "scores" / method, [], defaultdict(list)
-    with only_writer(folder):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        with Examples(folder / "examples.h5", material, separator, shown, texts.get("text", {})) as examples:
+    with making(folder) as fresh:
+        with new_hdf5(fresh / "examples.h5") as file:
+            examples = Examples(file, material, separator, shown, texts.get("text", {}))
             found = {kind: list(estimates(model, mixtures, kind, material, texts.get(kind, {}))) for kind in kinds}
             tasks = [(mixture[0][1], np.stack([parts["estimates"] for _, _, parts in mixture]))
                      for mixture in zip(*found.values(), strict=True)]  # fmt: skip
@@ -65,9 +63,9 @@ def main(method: Annotated[str, typer.Argument(help="A preset.")] = "avset", pat
                 rows += new
         clips = [clip for clip in material.complete() if material.splits[clip] == "test"]
         places = look(model, separator.encoder.grid, material, clips, texts.get("text", {}), sounds)
-        write_json(folder / "facts.json", encoder_facts(material, clips, texts.get("text", {})))
-        write_table(folder / "scores.parquet", rows)
-        write_table(folder / "localization.parquet", places, PLACES)
+        write_json(fresh / "facts.json", encoder_facts(material, clips, texts.get("text", {})))
+        write_table(fresh / "scores.parquet", rows)
+        write_table(fresh / "localization.parquet", places, PLACES)
 
 
 if __name__ == "__main__":

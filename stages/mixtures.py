@@ -4,13 +4,11 @@ Makes data/<dataset>/mixtures/: mixtures.parquet (clips, offsets, gains of valid
 scores.parquet (what the mixture itself and the ideal ratio mask score), store.json.
 """
 
-import shutil
-
 import numpy as np
 
 from pipeline import mixtures, scores, waveforms
 from pipeline.store import Store, read_table, write_json, write_table
-from stages import PARAMS, ParamsFile, begin, code_digest, command, only_writer, transform_of
+from stages import PARAMS, ParamsFile, begin, code_digest, command, making, transform_of
 
 
 def main(path: ParamsFile = PARAMS) -> None:
@@ -36,9 +34,7 @@ def main(path: ParamsFile = PARAMS) -> None:
             clips, offset_of, audible, split, count, p.mixtures.n_sources, p.mixtures.different_category,
             p.mixtures.seed, videos,
         )  # fmt: skip
-    with only_writer(folder):
-        fresh = folder.with_name(".mixtures.new")
-        shutil.rmtree(fresh, ignore_errors=True)
+    with making(folder) as fresh:
         write_table(fresh / "mixtures.parquet", [row.row() for row in rows])
         own = scores.own_scores(rows, store, transform, p.runtime.workers)
         write_table(fresh / "scores.parquet", own)
@@ -52,8 +48,6 @@ def main(path: ParamsFile = PARAMS) -> None:
                 "inputs": inputs,
             },
         )
-        shutil.rmtree(folder, ignore_errors=True)
-        fresh.replace(folder)
     for method in ("mixture", "ideal"):
         mean = np.mean([row["sdr"] for row in own if row["method"] == method])
         print(f"mixtures: {len(rows)} mixtures, mean SDR of the {method}: {mean:.2f} dB")

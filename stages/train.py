@@ -6,7 +6,6 @@ train together (see pipeline.distributed), started by Ray Train.
 """
 
 import os
-import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,7 +32,7 @@ from stages import (
     command,
     device_of,
     encoder_digest,
-    only_writer,
+    making,
     transform_of,
 )
 
@@ -60,24 +59,24 @@ def main(method: Annotated[str, typer.Argument(help="A preset.")] = "avset", pat
     p = begin("train", path, method)
     material = Material.load(p.data)
     state = state_of(p, method, material)
-    with only_writer(p.data / "models" / method):
+    with making(p.data / "models" / method) as folder:
         if p.train.workers == 1:
-            learn(p, method, material, state, device_of(p))
+            learn(p, method, material, state, folder, device_of(p))
         else:
-            work = partial(join, p, method, state)
+            work = partial(join, p, method, state, folder)
             group.run(work, p.train.workers, p.train.threads, p.runtime.device, state)
     state.unlink(missing_ok=True)
 
 
-def join(p: Params, method: str, state: Path, device: str) -> None:
+def join(p: Params, method: str, state: Path, folder: Path, device: str) -> None:
     """A worker's part of the training; AvsetError if it is another training that this machine would do."""
     material = Material.load(p.data)
     if state_of(p, method, material) != state:
         raise AvsetError(f"{socket.gethostname()} has other code or other data in {Path.cwd()}; share the folder")
-    learn(p, method, material, state, device)
+    learn(p, method, material, state, folder, device)
 
 
-def learn(p: Params, method: str, material: Material, state: Path, device: str) -> None:
+def learn(p: Params, method: str, material: Material, state: Path, folder: Path, device: str) -> None:
     """Train in this process, as the only one or in a process group, whose first process writes."""
     torch.set_num_threads(p.train.threads)
     torch.manual_seed(p.train.seed)
@@ -97,9 +96,6 @@ def learn(p: Params, method: str, material: Material, state: Path, device: str) 
     if distributed.rank() > 0:
         train.fit(model, data, captions, own, preset, p.train, validate, lambda *_: None, state)
         return
-    folder = p.data / "models" / method
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     with curves(folder / "curves") as log:
         run = train.fit(model, data, captions, own, preset, p.train, validate, log, state)
     model.load_own_state(run.best_state or model.own_state())

@@ -19,7 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from itertools import count
 from pathlib import Path
@@ -333,7 +333,7 @@ def failing(root: str) -> dict[str, Any]:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         trial.restore()
-        times += trial.starve(lambda visit=visit: at_moments(visit, (), MAKING), f"full at moment {moment}")
+        times += trial.starve(partial(at_moments, visit, (), MAKING), f"full at moment {moment}")
         if not hit.exists():
             break
         hit.unlink()
@@ -349,7 +349,7 @@ def limited(root: str) -> dict[str, Any]:
     for size in sorted(sizes):
         trial.restore()
         limits = (size - 1, resource.RLIM_INFINITY)
-        if not trial.starve(lambda limits=limits: resource.setrlimit(resource.RLIMIT_FSIZE, limits), f"{size} bytes"):
+        if not trial.starve(partial(resource.setrlimit, resource.RLIMIT_FSIZE, limits), f"{size} bytes"):
             trial.fault(f"{size} bytes: it never was refused")
         trial.recover(f"{size} bytes")
     return {"times": len(sizes), "faults": "\n".join(trial.faults)}

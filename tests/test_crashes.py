@@ -124,13 +124,13 @@ def undisturbed(tmp_path: Path, clips: dict[str, int] = CLIPS) -> dict[str, byte
 @pytest.mark.slow
 @pytest.mark.parametrize("before", [{}, {"a": 0, "b": 8, "h": 7}])
 def test_killed_at_every_moment_a_stage_goes_on(tmp_path: Path, before: dict[str, int]):
-    """Into an empty folder with an empty cache; and over a store of other clips."""
+    """Into an empty folder with an empty cache; and at some over a store of other clips."""
     if before:
         finishes(project(tmp_path / "project", before))
     project(tmp_path / "project", {name: CLIPS[name] for name in ("abe" if before else "be")})
-    found = apart("killed", tmp_path, everywhere=True)
+    found = apart("killed", tmp_path, everywhere=True, most=20 if before else 1000)
     assert found["faults"] == ""
-    assert found["times"] > 20
+    assert found["times"] >= 20
 
 
 @pytest.fixture(scope="module")
@@ -220,14 +220,13 @@ def test_what_the_machine_kills_is_no_clips_fault(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("executor", ["processes", "inline", "few"])
-def test_a_clip_that_kills_its_worker_twice_is_named_and_the_rest_goes_on(tmp_path: Path, executor: str):
-    """Where the stage itself is the worker, it dies the first time, and knows the next time. So it does under
-    `processes` with so few clips that a process is not worth its start."""
-    runtime, worth = ("processes", 50) if executor == "few" else (executor, 1)
-    folder = project(tmp_path / "project", CLIPS, worth=worth, executor=runtime, workers=2)
+@pytest.mark.parametrize("worth", [1, 50])
+def test_a_clip_that_kills_its_worker_twice_is_named_and_the_rest_goes_on(tmp_path: Path, worth: int):
+    """With so few clips that a process is not worth its start the stage is the worker: it dies the first time, and
+    knows the next time."""
+    folder = project(tmp_path / "project", CLIPS, worth=worth, executor="processes", workers=2)
     (folder / crashes.POISON).write_text("c")
-    if executor != "processes":
+    if worth > 1:
         with started(folder) as process:
             assert process.wait(120) == -signal.SIGABRT
     finishes(folder)
@@ -318,7 +317,7 @@ def test_a_disk_that_is_full_at_any_byte(tmp_path: Path, place: str):
 @pytest.mark.slow
 def test_every_stage_says_that_the_disk_is_full(tmp_path: Path, videos: Path):
     of_videos(tmp_path / "project", videos)
-    built = ("frames", "regions", "captions", "mixtures")  # as spectrograms and clips are
+    built = ("frames", "encoder", "regions", "captions", "mixtures")  # as spectrograms or clips are
     found = apart("all_full", tmp_path, PRIVATE, stages=STAGES, built=built)
     assert "\n".join(one["faults"] for one in found.values()).strip() == ""
     assert all(one["times"] or stage in built for stage, one in found.items())
@@ -408,7 +407,7 @@ def test_a_damaged_shard_of_the_cache_is_made_again(
 ):
     """From its items if they are there."""
     whole, rows = made(small), Store(small / "data" / "demo" / "toy").rows
-    for how in [*DAMAGES[:-1], *(f"flip {x / 40}" for x in range(40))]:
+    for how in DAMAGES[:-1]:
         shutil.rmtree(small / "data" / "demo" / "toy")
         if not items:
             shutil.rmtree(ItemCache().root / "items", ignore_errors=True)

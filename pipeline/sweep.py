@@ -36,7 +36,7 @@ def sweep(root: Path, days: float, fetched: bool = False, dry_run: bool = False)
         return (path for path in old(sorted(unnamed)) if _alone(path))
 
     places = ("items/*", "fetched/items/*", "shards/*/*", "runs", "lists")
-    temporary = [path for where in places for path in root.glob(f"{where}/.*")]
+    temporary = [path for where in places for path in root.glob(f"{where}/.*")] + list(root.glob("held/*"))
     broken = [path for glob, age in ABANDONED.items() for path in old(root.glob(glob), than=age / DAY)]
     kinds = {
         "temporary files": old(temporary, than=1.0),

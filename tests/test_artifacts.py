@@ -216,7 +216,7 @@ def test_the_cache_is_laid_out_as_the_page_says(toy_data: Path):
     patterns = ["".join(digits.get(p, re.escape(p)) for p in split) for split in pieces]
     found = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
     used = {next(t for t, p in zip(templates, patterns, strict=True) if re.fullmatch(p, name)) for name in found}
-    assert set(templates) - used == {"runs/<64>.pt", ".fetch-<…>/"}
+    assert set(templates) - used == {"runs/<64>.pt", "held/<64>", ".fetch-<…>/"}
     path = next(root / name for name in found if name.startswith("items/"))
     data = path.read_bytes()
     assert hashlib.sha256(data[32:]).digest() == data[:32]

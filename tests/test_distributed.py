@@ -274,7 +274,7 @@ def in_a_group(rank: int, folder: Path, cache: Path, meet: Path) -> None:
     with toy.inside(folder, cache):
         p = params.load()
         state = stage.state_of(p, "avset", Material.load(p.data))
-        stage.join(p, "avset", state, "cpu")
+        stage.join(p, "avset", state, p.data / "models" / "avset", "cpu")
     dist.destroy_process_group()
 
 
@@ -336,7 +336,7 @@ def test_a_lost_machine_changes_no_byte(toy_data: Path, tmp_path: Path, two_mach
         toy.inside(folders["ray"], tmp_path / "cache"),
         pytest.raises(AvsetError, match="has other code or other data"),
     ):
-        import_module("stages.train").join(params.load(), "avset", tmp_path / "another.pt", "cpu")
+        import_module("stages.train").join(params.load(), "avset", tmp_path / "another.pt", tmp_path, "cpu")
     torch.multiprocessing.spawn(in_a_group, (folders["group"], tmp_path / "other", tmp_path / "meet"), 2)
     toy.run(folders["alone"], tmp_path / "third", "train")
     models = {name: folder / "data/demo/models/avset" for name, folder in folders.items()}

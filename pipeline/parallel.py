@@ -106,10 +106,7 @@ def _by_processes(
     batches: Iterator, jobs: int, count: int, factory: Callable, runtime: Runtime, take: Callable
 ) -> None:
     crew = Crew(batches, jobs, lambda: Process(factory, runtime.time_limit), workers.answered, take)
-    try:
-        crew.work(count)
-    finally:
-        workers.dismiss(crew.held)
+    _at_work(crew, count)
 
 
 def _apart(suspects: list[Job], factory: Callable, runtime: Runtime, take: Callable) -> None:
@@ -117,8 +114,13 @@ def _apart(suspects: list[Job], factory: Callable, runtime: Runtime, take: Calla
     crew = Crew(iter(()), len(suspects), lambda: Process(factory, runtime.time_limit), workers.answered, take)
     crew.suspects.extend(suspects)
     crew.deaths.update(job.clip_id for job in suspects)
+    _at_work(crew, 1)
+
+
+def _at_work(crew: "Crew", count: int) -> None:
+    """A crew of processes does its work; none of them is left, however that ends."""
     try:
-        crew.work(1)
+        crew.work(count)
     finally:
         workers.dismiss(crew.held)
 

@@ -200,7 +200,8 @@ def compare(folder: Path, identity: dict[str, Any], jobs: list[Job], factory: Ca
     store = Store(folder)
     if other := [name for name, value in identity.items() if store.info[name] != value]:
         raise AvsetError(f"{folder} was made with other {', '.join(other)}; run `dvc repro {folder.name}`")
-    there = [job for job in jobs if store.rows[job.clip_id]["status"] == "ok"]
+    usable = set(store.clips)
+    there = [job for job in jobs if job.clip_id in usable]
     drawn = random.sample(there, min(count, len(there)))
     for name, apart in recompute(store, drawn, factory).items():
         print(f"{folder}: {name} of {len(drawn)} clips made anew differs by at most {apart:g}")

@@ -40,6 +40,7 @@ from pipeline.store import (
 
 BITS = 4  # of the hash of a clip's name, that name its shard in a small store: 16 shards
 CAPACITY = 1024  # clips of a shard; a fuller one splits in two, by the next bit (extendible hashing)
+LAYOUT = 2  # of kept shards: those that lie in the item cache under another number are written anew, from their items
 COLUMNS = ("clip_id", "status", "reason", "detail", "shard", "digest", "input", "made")
 Dimensions = dict[str, tuple[str, ...]]
 
@@ -86,9 +87,8 @@ def spread(clips: Iterable[str], parts: Mapping[str, Part] | None = None) -> lis
 class Kept:
     """The shards of a stage in the item cache: <bits>/<key>.h5, and <key>.rows, written last."""
 
-    def __init__(self, stage: str, dimensions: Dimensions, cache: ItemCache | None = None):
-        self.cache, self.told = cache or ItemCache(), [SCHEMA, stage, dimensions]
-        self.folder = self.cache.root / "shards" / stage
+    def __init__(self, stage: str, dimensions: Dimensions):
+        self.told, self.folder = [SCHEMA, LAYOUT, stage, dimensions], ItemCache().root / "shards" / stage
         self._open: tuple[Path, dict[str, dict[str, Any]]] = (Path(), {})  # rows of the shard read last, by key
 
     def look(self, shards: list[Shard]) -> None:
@@ -123,8 +123,9 @@ class Kept:
         folders = {folder.name for folder in (self.folder.iterdir() if self.folder.exists() else ())}
         lengths, places = {len(name) for name in folders}, defaultdict(set)
         for key, clip in wanted.items() if folders else ():
+            bits = bits_of(clip)
             for length in lengths:
-                places[bits_of(clip)[:length]].add(key)
+                places[bits[:length]].add(key)
         found: dict[str, Path] = {}
         for name in sorted(folders & places.keys()):
             for path in sorted((self.folder / name).glob("*.h5")):
@@ -199,7 +200,7 @@ def assemble(
             link(shard.path, target)
         else:
             rows = write_shard(target, shard, item_of, dimensions)
-            table = pa.Table.from_pylist(rows)
+            table = _table(rows)
             if shard.path and not RETRIED.intersection(row["reason"] for row in rows if row["key"]):
                 with suppress(AvsetError):  # a cache that we may only read, or a full one: then it is not kept
                     link(target, shard.path)
@@ -213,6 +214,12 @@ def assemble(
     write_json(fresh / "store.json", told)
     replace_folder(fresh, folder)
     return index
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    """A column for every name that some row has (by itself, pyarrow takes the names of the first row alone)."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return pa.table({name: [row.get(name) for row in rows] for name in names})
 
 
 def _index(tables: list[pa.Table]) -> pa.Table:

@@ -71,6 +71,23 @@ def test_mixed_versions_are_told(tmp_path: Path):
     assert Store(tmp_path / "toy").info["versions"] == {"av": "1", "numpy": "2.0, 2.1"}
 
 
+def test_what_a_clip_tells_is_kept_though_another_of_its_shard_failed(tmp_path: Path):
+    """The first row of a shard has fewer fields than the others when its clip failed upstream."""
+    clips = sorted(clip for clip in names(400) if bits_of(clip)[:BITS] == "0101")
+    first, *others = clips
+    parts = {clip: Part(digest(clip), "", "its maker") for clip in others} | {first: Part()}
+    items = {clip: replace(content(clip), fields={"score": 0.5, "frames": 3}) for clip in others}
+    items[first] = Item(reason="upstream")
+    plan, kept = spread(parts, parts), Kept("toy", DIMENSIONS)
+    for _ in ("written", "taken from the cache"):
+        kept.look(plan)
+        index = assemble(tmp_path / "toy", "toy", plan, lambda clip: (items[clip], ""), {}, DIMENSIONS)
+        told = {row.pop("clip_id"): row for row in index.to_pylist()}
+        assert all((told[c]["of"], told[c]["score"], told[c]["frames"]) == ("its maker", 0.5, 3) for c in others)
+        assert (told[first]["of"], told[first]["score"], told[first]["reason"]) == (None, None, "upstream")
+    assert plan[0].rows is not None
+
+
 def test_k_clips_more_write_k_shards_at_most_and_look_at_no_other_item(tmp_path: Path):
     make(tmp_path / "toy", names(300))
     before = tree_digest(tmp_path / "toy")

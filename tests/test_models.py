@@ -1,32 +1,17 @@
 """The factored U-Net equals the plain one, and queries mean what the paper says."""
 
+from collections import Counter
+
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as fn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.decoder import made_plain
+from pipeline.models import unet
 from pipeline.models.avset import AVSeT
 
 DIM, CHANNELS, REGIONS = 16, [4, 8], 6
-
-
-class PlainDecoder(nn.Module):
-    """Tile, concatenate, convolve: the U-Net decoder as written, every query on its own."""
-
-    def __init__(self, decoder: nn.Module):
-        super().__init__()
-        self.decoder = decoder
-
-    def forward(self, maps, queries):
-        batch, n = queries.shape[:2]
-        maps = [m.repeat_interleave(n, 0) for m in maps]
-        x = queries.flatten(0, 1)[:, :, None, None].expand(-1, -1, *maps[-1].shape[-2:])
-        for i, (up, skip) in enumerate(zip(self.decoder.ups, maps[::-1], strict=True)):
-            weight = torch.cat([up.below, up.skip])
-            x = fn.conv_transpose2d(torch.cat([x, skip], 1), weight, up.bias, stride=2, padding=1)
-            if i < len(self.decoder.norms):
-                x = fn.relu(self.decoder.norms[i](x))
-        return x.squeeze(1).sigmoid().unflatten(0, (batch, n))
 
 
 def model(**options) -> AVSeT:
@@ -34,23 +19,71 @@ def model(**options) -> AVSeT:
     return AVSeT(DIM, CHANNELS, REGIONS, **options)
 
 
+def results(net: AVSeT, seed: int = 1) -> list[torch.Tensor]:
+    """Masks, gradients and normalisation statistics after one step in float64."""
+    torch.manual_seed(seed)
+    mixture = torch.rand(3, 16, 16, dtype=torch.float64)
+    queries = torch.randn(3, 2, 2, REGIONS, DIM, dtype=torch.float64, requires_grad=True)
+    masks = net.masks(mixture, queries)
+    masks.square().sum().backward()
+    gradients = [p.grad for p in net.parameters() if p.grad is not None] + [queries.grad]
+    return [masks, *gradients, *[b.double() for b in net.buffers()]]
+
+
+@pytest.mark.parametrize("parts", [False, True])
 @pytest.mark.parametrize("norm", ["batch", "group"])
-def test_factored_equals_plain_in_masks_gradients_and_statistics(norm: str):
-    results = []
-    for plain in (False, True):
-        net = model(norm=norm).double()
-        if plain:
-            net.decoder.forward = PlainDecoder(net.decoder).forward
-        torch.manual_seed(1)
-        mixture = torch.rand(3, 16, 16, dtype=torch.float64)
-        queries = torch.randn(3, 2, 2, REGIONS, DIM, dtype=torch.float64, requires_grad=True)
-        masks = net.masks(mixture, queries)
-        masks.square().sum().backward()
-        gradients = [p.grad for p in net.parameters() if p.grad is not None] + [queries.grad]
-        results.append([masks, *gradients, *[b.double() for b in net.buffers()]])
-    assert len(results[0]) > 15
-    for ours, plain in zip(*results, strict=True):
+def test_factored_equals_plain_in_masks_gradients_and_statistics(
+    norm: str, parts: bool, monkeypatch: pytest.MonkeyPatch
+):
+    if parts:
+        monkeypatch.setattr(unet, "LARGE", 0)
+    net = model(norm=norm).double()
+    found = [results(one) for one in (net, made_plain(net))]
+    assert len(found[0]) > 15
+    for ours, plain in zip(*found, strict=True):
         assert torch.allclose(ours, plain, atol=1e-12, rtol=1e-10)
+
+
+class Watch(TorchDispatchMode):
+    """Counts operations, and knows which of the storages that they made are still there."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+        self.made: dict[StorageWeakRef, int] = {}
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        out = operation(*args, **(kwargs or {}))
+        self.calls[operation.overloadpacket.__name__] += 1
+        for tensor in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.made[StorageWeakRef(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
+        return out
+
+    def held(self) -> int:
+        """Bytes that are still there."""
+        return sum(size for storage, size in self.made.items() if not storage.expired())
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_what_is_made_again_for_the_backward_pass_is_no_convolution(norm: str):
+    net = model(norm=norm)
+    with Watch() as watch:
+        net.masks(torch.rand(1, 16, 16), torch.randn(1, 1, 1, REGIONS, DIM)).sum().backward()
+    layers = len(CHANNELS) + 1
+    assert watch.calls["convolution_backward"] == layers + layers + (layers - 1), "encoder; skips; all but one below"
+    assert watch.calls["convolution"] == watch.calls["convolution_backward"] + 1, "and the sums of the first's taps"
+    assert watch.calls[f"native_{norm}_norm"] == layers + 2 * (layers - 1), "the decoder's twice"
+
+
+def test_a_third_of_the_plain_memory_is_held_for_the_backward_pass():
+    held, wide = [], AVSeT(DIM, [16, 32, 32], 40)
+    for net in (wide, made_plain(wide)):
+        with Watch() as watch:
+            masks = net.masks(torch.rand(1, 64, 64), torch.randn(1, 1, 1, 40, DIM))
+        held.append(watch.held())
+        del masks
+    assert held[0] < held[1] / 3
 
 
 def test_paper_size():

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,17 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.encoders import Encoder, whole
+from pipeline.batches import whole
+from pipeline.encoders import Encoder
 from pipeline.errors import ParamsError
 
 EVERY = 10  # steps between two points of a cosine curve
-OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+OPTIMIZERS: dict[
+    str, Any
+] = {  # Adam forgets within ten steps how large the first gradients were: a higher cosine in fewer steps
+    "adam": partial(torch.optim.Adam, betas=(0.9, 0.9)),
+    "sgd": torch.optim.SGD,
+}
 SCHEDULES = {
     "constant": lambda progress: 1.0,
     "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,

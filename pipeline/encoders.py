@@ -23,7 +23,6 @@ from torch.nn import functional as F
 from pipeline.errors import AvsetError, MissingArtifact
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "encoder.json"
-LANES = 16  # matrix kernels, and threads, treat the rows of a ragged edge otherwise: see `whole`
 
 
 def build(config: dict[str, Any]) -> Any:
@@ -35,14 +34,6 @@ def build(config: dict[str, Any]) -> Any:
     length = model.context_length
     model.attn_mask = torch.full((length, length), float("-inf")).triu(1)  # in no checkpoint
     return model
-
-
-def whole(batch_size: int) -> int:
-    """The batch size rounded up to a multiple of 16.
-
-    Rows of such batches come out the same to the byte wherever they stand, on one thread or several (CPU).
-    """
-    return -(-batch_size // LANES) * LANES
 
 
 class Encoder(nn.Module):

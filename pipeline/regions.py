@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from pipeline.encoders import Encoder, whole
+from pipeline.batches import whole
+from pipeline.encoders import Encoder
 
 
 class Regions:

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.captions import Captions
-from pipeline.encoders import whole
+from pipeline.batches import whole
 from pipeline.parallel import Job
 from pipeline.params import Params
 from pipeline.store import Item, Store, read_table
@@ -26,6 +25,8 @@ class Invert:
     """Mapper: embeddings of some clips, read from the store, to their captions."""
 
     def __init__(self, regions: Path, encoder: Path, how: dict[str, Any], p: Params):
+        from pipeline.captions import Captions  # brings torch
+
         self.regions, self.captions = Store(regions), Captions(encoder, device=device_of(p), **how)
 
     def read(self, jobs: list[Job]) -> list[tuple[str, np.ndarray]]:

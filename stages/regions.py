@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.encoders import whole
+from pipeline.batches import whole
 from pipeline.parallel import Job
 from pipeline.params import Params
-from pipeline.regions import Regions
 from pipeline.store import Item, Store
 from stages import PARAMS, ParamsFile, Verify, begin, build, command, device_of, encoder_digest, store_payloads
 
@@ -23,6 +22,8 @@ class Encode:
     """Mapper: frames of some clips, read from the store, through the image tower."""
 
     def __init__(self, frames: Path, encoder: Path, p: Params):
+        from pipeline.regions import Regions  # brings torch
+
         self.frames = Store(frames)
         self.regions = Regions(encoder, p.regions.positional, p.regions.batch_size, device_of(p))
 

@@ -14,6 +14,7 @@ import toy
 from test_encoders import artifact
 from test_store import tree_digest
 
+from bench import captions as plain_captions
 from pipeline.captions import Captions, invert, seed_of
 from pipeline.encoders import Encoder
 from pipeline.errors import AvsetError, ClipError, ParamsError
@@ -99,6 +100,20 @@ def test_sgd_takes_the_steps_of_the_release_at_batch_16(encoder: Encoder):
     wanted = descend(encoder, targets, lambda c: -100 * c.mean(), [10, 10, 10])
     ours = invert(encoder, targets, 3, 3, "sgd", 62.5, "constant", init_std=1.0, seeds=range(16))
     torch.testing.assert_close(ours["tokens"], wanted, atol=1e-3, rtol=1e-3)
+
+
+def test_the_plain_way_takes_the_same_steps():
+    """77 positions, gradients into the weights too, -100 x the mean; on the demo's encoder."""
+    assert plain_captions.same_steps(plain_captions.demo("cpu"), 5) < 1e-5
+
+
+@pytest.mark.slow
+def test_300_steps_reach_the_cosine_of_5000_plain_ones():
+    encoder, how = plain_captions.demo("cpu"), plain_captions.OURS["demo"]
+    wanted, _ = plain_captions.problem(encoder, 16, 3, 1.0)
+    plain = invert(encoder, wanted, 3, 5000, "sgd", 62.5, "constant", init_std=1.0, seeds=range(16))
+    assert plain["cosine"].mean() > plain["curve"][:, 30].mean(), "the plain way needs its steps"
+    assert plain_captions.ours(encoder, wanted, how, 300).mean() > plain["cosine"].mean() - 1e-3
 
 
 def test_the_cosine_schedule_halves_the_rate_halfway(encoder: Encoder, targets: torch.Tensor):

@@ -16,7 +16,8 @@ from PIL import Image
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline import encoders
+from bench.captions import whole_context
+from pipeline.batches import whole
 from pipeline.encoders import Encoder
 from pipeline.errors import AvsetError, MissingArtifact
 from pipeline.weights import export, save_tensors
@@ -229,20 +230,11 @@ def test_a_text_longer_than_the_context_is_refused(pair: tuple[Any, Encoder]):
         pair[1].encode_tokens(torch.zeros(1, 76, 32, dtype=torch.float64))
 
 
-def whole_context(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """The text tower as it is, on all its positions, with tokens in place of words."""
-    batch, count = tokens.shape[:2]
-    ids = torch.tensor([49406, *[0] * count, 49407, *[0] * (75 - count)]).expand(batch, -1)
-    x = model.token_embedding(ids)
-    x = torch.cat([x[:, :1], tokens, x[:, count + 1 :]], dim=1) + model.positional_embedding
-    return model.ln_final(model.transformer(x, attn_mask=model.attn_mask))[:, count + 1] @ model.text_projection
-
-
 @pytest.mark.parametrize("count", [1, 3, 16, 75])
 def test_tokens_are_encoded_as_clip_does_on_its_whole_context(pair: tuple[Any, Encoder], count: int):
     model, encoder = pair
     tokens = torch.randn(2, count, 32, dtype=torch.float64, requires_grad=True)
-    ours, theirs = encoder.encode_tokens(tokens), whole_context(model, tokens)
+    ours, theirs = encoder.encode_tokens(tokens), whole_context(model, tokens, 49406, 49407)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
     pull = torch.randn(2, 24, dtype=torch.float64)
     gradients = [torch.autograd.grad((x * pull).sum(), tokens)[0] for x in (ours, theirs)]
@@ -270,7 +262,7 @@ def test_tokens_cost_the_positions_that_matter(pair: tuple[Any, Encoder]):
     tokens = torch.randn(4, 3, 32, dtype=torch.float64)
     encoder.encode_tokens(tokens)  # fills the prefix
     counts = []
-    for run in (encoder.encode_tokens, lambda x: whole_context(model, x)):
+    for run in (encoder.encode_tokens, lambda x: whole_context(model, x, 49406, 49407)):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             run(tokens)
         counts.append(counter.get_total_flops())
@@ -383,7 +375,7 @@ def test_models_that_are_more_than_a_plain_clip_are_refused(tmp_path: Path):
 
 
 def test_whole_batches():
-    assert [encoders.whole(n) for n in (1, 16, 17, 64)] == [16, 16, 32, 64]
+    assert [whole(n) for n in (1, 16, 17, 64)] == [16, 16, 32, 64]
 
 
 @pytest.mark.slow

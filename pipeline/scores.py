@@ -16,13 +16,15 @@ from pipeline.spectrograms import Transform
 from pipeline.store import Store
 from pipeline.workers import end_with_parent
 
+WORTH = 100  # pairs from which on processes gain more than their start takes
+DIGITS = 6  # of a score in dB: the last ones depend on the number of BLAS threads
 Pair = tuple[np.ndarray, np.ndarray]  # references (N, L), estimates (..., N, L)
 
 
-def score(pairs: Sequence[Pair], solver: str = "mir_eval", workers: int = 1) -> list[dict[str, np.ndarray]]:
-    """BSS Eval of (references (N, L), estimates (..., N, L)) pairs, spread over processes."""
+def score(pairs: Sequence[Pair], solver: str = "shared", workers: int = 1) -> list[dict[str, np.ndarray]]:
+    """BSS Eval of (references (N, L), estimates (..., N, L)) pairs, spread over processes where that pays."""
     tasks = [(*pair, solver) for pair in pairs]
-    if workers == 1 or len(tasks) < 2 * workers:
+    if workers == 1 or len(tasks) < WORTH:
         return [_score(task) for task in tasks]
     with one_thread(), ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent) as pool:
         return list(pool.map(_score, tasks, chunksize=4))
@@ -56,11 +58,11 @@ def rows_of(
     rows = []
     for mixture, found in zip(mixtures, scores, strict=True):
         for n, clip in enumerate(mixture.clips):
-            values = {k: float(found[k][n]) for k in ("sdr", "sir", "sar")}
+            values = {k: round(float(found[k][n]), DIGITS) for k in ("sdr", "sir", "sar")}
             own = mixture_sdr.get((mixture.mixture_id, n), values["sdr"])
             rows.append(
                 {"method": method, "query": query, "mixture_id": mixture.mixture_id, "source": n, "clip_id": clip,
-                 "label": mixture.labels[n], **values, "nsdr": values["sdr"] - own,
+                 "label": mixture.labels[n], **values, "nsdr": round(values["sdr"] - own, DIGITS),
                  "silent": bool(found["silent"][n])}
             )  # fmt: skip
     return rows

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,23 +36,30 @@ def separate(
 
     The result is mono at the model's sample rate; sound and residual add up to the mixture.
     """
-    import torch
+    import numpy as np
 
+    from pipeline.recordings import AudioWriter, read_blocks
     from pipeline.separate import Separator
-    from pipeline.waveforms import read_audio, resample, write_audio
+    from pipeline.waveforms import resample_blocks
 
     separator = Separator.load(model, encoder)
-    waveform, rate = read_audio(file)
-    target = separator.model.settings.transform.sample_rate
-    mixture = torch.from_numpy(resample(waveform.mean(0), rate, target))
-    estimate = separator.separate(mixture, separator.text_query([query]))[0]
-    write_audio(output, estimate.numpy(), target)
-    if residual is not None:
-        write_audio(residual, (mixture - estimate).numpy(), target)
-    if max(float(estimate.abs().max()), float((mixture - estimate).abs().max())) > 1:
+    rate = separator.model.settings.transform.sample_rate
+    mono = ((block.mean(0), its_rate) for block, its_rate in read_blocks(file))
+    stream = separator.stream(resample_blocks(mono, rate), separator.text_query([query]))
+    length, loudest, energy, part = 0, 0.0, 0.0, 0.0
+    with ExitStack() as files:
+        writers = [files.enter_context(AudioWriter(path, rate)) for path in (output, residual) if path is not None]
+        for mixture, (estimate,) in stream:
+            rest = mixture - estimate
+            for writer, sound in zip(writers, (estimate, rest), strict=False):
+                writer.write(sound)
+            length += len(mixture)
+            loudest = max(loudest, float(np.abs(estimate).max(initial=0)), float(np.abs(rest).max(initial=0)))
+            energy += float(np.square(mixture, dtype=np.float64).sum())
+            part += float(np.square(estimate, dtype=np.float64).sum())
+    if loudest > 1:
         typer.echo("note: louder than full scale in places, clipped there", err=True)
-    share = float(estimate.square().sum() / mixture.square().sum().clamp_min(1e-12))
-    print(f"{output}: {len(mixture) / target:.1f} s at {target} Hz, {share:.0%} of the mixture's energy")
+    print(f"{output}: {length / rate:.1f} s at {rate} Hz, {part / max(energy, 1e-12):.0%} of the mixture's energy")
 
 
 @app.command()

@@ -119,6 +119,8 @@ def seek(container: Any, stream: Any, seconds: float, any_frame: bool = False) -
         container.seek(0, stream=stream)  # reads the index, often one of the pictures only
         guide = max((stream, *container.streams.video), key=lambda s: _indexed(container, s))
     ticks = max(-FAR, min(math.floor(clock / guide.time_base), FAR))
+    if seconds <= 0 and len(guide.index_entries):  # AAC: a packet before time 0 makes the next one whole
+        ticks = min(ticks, guide.index_entries[0].timestamp)
     try:
         container.seek(ticks, stream=guide, any_frame=any_frame)
     except av.error.FFmpegError:

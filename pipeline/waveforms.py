@@ -1,25 +1,22 @@
-"""Sound of a media file: excerpts on the pictures' timeline, resampling, reading and writing audio files.
+"""Sound of a media file: excerpts on the pictures' timeline, and resampling, also of a stream of any length.
 
-Door of soundfile, of torchaudio (resampling), and of PyAV for sound. A waveform is float32 in [-1, 1].
+Door of torchaudio (resampling), and of PyAV for sound. A waveform is float32 in [-1, 1].
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
-import soundfile
 import torch
 from jaxtyping import Float32, Int16
-from torchaudio.transforms import Resample
 
-from pipeline.errors import AvsetError, ClipError
-from pipeline.media import TAIL, declared_end, decode_from, open_media, time_of, track
+from pipeline.errors import ClipError
+from pipeline.media import TAIL, decode_from, open_media, time_of, track
 
 SILENCE = -60.0  # dBFS
 PREROLL = 0.3  # s decoded before an excerpt: AAC, MP3 and Opus need some packets to warm up after a seek
@@ -35,8 +32,7 @@ FILTER = {  # flat to 0.1 dB up to 0.9 of the lower Nyquist frequency, -60 dB at
     "rolloff": 0.9475937167399596,
     "beta": 14.769656459379492,
 }
-FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
-BLOCK = 65536  # samples a write; libsndfile's Vorbis encoder needs a stack as large as the block
+BLOCK = 65536  # samples of a stream that are resampled at once
 
 
 def decode_audio(
@@ -66,10 +62,10 @@ def _excerpt(path: Path, start: float, duration: float, new_rate: int) -> tuple[
     """
     mono, margin, down, up, first, end = np.empty(0, np.float32), 0, 1, 1, 0, 0.0
     with open_media(path) as container:
-        for index, block, rate in _blocks(container, track(container, "audio"), start - PREROLL):
+        for index, block, rate in sound_blocks(container, track(container, "audio"), start - PREROLL):
             if not mono.size:
                 down, up = _ratio(rate, new_rate)
-                margin = math.ceil(MARGIN * max(1, rate / new_rate) / down) * down
+                margin = _margin(rate, new_rate, down)
                 first = round(start * rate) - margin
                 mono = np.zeros(math.ceil(duration * rate) + 2 * margin + 1, np.float32)
             _place(mono[None], index - first, block.mean(0, keepdims=True))
@@ -81,7 +77,7 @@ def _excerpt(path: Path, start: float, duration: float, new_rate: int) -> tuple[
     return mono, margin, down, up
 
 
-def _blocks(container: Any, stream: Any, seconds: float) -> Iterator[tuple[int, np.ndarray, int]]:
+def sound_blocks(container: Any, stream: Any, seconds: float) -> Iterator[tuple[int, np.ndarray, int]]:
     """Decoded sound from `seconds` or earlier on: (index on the timeline, samples (C, n), sample rate).
 
     Samples are counted from the first time stamp, because containers round the others (Matroska to 1 ms).
@@ -126,9 +122,16 @@ def _ratio(rate: int, new_rate: int) -> tuple[int, int]:
     return ratio.numerator, ratio.denominator
 
 
+def _margin(rate: int, new_rate: int, down: int) -> int:
+    """Samples on either side that the filter needs: a whole number of periods, so that both rates have the first."""
+    return math.ceil(MARGIN * max(1, rate / new_rate) / down) * down
+
+
 @cache
-def _resampler(down: int, up: int) -> Resample:
+def _resampler(down: int, up: int) -> torch.nn.Module:
     """The filter of a ratio, designed in float64, then float32 (designed in float32 it is off by 2e-5)."""
+    from torchaudio.transforms import Resample
+
     return Resample(down, up, **FILTER, dtype=torch.float64).float()
 
 
@@ -139,7 +142,45 @@ def _filtered(waveform: np.ndarray, down: int, up: int) -> np.ndarray:
 
 def resample(waveform: Float32[np.ndarray, "*C L"], rate: int, new_rate: int) -> Float32[np.ndarray, "*C L2"]:
     """The same sound at another rate (Hz), pitch unchanged: L2 = ceil(L * new_rate / rate), see `_ratio`."""
-    return _filtered(waveform, *_ratio(rate, new_rate))
+    return np.concatenate(list(resample_blocks([(waveform, rate)], new_rate)), -1)
+
+
+def resample_blocks(
+    blocks: Iterable[tuple[Float32[np.ndarray, "*C n"], int]], new_rate: int
+) -> Iterator[Float32[np.ndarray, "*C m"]]:
+    """`resample` of a stream of (block, rate), in blocks of its own: the same bytes however the sound is cut.
+
+    It reads about `BLOCK` samples ahead. All blocks have the rate of the first, of which there must be one.
+    """
+    blocks = iter(blocks)
+    first, rate = next(blocks)
+    down, up = _ratio(rate, new_rate)
+    margin = _margin(rate, new_rate, down)
+    size, cut = math.ceil(BLOCK / down) * down, margin // down * up
+    silence = np.zeros((*first.shape[:-1], margin), np.float32)
+    padded = chain([silence, first], (block for block, _ in blocks), [silence])
+    for piece in overlapping(padded, size + 2 * margin, size):
+        count = -(-(piece.shape[-1] - 2 * margin) * up // down)
+        yield _filtered(piece, down, up)[..., cut : cut + count]
+
+
+def overlapping(
+    blocks: Iterable[Float32[np.ndarray, "*C n"]], size: int, step: int
+) -> Iterator[Float32[np.ndarray, "*C m"]]:
+    """A stream cut anew: pieces of `size` samples, one every `step` <= size of them; the last piece is shorter.
+
+    No more is read than the piece asks for, up to a block.
+    """
+    held: list[np.ndarray] = []
+    for block in blocks:
+        held.append(block)
+        if sum(part.shape[-1] for part in held) >= size:
+            rest = np.concatenate(held, -1)
+            while rest.shape[-1] >= size:
+                yield rest[..., :size]
+                rest = rest[..., step:]
+            held = [rest]
+    yield np.concatenate(held, -1)
 
 
 def rms_dbfs(waveform: Float32[np.ndarray, "*C L"]) -> float:
@@ -151,78 +192,6 @@ def rms_dbfs(waveform: Float32[np.ndarray, "*C L"]) -> float:
 def is_silent(waveform: Float32[np.ndarray, "*C L"], threshold: float = SILENCE) -> bool:
     """Whether the RMS over all samples and channels is below `threshold` dBFS."""
     return rms_dbfs(waveform) < threshold
-
-
-def read_audio(path: Path) -> tuple[Float32[np.ndarray, "C L"], int]:
-    """All channels of an audio or video file of a user, and its sample rate (Hz).
-
-    The sound of a video starts at time 0 of the video's timeline. AvsetError names the file and the cure.
-    """
-    try:
-        if not path.is_file():
-            raise ClipError("missing", "there is no such file")
-        try:
-            samples, rate = soundfile.read(str(path.absolute()), dtype="float32", always_2d=True)
-            waveform = np.ascontiguousarray(samples.T)
-        except (soundfile.LibsndfileError, TypeError):  # not its format; a TypeError for the suffix .raw
-            waveform, rate = _read_track(path)
-        if not waveform.size or not np.isfinite(waveform).all():
-            raise ClipError("corrupt", "it has no samples, or some that are not numbers")
-        return waveform, rate
-    except ClipError as error:
-        cure = "give a .wav, .flac, .mp3, .mp4 or other media file that has sound and plays to its end"
-        raise AvsetError(f"cannot read sound from {str(path)!r} ({error}); {cure}") from error
-
-
-def _read_track(path: Path) -> tuple[np.ndarray, int]:
-    """The whole sound track of a media file on its timeline: (C, L), sample rate."""
-    with open_media(path) as container:
-        stream = track(container, "audio")
-        pieces = list(_blocks(container, stream, 0.0))
-        declared = declared_end(container, stream)
-    if not pieces:
-        raise ClipError("truncated", "no sound can be decoded")
-    channels = {block.shape[0] for _, block, _ in pieces}
-    if len(channels) > 1:
-        raise ClipError("corrupt", f"the number of channels changes: {sorted(channels)}")
-    rate, length = pieces[0][2], max(index + block.shape[1] for index, block, _ in pieces)
-    if length / rate + TAIL < declared < math.inf:
-        raise ClipError("truncated", f"the sound ends at {length / rate:.2f} s of {declared:.2f} s")
-    waveform = np.zeros((channels.pop(), length), np.float32)
-    for index, block, _ in pieces:
-        _place(waveform, index, block)
-    return waveform, rate
-
-
-def write_audio(path: Path, waveform: Float32[np.ndarray, "*C L"], sample_rate: int) -> None:
-    """Writes (L,) or (C, L) as .wav or .flac (16 bit) or .ogg (Vorbis), by the suffix; clipped to [-1, 1].
-
-    The file appears whole or not at all; missing directories are made. AvsetError names what is supported.
-    """
-    if path.suffix.lower() not in FORMATS:
-        cure = f"give a name that ends in {', '.join(FORMATS)}"
-        raise AvsetError(f"cannot write sound as {str(path)!r}; {cure}")
-    container, encoding = FORMATS[path.suffix.lower()]
-    samples = np.atleast_2d(waveform).T
-    if encoding == "PCM_16":  # libsndfile would round down
-        samples = np.rint(np.clip(samples * 32768, -32768, 32767)).astype(np.int16)
-    temporary = path.with_name(f".writing-{uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            temporary.open("xb+") as raw,
-            soundfile.SoundFile(raw, "w", sample_rate, samples.shape[1], encoding, format=container) as sound,
-        ):
-            for at in range(0, len(samples), BLOCK):
-                sound.write(samples[at : at + BLOCK])
-        temporary.replace(path)
-    except (OSError, soundfile.LibsndfileError) as error:
-        reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
-        cure = "see the directory, the sample rate and the number of channels, or try .wav"
-        raise AvsetError(f"cannot write {str(path)!r}: {reason}; {cure}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def to_int16(waveform: Float32[np.ndarray, "*C L"]) -> Int16[np.ndarray, "*C L"]:

@@ -99,6 +99,32 @@ def test_a_bad_file_is_one_line(run, tmp_path: Path, name: str, content):
     assert not (tmp_path / "out.wav").exists()
 
 
+@pytest.mark.parametrize("output", ["out.wav", "deep/out.ogg"])
+def test_a_film_that_breaks_off_leaves_no_file(run, tmp_path: Path, output: str):
+    """Found after some of it was separated and written."""
+    film = make_video(tmp_path / "film.mov", 30.0, size=(32, 32), fps=1, acodec="pcm_s16le")
+    film.write_bytes(film.read_bytes()[: film.stat().st_size * 3 // 4])
+    code, said, error = run("separate", film, *QUERY, "-o", tmp_path / output, "--residual", tmp_path / "rest.wav")
+    assert code == 1 and not said and len(error.splitlines()) == 1
+    assert "truncated: the sound ends at 2" in error and "plays to its end" in error
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["film.mov"]
+
+
+def test_shares_and_clipping_are_told_of_the_whole(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A loud beginning, then silence: running sums and the largest sample so far."""
+    loud = np.concatenate([np.full(5 * RATE, 0.8), np.zeros(30 * RATE)]).astype(np.float32)
+    soundfile.write(tmp_path / "in.wav", loud, RATE, subtype="FLOAT")
+
+    def negative(self, mixture, queries):  # a "separation" that takes -1/2 of it
+        yield from ((block, -block[None] / 2) for block in mixture)
+
+    monkeypatch.setattr("pipeline.separate.Separator.stream", negative)
+    code, said, error = run("separate", tmp_path / "in.wav", *QUERY, "-o", tmp_path / "out.wav")
+    assert code == 0 and said == f"{tmp_path / 'out.wav'}: 35.0 s at {RATE} Hz, 25% of the mixture's energy\n"
+    assert error == "note: louder than full scale in places, clipped there\n"
+    np.testing.assert_allclose(read(tmp_path / "out.wav"), -loud / 2, atol=STEP)
+
+
 def test_a_film_without_sound_cannot_be_separated_but_localised(run, tmp_path: Path):
     film = make_video(tmp_path / "film.mp4", 2.0, size=(320, 180), audio=False)
     code, _, error = run("separate", film, *QUERY, "-o", tmp_path / "out.wav")

@@ -1,15 +1,20 @@
 """A checkpoint carries itself; long recordings are separated piece by piece and add up."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from bench import separation as bench
 from pipeline import spectrograms as sp
 from pipeline.checkpoints import Model, Settings
 from pipeline.encoders import Encoder
 from pipeline.errors import AvsetError, MissingArtifact
-from pipeline.separate import Separator
+from pipeline.recordings import AudioWriter
+from pipeline.separate import WINDOWS, Separator
+from pipeline.waveforms import BLOCK, resample_blocks
 
 TRANSFORM = sp.Transform(11025, 1022, 256, 64, 64)
 
@@ -78,7 +83,7 @@ def test_another_encoder_is_refused():
         Separator(make_model(), EncoderOfNothing("f" * 64))
 
 
-@pytest.mark.parametrize("length", [100, 8191, 16383, 16384, 40000, 100001])
+@pytest.mark.parametrize("length", [100, 8191, 16383, 16384, 40000, 100001, 300001])
 def test_any_length_adds_up(length: int, monkeypatch: pytest.MonkeyPatch):
     """Masks of one give the mixture back, at every length and at the borders."""
     model = make_model()
@@ -95,5 +100,70 @@ def test_long_recordings_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPa
     model = make_model()
     mixture, queries = torch.randn(90000) * 0.1, torch.randn(2, 1, 9, 128)
     together = separator(model).separate(mixture, queries)
-    monkeypatch.setattr("pipeline.separate.WINDOWS", 1)
-    assert torch.allclose(separator(model).separate(mixture, queries), together, atol=1e-5)
+    for count in (1, 3):
+        monkeypatch.setattr("pipeline.separate.WINDOWS", count)
+        assert torch.allclose(separator(model).separate(mixture, queries), together, atol=1e-5)
+
+
+def test_separation_agrees_with_the_plain_way():
+    """Window by window, with sampling grids and a plain U-Net, the text in CLIP's whole context."""
+    ours = bench.made("cpu")
+    net = bench.made_plain(ours.model.net)
+    for seconds in (0.5, 20.0):  # one batch of windows, and two
+        mixture = torch.from_numpy(bench.chord(seconds, bench.RATE))
+        expected = bench.plain(net, ours.encoder, mixture, bench.TEXT)
+        found = bench.ours(ours, mixture, bench.TEXT)
+        assert expected.square().sum() > 1e-4 * mixture.square().sum()
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("length", [0, 1, 8191, 8192, WINDOWS * 8191, WINDOWS * 8191 + 8192, 300001])
+def test_the_stream_does_not_depend_on_how_it_is_cut(length: int):
+    ours, queries = separator(make_model()), torch.randn(2, 1, 9, 128)
+    mixture = np.random.default_rng(0).uniform(-0.1, 0.1, length).astype(np.float32)
+    whole = ours.separate(torch.from_numpy(mixture), queries)
+    assert whole.shape == (2, length) and not whole.requires_grad
+    for size in (999, 70000):
+        blocks = (mixture[at : at + size] for at in range(0, length, size))
+        given, found = zip(*ours.stream(blocks, queries), strict=True)
+        np.testing.assert_array_equal(np.concatenate(given), mixture)
+        np.testing.assert_array_equal(np.concatenate(found, 1), whole.numpy())
+
+
+def test_no_more_is_held_of_a_long_recording_than_of_a_short_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The reader is never further ahead of the writer than a bound without the length in it."""
+    model = make_model()
+    monkeypatch.setattr(
+        model.net, "masks", lambda magnitude, queries: torch.ones(*queries.shape[:2], *magnitude.shape[1:])
+    )
+    asked: list[int] = []
+    separate = model.separate
+    monkeypatch.setattr(model, "separate", lambda windows, q: asked.append(len(windows)) or separate(windows, q))
+    step, rate, new_rate, read = TRANSFORM.length // 2, 44100, TRANSFORM.sample_rate, 0
+
+    def recording(seconds: int) -> Iterator[tuple[np.ndarray, int]]:
+        nonlocal read
+        for _ in range(seconds):
+            read += rate
+            yield np.zeros(rate, np.float32), rate
+
+    furthest = {}
+    for seconds in (30, 240):
+        read, written, furthest[seconds] = 0, 0, 0
+        with AudioWriter(tmp_path / "out.wav", new_rate) as sound:
+            stream = separator(model).stream(resample_blocks(recording(seconds), new_rate), torch.zeros(1, 1, 1, 128))
+            for mixture, (estimate,) in stream:
+                furthest[seconds] = max(furthest[seconds], read * new_rate // rate - written)
+                sound.write(estimate)
+                written += len(mixture)
+        assert written == seconds * new_rate
+    ahead = (WINDOWS + 1) * step + BLOCK // 4 + 2 * new_rate  # a batch, a block of the resampler, two of the file
+    assert max(furthest.values()) <= ahead < 30 * new_rate
+    assert max(asked) <= WINDOWS + 1 and sum(asked) >= 270 * new_rate // step
+
+
+def test_a_stream_leaves_gradients_to_its_caller():
+    queries = torch.randn(1, 1, 9, 128)
+    stream = separator(make_model()).stream([np.ones(3 * WINDOWS * 8191, np.float32)], queries)
+    next(stream)
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()

@@ -1,23 +1,27 @@
 """Sound on the pictures' timeline: tones with a known onset, phase and level."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 from media import RATE, TONE, amplitude, lag, make_video, reason, tone_samples
 
 from pipeline.errors import AvsetError
+from pipeline.recordings import read_audio
 from pipeline.waveforms import (
+    BLOCK,
+    _filtered,
+    _ratio,
     decode_audio,
     from_int16,
     is_silent,
-    read_audio,
+    overlapping,
     resample,
+    resample_blocks,
     rms_dbfs,
     to_int16,
-    write_audio,
 )
 
 
@@ -54,6 +58,14 @@ def test_excerpts_keep_time_pitch_and_level(
         assert amplitude(waveform) == pytest.approx(0.5 * mean, rel=0.02)
     early = decode_audio(path, 0.0, 1.5, RATE)
     assert np.argmax(np.abs(early) > 0.1 * mean) / RATE == pytest.approx(1.0, abs=2e-3)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.m4a", "a.mkv"])
+def test_the_first_packet_of_aac_is_whole(tmp_path: Path, name: str) -> None:
+    """It needs the one before time 0, else it fades in from nothing."""
+    path = make_video(tmp_path / name, 1.0, acodec="aac", sample_rate=44100, tone=TONE, video=name != "a.m4a")
+    first = decode_audio(path, 0.0, 0.5, 44100)[:1024]
+    assert np.abs(first - tone_samples(0.5, 44100, TONE, 0.5, 0.0)[:1024]).max() < 0.06
 
 
 def test_an_excerpt_is_a_piece_of_the_whole(tmp_path: Path) -> None:
@@ -203,6 +215,54 @@ def test_resampling_leaves_its_input_alone_and_takes_channels() -> None:
     np.testing.assert_array_equal(resample(stereo, RATE, RATE), stereo)
 
 
+def pieces(waveform: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """A waveform in blocks of some size, the last one shorter."""
+    return (waveform[..., at : at + size] for at in range(0, waveform.shape[-1], size))
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 47999, 192000])
+def test_resampling_block_by_block_is_resampling(rate: int) -> None:
+    waveform = np.random.default_rng(0).uniform(-1, 1, 3 * BLOCK + 12345).astype(np.float32)
+    down, up = _ratio(rate, RATE)
+    whole = resample(waveform, rate, RATE)
+    assert whole.shape == (-(-len(waveform) * up // down),)
+    np.testing.assert_allclose(whole, _filtered(waveform, down, up), atol=2e-6)  # in one go: sums in another order
+    for size in (1777, BLOCK - 1, BLOCK, 10**6):
+        found = list(resample_blocks(((block, rate) for block in pieces(waveform, size)), RATE))
+        assert max(map(len, found)) <= (BLOCK + down) * max(1, up / down) + 1
+        np.testing.assert_array_equal(np.concatenate(found), whole)  # to the byte
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 639, 640, 641, BLOCK, BLOCK + 320])
+def test_resampling_counts_samples_at_any_length(length: int) -> None:
+    impulse = np.zeros(length, np.float32)
+    impulse[-1] = 1
+    for rate in (44100, 48000):
+        down, up = _ratio(rate, RATE)
+        found = resample(impulse, rate, RATE)
+        assert len(found) == math.ceil(length * up / down)
+        np.testing.assert_allclose(found, _filtered(impulse, down, up), atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "step"), [(7, 7), (7, 3), (1, 1)])
+def test_pieces_overlap_and_nothing_is_read_before_its_time(size: int, step: int) -> None:
+    stream, read = np.arange(50, dtype=np.float32), 0
+
+    def blocks() -> Iterator[np.ndarray]:
+        nonlocal read
+        for block in pieces(stream, 4):
+            read += len(block)
+            yield block
+
+    found = []
+    for piece in overlapping(blocks(), size, step):
+        np.testing.assert_array_equal(piece, stream[len(found) * step :][:size])
+        assert read <= len(found) * step + size + 3
+        found.append(piece)
+    assert len(found) * step >= 50 - (size - step) and all(len(piece) == size for piece in found[:-1])
+    assert len(found[-1]) < size
+
+
 def test_int16_round_trip() -> None:
     waveform = np.random.default_rng(0).uniform(-1, 1, 100_000).astype(np.float32)
     assert np.abs(from_int16(to_int16(waveform)) - waveform).max() <= 0.5 / 32767 * 1.001
@@ -211,85 +271,3 @@ def test_int16_round_trip() -> None:
     np.testing.assert_array_equal(
         to_int16(np.array([-2.0, -1.0, 0.0, 1.0, 1e9], np.float32)), [-32767, -32767, 0, 32767, 32767]
     )
-
-
-@pytest.mark.parametrize(("suffix", "precision"), [(".wav", 2e-5), (".FLAC", 2e-5), (".ogg", 0.05)])
-def test_written_sound_is_read_back(tmp_path: Path, suffix: str, precision: float) -> None:
-    stereo = np.stack([tone_samples(3.0, RATE, f, 0.5, 0.0) for f in (300.0, 700.0)])
-    path = tmp_path / "new" / f"a{suffix}"
-    write_audio(path, stereo, RATE)
-    found, rate = read_audio(path)
-    assert rate == RATE and found.shape == stereo.shape and found.dtype == np.float32
-    np.testing.assert_allclose(found, stereo, atol=precision)
-    assert [other.name for other in path.parent.iterdir()] == [path.name]
-    write_audio(path, stereo[0], RATE)  # replaced, and (L,) is one channel
-    assert read_audio(path)[0].shape == (1, stereo.shape[1])
-
-
-def test_long_vorbis_files_can_be_written(tmp_path: Path) -> None:
-    waveform = tone_samples(60.0, 44100, 300.0, 0.5, 0.0)
-    write_audio(tmp_path / "a.ogg", waveform, 44100)
-    assert read_audio(tmp_path / "a.ogg")[0].shape == (1, len(waveform))
-
-
-def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
-    waveform = tone_samples(0.1, RATE, 300.0, 0.5, 0.0)
-    with pytest.raises(AvsetError, match=r"a\.mp3.*\.wav, \.flac, \.ogg"):
-        write_audio(tmp_path / "a.mp3", waveform, RATE)
-    with pytest.raises(AvsetError, match=r"a\.flac.*number of channels"):
-        write_audio(tmp_path / "a.flac", np.zeros((40, 100), np.float32), RATE)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(AvsetError, match=r"a\.wav.*see the directory"):
-        write_audio(tmp_path / "file" / "a.wav", waveform, RATE)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_any_media_file_of_a_user_is_read(tmp_path: Path) -> None:
-    for name, acodec in {
-        "a.mp4": "aac",
-        "a.mkv": "flac",
-        "song.m4a": "aac",
-        "song.mp3": "libmp3lame",
-    }.items():
-        path = make_video(
-            tmp_path / name, 2.0, size=(64, 64), sample_rate=44100, tone=TONE, layout="stereo", acodec=acodec,
-            video=name.startswith("a"),
-        )  # fmt: skip
-        waveform, rate = read_audio(path)
-        assert rate == 44100 and waveform.shape[0] == 2
-        assert waveform.shape[1] == pytest.approx(2.0 * rate, abs=2400)
-        left, right = (amplitude(resample(channel[: 2 * rate], rate, RATE)) for channel in waveform)
-        assert left == pytest.approx(0.5, rel=0.06) and right == pytest.approx(left / 2, rel=0.02)
-
-
-def test_the_sound_of_a_video_is_read_on_its_timeline(tmp_path: Path) -> None:
-    path = make_video(tmp_path / "a.mp4", 2.0, sample_rate=44100, tone=TONE, audio_delay=0.5)
-    waveform, rate = read_audio(path)
-    assert np.argmax(np.abs(waveform[0]) > 0.1) / rate == pytest.approx(0.5, abs=2e-3)
-
-
-def test_unreadable_files_of_a_user_are_named(tmp_path: Path) -> None:
-    for name in ("text.wav", "text.mp4", "-.raw"):
-        (tmp_path / name).write_text("nothing to hear")
-    make_video(tmp_path / "mute.mp4", audio=False)
-    soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)
-    cut = make_video(tmp_path / "cut.mp4", 4.0)
-    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
-    for name in ("text.wav", "text.mp4", "-.raw", "mute.mp4", "empty.wav", "cut.mp4", "absent.wav"):
-        with pytest.raises(AvsetError, match=f"{name}.*give a .wav"):
-            read_audio(tmp_path / name)
-
-
-def test_no_file_stays_open(tmp_path: Path) -> None:
-    good = make_video(tmp_path / "good.mp4")
-    mute = make_video(tmp_path / "mute.mp4", amplitude=0.0)
-    (tmp_path / "text.mp4").write_text("nothing")
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    for _ in range(3):
-        decode_audio(good, 0.5, 0.5, RATE)
-        read_audio(good)
-        write_audio(tmp_path / "a.wav", read_audio(good)[0], 22050)
-        read_audio(tmp_path / "a.wav")
-        reason(decode_audio, mute, 0.0, 1.0, RATE)
-        reason(decode_audio, tmp_path / "text.mp4", 0.0, 1.0, RATE)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -1,0 +1,177 @@
+"""Recordings of a user: whatever plays is read, in blocks or whole; what is written is there whole or not at all."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from media import RATE, TONE, amplitude, make_video, reason, tone_samples
+from test_waveforms import pieces
+
+from pipeline.errors import AvsetError
+from pipeline.media import open_media, track
+from pipeline.recordings import BLOCK, AudioWriter, read_audio, read_blocks, write_audio
+from pipeline.waveforms import decode_audio, resample, sound_blocks
+
+
+@pytest.mark.parametrize(("suffix", "precision"), [(".wav", 2e-5), (".FLAC", 2e-5), (".ogg", 0.05)])
+def test_written_sound_is_read_back(tmp_path: Path, suffix: str, precision: float) -> None:
+    stereo = np.stack([tone_samples(3.0, RATE, f, 0.5, 0.0) for f in (300.0, 700.0)])
+    path = tmp_path / "new" / f"a{suffix}"
+    write_audio(path, stereo, RATE)
+    found, rate = read_audio(path)
+    assert rate == RATE and found.shape == stereo.shape and found.dtype == np.float32
+    np.testing.assert_allclose(found, stereo, atol=precision)
+    assert [other.name for other in path.parent.iterdir()] == [path.name]
+    write_audio(path, stereo[0], RATE)  # replaced, and (L,) is one channel
+    assert read_audio(path)[0].shape == (1, stereo.shape[1])
+
+
+def test_long_vorbis_files_can_be_written(tmp_path: Path) -> None:
+    waveform = tone_samples(60.0, 44100, 300.0, 0.5, 0.0)
+    write_audio(tmp_path / "a.ogg", waveform, 44100)
+    assert read_audio(tmp_path / "a.ogg")[0].shape == (1, len(waveform))
+
+
+def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    waveform = tone_samples(0.1, RATE, 300.0, 0.5, 0.0)
+    with pytest.raises(AvsetError, match=r"a\.mp3.*\.wav, \.flac, \.ogg"):
+        write_audio(tmp_path / "a.mp3", waveform, RATE)
+    with pytest.raises(AvsetError, match=r"a\.flac.*number of channels"):
+        write_audio(tmp_path / "a.flac", np.zeros((40, 100), np.float32), RATE)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AvsetError, match=r"a\.wav.*see the directory"):
+        write_audio(tmp_path / "file" / "a.wav", waveform, RATE)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
+def test_a_file_is_written_block_by_block(tmp_path: Path, suffix: str) -> None:
+    stereo = np.random.default_rng(0).uniform(-1.1, 1.1, (2, 3 * BLOCK)).astype(np.float32)
+    write_audio(tmp_path / f"one{suffix}", stereo, RATE)
+    path = tmp_path / f"many{suffix}"
+    with AudioWriter(path, RATE) as sound:
+        for block in pieces(stereo, 4567):
+            sound.write(block)
+            assert not path.exists()
+    first = 512 if suffix == ".ogg" else 0  # the encoder guesses from the first write what may have preceded it
+    found, whole = read_audio(path)[0], read_audio(tmp_path / f"one{suffix}")[0]
+    assert found.shape == whole.shape == stereo.shape
+    np.testing.assert_array_equal(found[:, first:], whole[:, first:])
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_error_on_the_way_leaves_no_file_and_the_old_one_alone(tmp_path: Path) -> None:
+    block = tone_samples(0.1, RATE, 300.0, 0.5, 0.0)
+    write_audio(tmp_path / "old.wav", block, RATE)
+    before = (tmp_path / "old.wav").read_bytes()
+    for name in ("new.wav", "old.wav"):
+        with pytest.raises(OSError, match="of another file"), AudioWriter(tmp_path / name, RATE) as sound:
+            sound.write(block)
+            sound.write(block)
+            raise OSError("of another file")
+    assert [path.name for path in tmp_path.iterdir()] == ["old.wav"]
+    assert (tmp_path / "old.wav").read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
+def test_an_audio_file_in_blocks_is_the_file(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, (2 * BLOCK + 777, 2)).astype(np.float32)
+    with soundfile.SoundFile(path, "w", 44100, 2) as sound:
+        for at in range(0, len(samples), BLOCK):
+            sound.write(samples[at : at + BLOCK])
+    blocks = list(read_blocks(path))
+    assert max(block.shape[1] for block, _ in blocks) <= BLOCK and {rate for _, rate in blocks} == {44100}
+    whole, _ = soundfile.read(path, dtype="float32")
+    np.testing.assert_array_equal(np.concatenate([block for block, _ in blocks], 1), whole.T)
+
+
+@pytest.mark.parametrize("options", [{}, {"audio_delay": 0.7}, {"audio_gap": 20.0}])
+def test_a_sound_track_in_blocks_is_the_track_on_its_timeline(tmp_path: Path, options: dict[str, float]) -> None:
+    path = make_video(tmp_path / "a.mkv", 3.0, sample_rate=44100, acodec="pcm_s16le", layout="stereo", **options)
+    blocks = [block for block, _ in read_blocks(path)]
+    assert max(block.shape[1] for block in blocks) <= BLOCK
+    found = np.concatenate(blocks, 1)
+    with open_media(path) as container:
+        parts = [(index, block) for index, block, _ in sound_blocks(container, track(container, "audio"), 0.0)]
+    for index, block in parts:
+        np.testing.assert_array_equal(found[:, index : index + block.shape[1]], block)
+    assert found.shape[1] == parts[-1][0] + parts[-1][1].shape[1]
+    assert np.count_nonzero(found) == sum(np.count_nonzero(block) for _, block in parts), "zeros where nothing is"
+
+
+def test_of_sound_that_overlaps_the_first_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_video(tmp_path / "a.mp4", 1.0)
+    parts = [(-2, 0.1, 5), (3, 0.2, 4), (5, 0.3, 4), (1, 0.4, 3), (10, 0.5, 2)]
+    blocks = [(index, np.full((1, count), value, np.float32), 2) for index, value, count in parts]
+    monkeypatch.setattr("pipeline.recordings.sound_blocks", lambda *_: iter(blocks))
+    found = read_audio(path)[0][0].round(1).tolist()
+    assert found == pytest.approx([0.1, 0.1, 0.1, 0.2, 0.2, 0.2, 0.2, 0.3, 0.3, 0, 0.5, 0.5])
+
+
+def test_a_time_stamp_beyond_all_measure_is_damage(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "a.mkv", 1.0, size=(64, 64), acodec="pcm_s16le", audio_gap=1e6)
+    with pytest.raises(AvsetError, match=r"a\.mkv.*time stamp of 100000. s"):
+        read_audio(path)
+
+
+def test_what_is_wrong_with_the_end_is_found_at_the_end(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "cut.mov", 4.0, size=(64, 64), acodec="pcm_s16le")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    blocks, found = read_blocks(path), []
+    with pytest.raises(AvsetError, match=r"cut\.mov.*plays to its end"):
+        for block, _ in blocks:
+            found.append(block)
+    assert found
+
+
+def test_any_media_file_of_a_user_is_read(tmp_path: Path) -> None:
+    for name, acodec in {
+        "a.mp4": "aac",
+        "a.mkv": "flac",
+        "song.m4a": "aac",
+        "song.mp3": "libmp3lame",
+    }.items():
+        path = make_video(
+            tmp_path / name, 2.0, size=(64, 64), sample_rate=44100, tone=TONE, layout="stereo", acodec=acodec,
+            video=name.startswith("a"),
+        )  # fmt: skip
+        waveform, rate = read_audio(path)
+        assert rate == 44100 and waveform.shape[0] == 2
+        assert waveform.shape[1] == pytest.approx(2.0 * rate, abs=2400)
+        left, right = (amplitude(resample(channel[: 2 * rate], rate, RATE)) for channel in waveform)
+        assert left == pytest.approx(0.5, rel=0.06) and right == pytest.approx(left / 2, rel=0.02)
+
+
+def test_the_sound_of_a_video_is_read_on_its_timeline(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "a.mp4", 2.0, sample_rate=44100, tone=TONE, audio_delay=0.5)
+    waveform, rate = read_audio(path)
+    assert np.argmax(np.abs(waveform[0]) > 0.1) / rate == pytest.approx(0.5, abs=2e-3)
+
+
+def test_unreadable_files_of_a_user_are_named(tmp_path: Path) -> None:
+    for name in ("text.wav", "text.mp4", "-.raw"):
+        (tmp_path / name).write_text("nothing to hear")
+    make_video(tmp_path / "mute.mp4", audio=False)
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)
+    cut = make_video(tmp_path / "cut.mp4", 4.0)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    for name in ("text.wav", "text.mp4", "-.raw", "mute.mp4", "empty.wav", "cut.mp4", "absent.wav"):
+        with pytest.raises(AvsetError, match=f"{name}.*give a .wav"):
+            read_audio(tmp_path / name)
+
+
+def test_no_file_stays_open(tmp_path: Path) -> None:
+    good = make_video(tmp_path / "good.mp4")
+    mute = make_video(tmp_path / "mute.mp4", amplitude=0.0)
+    (tmp_path / "text.mp4").write_text("nothing")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        decode_audio(good, 0.5, 0.5, RATE)
+        read_audio(good)
+        write_audio(tmp_path / "a.wav", read_audio(good)[0], 22050)
+        read_audio(tmp_path / "a.wav")
+        reason(decode_audio, mute, 0.0, 1.0, RATE)
+        reason(decode_audio, tmp_path / "text.mp4", 0.0, 1.0, RATE)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

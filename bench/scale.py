@@ -120,7 +120,7 @@ def open_training_set() -> None:
     material = Material.load(data)
     clips = material.complete()
     videos = [material.videos[clip] for clip in clips]
-    mixtures = TrainingMixtures(clips, material.spectrograms, material.regions, 4, 2, (0.5, 1.5), 0, 10**6, videos)
+    mixtures = TrainingMixtures(clips, material.spectrograms, material.regions, 4, 4, 2, (0.5, 1.5), 0, 10**6, videos)
     material.bank(clips), material.mean_region(clips), material.identity()
     next(iter(DataLoader(mixtures, 20)))
     started = time.monotonic()

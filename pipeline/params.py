@@ -133,6 +133,9 @@ class Train(Section):
     gain: tuple[float, float]  # range of the random gain of a source
     threads: int = Field(ge=1)  # the number of threads changes sums, so it is part of the result
     workers: int = Field(ge=1)  # processes, each with its share of every batch; so is theirs
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the network's convolutions
+    decoded_frames: int | None = Field(default=None, ge=1)  # of a clip, drawn at each step; null: all
+    decoded_regions: int | None = Field(default=None, ge=1)  # of a frame, drawn at each step; null: all
     seed: int
 
 

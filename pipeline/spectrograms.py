@@ -52,12 +52,6 @@ def pack(spectrum: Complex[Tensor, "F T"]) -> Float[Tensor, "T 2 F"]:
     return torch.view_as_real(spectrum).permute(1, 2, 0).contiguous()
 
 
-def unpack(planes: Float[Tensor, "*batch T 2 F"]) -> Complex[Tensor, "*batch F T"]:
-    """The inverse of `pack`, in single precision at least."""
-    planes = planes if planes.dtype == torch.float64 else planes.float()
-    return torch.complex(planes[..., 0, :], planes[..., 1, :]).transpose(-1, -2)
-
-
 @lru_cache(maxsize=32)
 def _rows(n_in: int, n_out: int, inverse: bool, device: torch.device) -> tuple[Tensor, Tensor]:
     u = torch.linspace(0, 1, n_out, dtype=torch.float64)
@@ -71,8 +65,7 @@ def _rows(n_in: int, n_out: int, inverse: bool, device: torch.device) -> tuple[T
 
 
 def _interpolate(x: Tensor, lower: Int[Tensor, " n"], weight: Float[Tensor, " n"]) -> Tensor:
-    weight = weight.to(x.dtype)[:, None]
-    return x.index_select(-2, lower) * (1 - weight) + x.index_select(-2, lower + 1) * weight
+    return torch.lerp(x.index_select(-2, lower), x.index_select(-2, lower + 1), weight.to(x.dtype)[:, None])
 
 
 def warp(x: Float[Tensor, "*batch F T"], bins: int) -> Float[Tensor, "*batch {bins} T"]:

@@ -56,12 +56,15 @@ class Run:
 
 def make_optimizer(model: torch.nn.Module, preset: Preset) -> torch.optim.Optimizer:
     """SGD with momentum 0.9 (the paper's), or AdamW; biases and norms are not decayed by AdamW."""
+    fused = next(model.parameters()).is_cuda
     if preset.optimizer == "sgd":
-        return torch.optim.SGD(model.parameters(), lr=preset.lr, momentum=0.9, weight_decay=preset.weight_decay)
+        return torch.optim.SGD(
+            model.parameters(), lr=preset.lr, momentum=0.9, weight_decay=preset.weight_decay, fused=fused
+        )
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=preset.lr, weight_decay=preset.weight_decay)
+    return torch.optim.AdamW(groups, lr=preset.lr, weight_decay=preset.weight_decay, fused=fused)
 
 
 def learning_rate(step: int, steps: int, preset: Preset) -> float:
@@ -75,47 +78,65 @@ def learning_rate(step: int, steps: int, preset: Preset) -> float:
 
 
 def batch_losses(
-    model: Model, batch: dict[str, Tensor], captions: Float[Tensor, "C D"], own: Int[Tensor, " n"], preset: Preset
-) -> dict[str, Tensor]:
+    model: Model, batch: dict[str, Tensor], captions: Float[Tensor, "C D"], own: Int[Tensor, " n"], preset: Preset,
+    precision: str = "float32",
+) -> dict[str, Tensor]:  # fmt: skip
     """The terms of Eq. 5 for one batch, unweighted; a term of weight zero is not computed.
+
+    `precision` is that of the network's convolutions: masks, embeddings and losses are float32.
 
     `captions` are the latent captions of all training clips, each once, and `own` is the number of each clip's,
     in the order of `batch["clip"]`'s numbers.
     """
     weights = preset.losses
-    sources, mixture = mixtures.magnitudes(batch["sources"], model.settings.transform.log_bins)
-    targets = sp.ratio_mask(sources, mixture, preset.mask_target)
+    mixture, regions = batch["mixture"], batch["regions"].to(captions.dtype)
+    targets = sp.ratio_mask(batch["sources"], mixture, preset.mask_target)
     labels = own[batch["clip"]]
     caption = captions[labels]  # (B, N, D)
-    queries = [batch["regions"]] + ([caption[:, :, None, None]] if weights.caption else [])
-    masks = model.net.decode(model.net.encode(mixture), queries)
+    queries = [decoded(batch, regions)] + ([caption[:, :, None, None]] if weights.caption else [])
+    network = torch.autocast(mixture.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    with network:
+        masks = model.net.decode(model.net.encode(mixture), queries)
+    if model.net.scale == "sum":  # of all regions, of which some were decoded
+        masks[0] = masks[0] * (regions.shape[3] / queries[0].shape[3])
     terms = {"mask": losses.mask_loss(masks[0], targets, mixture)}
     if weights.caption:
         terms["caption"] = losses.mask_loss(masks[1], targets, mixture)
     if weights.audio_language or weights.trimodal:
-        audio = model.net.embed(mixture, masks[0])  # (B, N, D)
+        with network:
+            audio = model.net.embed(mixture, masks[0]).to(masks[0].dtype)  # (B, N, D)
     if weights.audio_language:
         terms["audio_language"] = losses.audio_language_loss(audio.flatten(0, 1), captions, labels.flatten())
     if weights.trimodal:
-        frames, scale = batch["regions"].shape[2], attention.SCALES[model.settings.similarity]
+        frames, scale = regions.shape[2], attention.SCALES[model.settings.similarity]
         seen, heard = (
-            scale * model.scores(batch["regions"], target[:, :, None].expand(-1, -1, frames, -1))
-            for target in (caption, audio)
+            scale * model.scores(regions, target[:, :, None].expand(-1, -1, frames, -1)) for target in (caption, audio)
         )
         terms["trimodal"] = losses.trimodal_loss(seen, heard, preset.kl_reduction)
     return terms
 
 
+def decoded(batch: dict[str, Tensor], regions: Float[Tensor, "B N V R D"]) -> Float[Tensor, "B N v r D"]:
+    """The regions that the decoder sees at this step: all, or those that were drawn."""
+    if "decoded" not in batch:
+        return regions
+    places = batch["decoded"].flatten(2)[..., None].expand(-1, -1, -1, regions.shape[-1])
+    return regions.flatten(2, 3).gather(2, places).unflatten(2, batch["decoded"].shape[2:])
+
+
 class Objective(torch.nn.Module):
     """Eq. 5 of a model as one module: a batch -> its unweighted terms, as `batch_losses`, and "loss", their sum."""
 
-    def __init__(self, model: Model, captions: Float[Tensor, "C D"], own: Int[Tensor, " n"], preset: Preset):
+    def __init__(
+        self, model: Model, captions: Float[Tensor, "C D"], own: Int[Tensor, " n"], preset: Preset,
+        precision: str = "float32",
+    ):  # fmt: skip
         super().__init__()
-        self.model, self.captions, self.own, self.preset = model, captions, own, preset
+        self.model, self.captions, self.own, self.preset, self.precision = model, captions, own, preset, precision
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The terms and their weighted sum."""
-        terms = batch_losses(self.model, batch, self.captions, self.own, self.preset)
+        terms = batch_losses(self.model, batch, self.captions, self.own, self.preset, self.precision)
         weights = self.preset.losses.recipe()
         return terms | {"loss": torch.stack([weights[k] * v for k, v in terms.items()]).sum()}
 
@@ -145,7 +166,7 @@ def fit(
         run.load(state)
     if len(set(distributed.gather(run.step))) > 1:
         raise AvsetError(f"not every worker sees {state}; put AVSET_CACHE on a disk that all machines share")
-    objective = distributed.parallel(Objective(model, captions.to(device), own.to(device), preset))
+    objective = distributed.parallel(Objective(model, captions.to(device), own.to(device), preset, train.precision))
     assert run.history is not None
     for step, values in run.history:
         log(step, values)

@@ -15,7 +15,6 @@ from typing import Annotated
 
 import torch
 import typer
-from dvclive import Live
 
 from pipeline import distributed, group, params, train
 from pipeline.checkpoints import Model, Settings
@@ -81,23 +80,28 @@ def learn(p: Params, method: str, material: Material, state: Path, folder: Path,
     torch.set_num_threads(p.train.threads)
     torch.manual_seed(p.train.seed)
     preset, model = p.preset(method), Model(settings_of(p, method, material.regions))
+    fewer = (p.train.decoded_frames, p.train.decoded_regions)
+    if preset.level == "video" and any(fewer):
+        raise AvsetError(f"{method} pools all regions (level: video); set train.decoded_frames and _regions to null")
     clips = [clip for clip in material.complete() if material.splits[clip] == "train"]
     data = TrainingMixtures(
-        clips, material.spectrograms, material.regions, p.model.crop, p.mixtures.n_sources, p.train.gain,
-        p.train.seed, p.train.steps * p.train.batch_size, [material.videos[clip] for clip in clips],
+        clips, material.spectrograms, material.regions, p.model.crop, p.model.log_bins, p.mixtures.n_sources,
+        p.train.gain, p.train.seed, p.train.steps * p.train.batch_size, [material.videos[clip] for clip in clips],
+        fewer,
     )  # fmt: skip
     captions, own = material.bank(clips)
     model.mean_caption.copy_(captions.mean(0))
     model.mean_region.copy_(material.mean_region(clips))
     model.to(device)
+    readers = p.runtime.workers if device == "cuda" else 0  # processes that read ahead while the GPU works
     validation = Validation(material, "validation", ["video"] + ["caption"] * (preset.losses.caption > 0))
     validation.mixtures = distributed.share(validation.mixtures)
     validate = distributed.together(validation, len(validation.mixtures))
     if distributed.rank() > 0:
-        train.fit(model, data, captions, own, preset, p.train, validate, lambda *_: None, state)
+        train.fit(model, data, captions, own, preset, p.train, validate, lambda *_: None, state, readers)
         return
     with curves(folder / "curves") as log:
-        run = train.fit(model, data, captions, own, preset, p.train, validate, log, state)
+        run = train.fit(model, data, captions, own, preset, p.train, validate, log, state, readers)
     model.load_own_state(run.best_state or model.own_state())
     facts = {"method": method, "dataset": p.dataset, "preset": preset.recipe(), "train": p.train.recipe(),
              "step": run.best_step, "validation": run.best, "clips": len(clips)}  # fmt: skip
@@ -109,6 +113,8 @@ def learn(p: Params, method: str, material: Material, state: Path, folder: Path,
 def curves(folder: Path) -> Iterator[Callable[[int, dict[str, float]], None]]:
     """A log of values by step, for DVC."""
     os.environ["DVCLIVE_LOGLEVEL"] = "ERROR"
+    from dvclive import Live  # brings DVC and pandas, which only the process that writes needs
+
     with Live(str(folder), report=None, save_dvc_exp=False, dvcyaml=None) as live:
 
         def log(step: int, values: dict[str, float]) -> None:

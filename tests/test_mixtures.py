@@ -35,7 +35,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def training(store: Store, **changes: object) -> TrainingMixtures:
-    options = {"crop": 64, "n_sources": 2, "gain": (0.5, 1.5), "seed": 0, "length": 100} | changes
+    options = {"crop": 64, "log_bins": 64, "n_sources": 2, "gain": (0.5, 1.5), "seed": 0, "length": 100} | changes
     return TrainingMixtures(sorted(LENGTHS), store, store, **options)
 
 
@@ -52,9 +52,9 @@ def test_a_short_clip_is_tiled_never_stretched(store: Store):
     found = references(row, store, 16383, 256)[0]
     assert np.array_equal(found[5000:10000], found[:5000])
     item = training(store)[[training(store).choose(i)[0][0] for i in range(20)].index(2)]
-    planes = item["sources"][0]
+    magnitude = item["sources"][0]
     frames = store.dataset("c_0", "stft").shape[0]
-    assert torch.equal(planes[frames : 2 * frames], planes[:frames])
+    assert torch.equal(magnitude[:, frames : 2 * frames], magnitude[:, :frames])
 
 
 def test_training_mixtures_are_a_function_of_their_index(store: Store):
@@ -79,21 +79,31 @@ def test_every_clip_is_first_once_an_epoch_and_partners_are_uniform(store: Store
 def test_training_items_are_gained_crops_with_their_clips_regions(store: Store):
     data = training(store, gain=(1.0, 1.0))
     item = data[0]
-    assert item["sources"].shape == (2, 64, 2, 512)
+    assert item["sources"].shape == (2, 64, 64) and item["mixture"].shape == (64, 64)
     assert [float(r.mean()) for r in item["regions"]] == item["clip"].tolist()
+    assert item["regions"].dtype == torch.float16, "as stored: half the bytes to stack and to send"
     clip = data.clips[item["clip"][0]]
-    whole = torch.from_numpy(store.read(clip, "stft"))
-    if len(whole) >= 64:
-        windows = whole.unfold(0, 64, 1).permute(0, 3, 1, 2) / 2
-        assert (windows - item["sources"][0]).abs().amax((1, 2, 3)).min() < 1e-6
+    whole = sp.warp(spectrum(store.read(clip, "stft")).abs(), 64) / 2
+    if whole.shape[1] >= 64:
+        windows = whole.unfold(1, 64, 1).permute(1, 0, 2)
+        assert (windows - item["sources"][0]).abs().amax((1, 2)).min() < 1e-6
 
 
-def test_the_mixtures_magnitude_is_of_the_complex_sum(store: Store):
-    sources = training(store)[1]["sources"][None]
-    separate, whole = magnitudes(sources, 64)
-    spectrum = sp.unpack(sources).sum(1)
-    assert torch.allclose(whole, sp.warp(spectrum.abs(), 64))
-    assert (separate.sum(1) + 1e-6 >= whole).all(), "the triangle inequality"
+def spectrum(planes: np.ndarray) -> torch.Tensor:
+    """Planes (T, 2, F) as complex numbers (F, T)."""
+    return torch.complex(*torch.from_numpy(planes).unbind(1)).T
+
+
+@pytest.mark.parametrize("precision", ["float16", "float32", "float64"])
+def test_magnitudes_are_of_the_gained_sources_and_of_their_complex_sum(store: Store, precision: str):
+    planes = np.stack([store.read(clip, "stft")[:50] for clip in ("a_0", "b_0", "d_0")]).astype(precision)
+    gains = [0.3, 0.5, 1.2]
+    separate, whole = magnitudes(torch.from_numpy(planes), torch.tensor(gains, dtype=torch.float64), 64)
+    spectra = [gain * spectrum(one.astype(np.float64)) for one, gain in zip(planes, gains, strict=True)]
+    expected = [sp.warp(s.abs(), 64) for s in (*spectra, sum(spectra))]
+    torch.testing.assert_close(torch.stack([*separate, whole]), torch.stack(expected), rtol=1e-12, atol=0)
+    assert separate.shape == (3, 64, 50)
+    assert (separate.sum(0) + 1e-6 >= whole).all(), "the triangle inequality"
 
 
 def drawn(clips: dict[str, str], n: int = 6, different: bool = True, **options: object) -> list[Mixture]:
@@ -124,7 +134,7 @@ def test_too_few_categories_say_so(store: Store):
     with pytest.raises(AvsetError, match="0 audible clips"):
         drawn({}, different=False)
     with pytest.raises(AvsetError, match="1 training clips"):
-        TrainingMixtures(["a"], store, store, 64, 2, (1.0, 1.0), 0, 1)
+        TrainingMixtures(["a"], store, store, 64, 64, 2, (1.0, 1.0), 0, 1)
 
 
 def test_the_centre_of_a_clip():
@@ -146,7 +156,7 @@ def test_partners_are_drawn_as_from_the_list_of_all_others(store: Store, n_sourc
     rng = np.random.default_rng(0)
     videos = [f"v{i}" for i in rng.integers(12, size=60)]
     clips = [f"c{i}_0" for i in range(60)]
-    data = TrainingMixtures(clips, store, store, 4, n_sources, (1.0, 1.0), 3, 500, videos)
+    data = TrainingMixtures(clips, store, store, 4, 4, n_sources, (1.0, 1.0), 3, 500, videos)
     number = np.unique(videos, return_inverse=True)[1]
     for index in range(0, 500, 7):
         chosen = [int(np.random.default_rng([3, 0, index // 60]).permutation(60)[index % 60])]

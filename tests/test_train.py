@@ -1,5 +1,6 @@
 """Training lowers its losses, teaches what it should, and goes on exactly where it was killed."""
 
+import copy
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,7 @@ def two_kinds(folder: Path) -> TrainingMixtures:
         items[f"c{i}_0"] = Item({"stft": planes.half().numpy(), "regions": regions.numpy()})
     axes = {"stft": ("T", "plane", "F"), "regions": ("V", "R", "D")}
     assemble(folder, "toy", spread(items), lambda clip: (items[clip], ""), {}, axes)
-    return TrainingMixtures(sorted(items), Store(folder), Store(folder), 16, 2, (0.5, 1.5), 0, 4000)
+    return TrainingMixtures(sorted(items), Store(folder), Store(folder), 16, 16, 2, (0.5, 1.5), 0, 4000)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,65 @@ def test_training_separates_by_video_and_by_caption(data: TrainingMixtures):
     first, last = log[0][1], log[-1][1]
     assert last["train/mask"] < 0.5 * first["train/mask"]
     assert last["train/caption"] < 0.5 * first["train/caption"]
+
+
+def sparing(data: TrainingMixtures, frames: int | None, regions: int | None) -> TrainingMixtures:
+    """The same mixtures, of which so many frames and regions are decoded."""
+    fewer = copy.copy(data)
+    fewer.decoded = (frames, regions)
+    return fewer
+
+
+def test_decoding_all_regions_by_draw_is_decoding_all(data: TrainingMixtures):
+    preset = PRESETS["avset"]
+    terms = []
+    for mixtures in (data, sparing(data, 1, 4)):
+        batch = {k: v[None] for k, v in mixtures[3].items()}
+        terms.append(train.batch_losses(make_model(preset), batch, *captions(data), preset))
+    assert "decoded" in batch and batch["decoded"].tolist() == [[[[0, 1, 2, 3]]] * 2]
+    assert terms[0] == terms[1]
+
+
+@pytest.mark.parametrize("scale", ["regions", "sum"])
+def test_the_masks_of_drawn_regions_are_those_of_all_on_average(data: TrainingMixtures, scale: str):
+    """Over all choices of one region the mean of the aggregated masks is Eq. 4 itself."""
+    preset = PRESETS["avset"].model_copy(update={"scale": scale})
+    model, masks = make_model(preset), []
+    decode = model.net.decode
+    batch = {k: v[None] for k, v in data[3].items()}
+    for choice in (None, 0, 1, 2, 3):
+        if choice is not None:
+            batch["decoded"] = torch.full((1, 2, 1, 1), choice)
+        kept: list = []
+        model.net.decode = lambda *args, kept=kept: kept.append(decode(*args)) or kept[0]
+        train.batch_losses(model, batch, *captions(data), preset)
+        masks.append(kept[0][0])
+    torch.testing.assert_close(torch.stack(masks[1:]).mean(0), masks[0])
+    assert not torch.allclose(masks[1], masks[2])
+
+
+def test_draws_are_without_repetition_uniform_and_stay_in_their_frames(data: TrainingMixtures):
+    shape, fewer = (2, 3, 5), sparing(data, 2, 3)
+    found = np.stack([fewer.draw_regions(shape, np.random.default_rng(i)) for i in range(2000)])
+    assert found.shape == (2000, 2, 2, 3)
+    frames = found // 5
+    assert (frames == frames[..., :1]).all() and (frames[..., 0, 0] != frames[..., 1, 0]).all()
+    assert (np.diff(found, axis=-1) > 0).all()
+    counts = np.bincount(found.ravel(), minlength=15)
+    assert counts.min() > 0.9 * counts.mean() and counts.max() < 1.1 * counts.mean()
+
+
+def test_bfloat16_is_of_the_convolutions_alone(data: TrainingMixtures):
+    preset = PRESETS["avset"]
+    batch = {k: v[None] for k, v in data[3].items()}
+    exact, rough = (
+        train.batch_losses(make_model(preset), batch, *captions(data), preset, precision)
+        for precision in ("float32", "bfloat16")
+    )
+    for name, term in exact.items():
+        assert rough[name].dtype == torch.float32
+        assert rough[name].item() == pytest.approx(term.item(), rel=0.05), name
+        assert rough[name] != term, name
 
 
 def test_a_killed_run_ends_as_an_undisturbed_one(data: TrainingMixtures, tmp_path: Path):
@@ -200,7 +260,7 @@ CLIPS = {f"{video}_{i}": video for video, n in VIDEOS.items() for i in range(n)}
 
 def mixer(data: TrainingMixtures, videos: list[str] | None, n_sources: int, count: int = 9) -> TrainingMixtures:
     clips = list(CLIPS)[:count]
-    return TrainingMixtures(clips, data.spectrograms, data.regions, 16, n_sources, (1.0, 1.0), 3, 9999, videos)
+    return TrainingMixtures(clips, data.spectrograms, data.regions, 16, 16, n_sources, (1.0, 1.0), 3, 9999, videos)
 
 
 def test_partners_in_training_are_of_other_videos(data: TrainingMixtures):

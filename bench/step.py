@@ -1,0 +1,121 @@
+"""The whole training step at the paper's setting: time, memory, where the time goes, how far from the machine's limit.
+
+256 x 256 spectrograms, D = 1024, 49 regions of one frame, 2 sources, batch 20 (on the CPU: 1). An epoch of the paper's
+lineage takes each of MUSIC's 536 videos 100 times.
+"""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.decoder import PAPER, SIDE
+from bench.measure import MB, peak, seconds
+
+VIDEOS, REPEATS, EPOCHS, BATCH = 536, 100, 100, 20
+VARIANTS = {  # name -> precision, channels_last, torch.compile's mode
+    "float32": ("float32", False, None),
+    "bfloat16": ("bfloat16", False, None),
+    "bfloat16, channels_last": ("bfloat16", True, None),
+    "bfloat16, compiled": ("bfloat16", False, "default"),
+    "bfloat16, compiled, CUDA graphs": ("bfloat16", False, "reduce-overhead"),
+}
+
+
+class Step:
+    """One step of `pipeline.train`: losses of Eq. 5 with the preset avset, gradients, optimiser."""
+
+    def __init__(self, device: str, batch: int, precision: str = "float32", channels_last: bool = False):
+        from pipeline import params
+        from pipeline.checkpoints import Model, Settings
+        from pipeline.spectrograms import Transform
+        from pipeline.train import Objective, make_optimizer
+
+        torch.manual_seed(0)
+        preset = params.load(Path(__file__).parents[1] / "params.yaml").presets["avset"]
+        settings = Settings(PAPER, Transform(11025, 1022, 256, SIDE, SIDE), True, preset.similarity, "")
+        model = Model(settings).to(device)
+        if channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        captions, own = torch.randn(VIDEOS, PAPER["dim"], device=device), torch.arange(VIDEOS, device=device)
+        self.objective: Any = Objective(model, captions, own, preset, precision)
+        self.optimizer = make_optimizer(model, preset)
+        sources = torch.rand(batch, 2, SIDE, SIDE, device=device)
+        regions = torch.randn(batch, 2, 1, PAPER["n_regions"], PAPER["dim"], device=device).half()
+        clips = torch.arange(2 * batch, device=device).view(batch, 2)
+        self.batch = {"sources": sources, "mixture": sources.sum(1), "regions": regions, "clip": clips}
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.objective(self.batch)["loss"].backward()
+        self.optimizer.step()
+
+
+def matmul_rate(device: str, dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product: the most that this machine does."""
+    size = 8192 if device == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    product = lambda: [a @ b for _ in range(10)]  # noqa: E731
+    product()
+    return 10 * 2 * size**3 / min(seconds(product, device) for _ in range(5))
+
+
+def flops(step: Step) -> int:
+    """Floating point operations of one step, counted from the operators' shapes."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+def shares(step: Step, device: str) -> str:
+    """The operators that take most of the time."""
+    from torch.profiler import ProfilerActivity, profile
+
+    kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device == "cuda")
+    with profile(activities=kinds, acc_events=True) as found:
+        step()
+    used = {
+        event.key: event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
+        for event in found.key_averages()
+    }
+    total = sum(used.values())
+    top = sorted(used, key=used.__getitem__, reverse=True)[:8]
+    return ", ".join(f"{name.removeprefix('aten::')} {used[name] / total:.0%}" for name in top)
+
+
+def text(device: str) -> Iterator[str]:
+    """A table of the variants that the device can do, and a profile of the first and of the second."""
+    batch = BATCH if device == "cuda" else 1
+    yield f"Training step, paper's setting, batch {batch}, {device}:"
+    yield ""
+    yield "| variant | s/step | peak GB | TFLOP/s | of the matrix product's rate | 100 epochs of MUSIC |"
+    yield "|---|---|---|---|---|---|"
+    profiles, work = [], 0
+    for name, (precision, channels_last, mode) in VARIANTS.items():
+        if device == "cpu" and name != "float32":
+            continue
+        step = Step(device, batch, precision, channels_last)
+        work = work or flops(step)
+        if mode is not None:
+            step.objective = torch.compile(step.objective, mode=mode)
+        with nullcontext() if mode is None else torch._dynamo.config.patch(suppress_errors=True):
+            for _ in range(3 if device == "cuda" else 1):
+                step()
+            memory = peak(step, device)
+            took = sorted(seconds(step, device) for _ in range(20 if device == "cuda" else 3))[1]
+        rate = matmul_rate(device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+        hours = took / batch * VIDEOS * REPEATS * EPOCHS / 3600
+        yield (
+            f"| {name} | {took:.3g} | {memory / MB / 1e3:.3g} | {work / took / 1e12:.3g} | {work / took / rate:.0%} of "
+            f"{rate / 1e12:.3g} TFLOP/s | {hours:.3g} h |"
+        )
+        if mode is None:
+            profiles.append(f"Where the time goes ({name}): {shares(step, device)}.")
+        del step
+    yield ""
+    yield f"One step of batch {batch} is {work / 1e12:.3g} TFLOP."
+    yield from profiles

@@ -110,6 +110,18 @@ def plain(corpus: Corpus, index: int) -> tuple[Tensor, Tensor]:
     return magnitudes[:-1], magnitudes[-1]
 
 
+def several(corpus: Corpus, count: int) -> None:
+    """So many mixtures the plain way, one after the other."""
+    for index in range(count):
+        plain(corpus, index)
+
+
+def batches(corpus: Corpus, count: int, size: int = 20) -> None:
+    """So many batches of ours, one after the other, as a training run takes them."""
+    for first in range(0, count * size, size):
+        ours(corpus, range(first, first + size))
+
+
 def ours(corpus: Corpus, indices: range) -> tuple[Tensor, Tensor]:
     """The same for a batch, from the stores; the regions are read too."""
     from torch.utils.data import default_collate
@@ -133,10 +145,10 @@ def cases(device: str) -> Iterator[Case]:
     """Two sources; the files in the page cache."""
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     try:
-        corpus, count = Corpus(folder), 20
+        corpus = Corpus(folder)
         yield Case(
-            "training data", "2 sources, 5.9 s of 10 s clips", "mixtures", partial(plain, corpus, 0),
-            partial(ours, corpus, range(count)), 1, count, partial(apart, corpus), 1e-2, goal=30,
+            "training data", "2 sources, 5.9 s of 10 s clips", "mixtures", partial(several, corpus, 10),
+            partial(batches, corpus, 10), 10, 200, partial(apart, corpus), 1e-2, goal=30,
         )  # fmt: skip
         yield from clip_in_the_step(corpus, device)
     finally:
@@ -161,9 +173,9 @@ def growth(device: str) -> Iterator[Growth]:
     folders = [Path(tempfile.mkdtemp(prefix="bench-")) for _ in range(3)]
     try:
         corpora = {seconds: Corpus(at, seconds) for seconds, at in zip((10, 60, 180), folders, strict=True)}
-        sizes = {f"{n} mixtures": (partial(ours, corpora[10], range(n)), float(n)) for n in (5, 20, 80)}
+        sizes = {f"{n} mixtures": (partial(batches, corpora[10], 3, n), 3.0 * n) for n in (5, 20, 80)}
         yield Growth("training data", "mixtures in a batch", "mixture", sizes)
-        lengths = {f"{s} s": (partial(ours, corpus, range(20)), 20.0) for s, corpus in corpora.items()}
+        lengths = {f"{s} s": (partial(batches, corpus, 3), 60.0) for s, corpus in corpora.items()}
         yield Growth("training data", "length of the clips", "mixture", lengths, "a crop is read, not the clip")
     finally:
         for folder in folders:

@@ -19,7 +19,7 @@ from pipeline.errors import AvsetError
 from pipeline.store import Store
 from pipeline.waveforms import from_int16
 
-STRIP = 32  # STFT frames whose magnitudes are made at once
+STRIP = 64  # STFT frames whose magnitudes are made at once
 
 
 @dataclass(frozen=True)
@@ -151,9 +151,9 @@ class TrainingMixtures(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         chosen, rng = self.choose(index)
         crops, gains = zip(*(self.draw_crop(self.clips[i], rng) for i in chosen), strict=True)
-        sources, mixture = magnitudes(torch.from_numpy(np.stack(crops)), torch.tensor(gains), self.log_bins)
+        found = magnitudes([torch.from_numpy(crop) for crop in crops], gains, self.log_bins)
         features = np.stack([self.regions.read(self.clips[i], "regions") for i in chosen])
-        item = {"sources": sources, "mixture": mixture, "regions": torch.from_numpy(features)}
+        item = {"sources": found[:-1], "mixture": found[-1], "regions": torch.from_numpy(features)}
         item["clip"] = torch.from_numpy(chosen)
         if any(self.decoded):
             item["decoded"] = torch.from_numpy(self.draw_regions(features.shape[:3], rng))
@@ -178,17 +178,26 @@ class TrainingMixtures(Dataset):
 
 
 def magnitudes(
-    planes: Float[Tensor, "N T 2 F"], gains: Float[Tensor, " N"], bins: int
-) -> tuple[Float[Tensor, "N {bins} T"], Float[Tensor, "{bins} T"]]:
-    """Log-frequency magnitudes of the gained sources and of the mixture, which is their complex sum.
+    planes: Sequence[Float[Tensor, "T 2 F"]], gains: Sequence[float], bins: int, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "n {bins} T"]:
+    """Log-frequency magnitudes of N gained sources and, as the last of n = N + 1, of the mixture, their complex sum.
 
     A few frames at a time: what is in between stays in a processor's cache, several times faster than the whole.
     """
-    strips = []
-    for strip in planes.split(STRIP, 1):
-        sources = strip.to(gains.dtype) * gains[:, None, None, None]
-        real, imaginary = torch.cat([sources, sources.sum(0, keepdim=True)]).square_().unbind(2)
-        magnitude = (real + imaginary).sqrt_()
-        strips.append(sp.warp(magnitude.transpose(-1, -2).contiguous(), bins))
-    warped = torch.cat(strips, -1)
-    return warped[:-1], warped[-1]
+    (frames, _, rows), count = planes[0].shape, len(planes) + 1
+    room = torch.empty(count, STRIP, 2, rows, dtype=dtype)
+    power, turned = room.new_empty(count, STRIP, rows), room.new_empty(rows, count, STRIP)
+    found = room.new_empty(count, bins, frames)
+    for start in range(0, frames, STRIP):
+        size = min(STRIP, frames - start)
+        strip, mixture = room[:, :size], room[-1, :size].zero_()
+        for source, plane, gain in zip(strip, planes, gains, strict=False):
+            mixture += source.copy_(plane[start : start + size]).mul_(gain)
+        real, imaginary = strip.square_().unbind(2)
+        torch.add(real, imaginary, out=power[:, :size])
+        turned.flatten(1).copy_(power.flatten(0, 1).T)  # of matrices torch is quick
+        magnitude = turned[..., :size].sqrt()
+        found[..., start : start + size] = (
+            sp.warp(magnitude.flatten(1), bins).unflatten(1, (count, size)).transpose(0, 1)
+        )
+    return found

@@ -36,6 +36,7 @@ from pipeline.errors import RETRIED, AvsetError, ClipError, MissingArtifact
 SCHEMA = 2
 LIBRARIES = ("av", "numpy", "open_clip_torch", "pillow", "torch", "torchaudio")  # whose versions an item tells
 OPEN = 32  # shards that a store keeps open, in each process; HDF5 keeps up to 7 MB for each
+KNOWN = 128  # datasets of such a shard that need not be looked up again
 PIECE = 65536  # rows that are Python objects at once
 
 
@@ -300,7 +301,7 @@ class Store:
         self.digest = hashlib.sha256(text).hexdigest()
         self.info = json.loads((folder / "store.json").read_text())
         self.rows = Rows(pq.read_table(folder / "index.parquet", read_dictionary=["status", "reason", "made"]))
-        self._files: OrderedDict[tuple[int, str], h5py.File] = OrderedDict()
+        self._files: OrderedDict[tuple[int, str], tuple[h5py.File, dict[str, h5py.Dataset]]] = OrderedDict()
 
     @property
     def clips(self) -> list[str]:
@@ -311,11 +312,16 @@ class Store:
         """The HDF5 dataset of one array of a clip. Read it at once: few shards stay open."""
         at = (os.getpid(), self.rows.value(clip, "shard"))
         if at not in self._files:
-            self._files[at] = h5py.File(self.folder / "shards" / f"{at[1]}.h5", "r")
+            self._files[at] = h5py.File(self.folder / "shards" / f"{at[1]}.h5", "r"), {}
             if len(self._files) > OPEN:
-                self._files.popitem(last=False)[1].close()
+                self._files.popitem(last=False)[1][0].close()
         self._files.move_to_end(at)
-        return self._files[at][f"{clip}/{name}"]
+        file, known = self._files[at]
+        if (path := f"{clip}/{name}") not in known:  # looking it up takes as long as reading a crop
+            if len(known) == KNOWN:
+                known.clear()
+            known[path] = file[path]
+        return known[path]
 
     def read(self, clip: str, name: str, part: slice = slice(None)) -> np.ndarray:
         """One array of a clip, or a slice of its first axis."""

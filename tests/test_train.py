@@ -89,6 +89,19 @@ def test_every_preset_trains(data: TrainingMixtures, name: str):
     assert all(torch.isfinite(p).all() for p in run.model.parameters())
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_processes_that_read_ahead_change_nothing(data: TrainingMixtures):
+    runs = [
+        train.fit(
+            make_model(PRESETS["avset"]), data, *captions(data), PRESETS["avset"], settings(10, 5),
+            lambda model: {"nsdr": 0.0}, lambda *_: None, workers=workers,
+        )
+        for workers in (0, 2)
+    ]  # fmt: skip
+    for one, two in zip(*(run.model.state_dict().values() for run in runs), strict=True):
+        assert torch.equal(one, two)
+
+
 def test_the_loss_is_the_weighted_sum(data: TrainingMixtures):
     preset = PRESETS["avset"]
     batch = {k: v[None] for k, v in data[0].items()}

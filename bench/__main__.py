@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from bench import measure
-from bench.measure import MB, Growth
+from bench.measure import MB, THREADS, Growth
 
 PATHS = {  # module -> what it measures
     "captions": "latent captions",
@@ -50,9 +50,6 @@ def growth_rows(growth: Growth, found: dict[str, tuple[float, int]]) -> list[str
 
 def run(name: str, options: argparse.Namespace) -> None:
     """One path, in this process; its rows as JSON on the last line of stdout."""
-    import torch
-
-    torch.set_num_threads(options.threads)
     module = importlib.import_module(f"bench.{name}")
     told: dict[str, list[str]] = {"rows": [], "growth": [], "text": []}
     if not options.only_growth:
@@ -83,7 +80,7 @@ def main() -> None:
         return run(options.paths[0], options)
     flags = [f"--{name}={getattr(options, name)}" for name in ("device", "rounds", "threads")]
     flags += [f"--{name}" for name in ("growth", "only-growth") if getattr(options, name.replace("-", "_"))]
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(options.threads))
+    threads = dict.fromkeys(THREADS, str(options.threads))
     found: dict[str, list[str]] = {"rows": [], "growth": [], "text": []}
     failed = []
     for name in options.paths or PATHS:

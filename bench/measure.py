@@ -6,11 +6,12 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 MB = 1e6
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # what torch and BLAS read when they start
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,6 @@ class Result:
     plain_peak: int
     ours_peak: int
     difference: float | None
-    rounds: int = field(default=0)
 
 
 def seconds(call: Callable[[], Any], device: str = "cpu", wall: bool = True) -> float:
@@ -142,7 +142,7 @@ def measure(case: Case, rounds: int = 5, device: str = "cpu") -> Result:
     ratios = [plain / ours for plain, ours in times]
     plain, ours = (statistics.median(column) for column in zip(*times, strict=True))
     spread = (min(ratios), max(ratios))
-    return Result(case, plain, ours, statistics.median(ratios), spread, *peaks, difference, rounds)
+    return Result(case, plain, ours, statistics.median(ratios), spread, *peaks, difference)
 
 
 def grow(growth: Growth, rounds: int = 3, device: str = "cpu") -> dict[str, tuple[float, int]]:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as fn
 
+from bench import measure
 from bench.captions import DEMO, demo
 from bench.decoder import made_plain
 from bench.measure import MB, Case, Growth
@@ -149,7 +150,7 @@ def command(folder: Path, file: Path) -> tuple[float, float, int]:
     arguments = ["-q", TEXT, "-o", folder / "out.wav", "--residual", folder / "rest.wav", "--model", folder / "model"]
     line = [sys.executable, "-m", "pipeline", "separate", file, *arguments, "--encoder", folder / "encoder"]
     told = [str(part) for part in line]
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(THREADS))
+    threads = dict.fromkeys(measure.THREADS, str(THREADS))
     start = time.perf_counter()
     process = subprocess.Popen(told, env=os.environ | threads, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

@@ -15,7 +15,7 @@ check: .venv/ready  ## what a change must pass
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy pipeline stages && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
 
 encoder: .venv/ready  ## train the demo's encoder anew (minutes)
-	$(BIN)/python -m pipeline.sources.demo.train_encoder
+	$(BIN)/python -m avset.sources.demo.train_encoder
 
 lock: .venv/ready  ## pin the versions that are installed now
 	$(BIN)/uv pip freeze -q -p $(BIN)/python --exclude-editable | sort -f > requirements.lock

@@ -20,7 +20,7 @@ OURS = {  # of the profiles: the demo's, and that of all others
     "demo": {"tokens": 3, "steps": 300, "lr": 0.2, "init_std": 1.0, "batch_size": 32},
     "RN50": {"tokens": 3, "steps": 500, "lr": 0.2, "init_std": 0.02, "batch_size": 64},
 }
-DEMO = Path("pipeline/sources/demo")
+DEMO = Path("pipeline/avset/sources/demo")
 
 
 def whole_context(model: Any, tokens: Tensor, sot: int, eot: int) -> Tensor:
@@ -55,8 +55,8 @@ def demo(device: str) -> Any:
     """The demo's encoder, trained on its pictures and their descriptions."""
     import tempfile
 
-    from pipeline.encoders import Encoder
-    from pipeline.weights import export
+    from avset.features.encoder import Encoder
+    from avset.features.weights import export
 
     with tempfile.TemporaryDirectory() as folder:
         export(str(DEMO / "encoder.json"), str(DEMO / "encoder.safetensors"), Path(folder))
@@ -67,7 +67,7 @@ def rn50(device: str) -> Any:
     """CLIP RN50 at its size with random weights: what a step costs does not depend on them."""
     import open_clip
 
-    from pipeline.encoders import Encoder
+    from avset.features.encoder import Encoder
 
     torch.manual_seed(0)
     model = open_clip.create_model("RN50-quickgelu")
@@ -90,7 +90,7 @@ def problem(encoder: Any, count: int, tokens: int, std: float) -> tuple[Tensor, 
 
 def same_steps(encoder: Any, steps: int = 3) -> float:
     """Largest difference of the cosines after so many of the plain way's own steps, by both."""
-    from pipeline.captions import _ascend
+    from avset.features.captions import _ascend
 
     targets, first = problem(encoder, BATCH, 3, 0.02)
     _, reached = plain(encoder, targets, first, steps)
@@ -100,7 +100,7 @@ def same_steps(encoder: Any, steps: int = 3) -> float:
 
 def ours(encoder: Any, targets: Tensor, how: dict[str, Any], steps: int) -> Tensor:
     """Our ascent for so many steps: cosines (B,)."""
-    from pipeline.captions import invert
+    from avset.features.captions import invert
 
     return invert(encoder, targets, seeds=range(len(targets)), **{**how, "steps": steps})["cosine"]
 
@@ -123,7 +123,7 @@ def cases(device: str) -> Iterator[Case]:
 def text(device: str) -> Iterator[str]:
     """That both reach the same cosine, on the demo's encoder. The plain way's steps are made by our ascent, which
     takes the same ones (see `agree`)."""
-    from pipeline.captions import EVERY, _ascend
+    from avset.features.captions import EVERY, _ascend
 
     encoder, how = demo(device), OURS["demo"]
     targets, first = problem(encoder, BATCH, 3, how["init_std"])

@@ -56,7 +56,7 @@ def step(net: Any, mixture: Tensor, queries: Tensor) -> list[Tensor]:
 
 def pair(norm: str, batch: int, regions: int, device: str, n: int = 2) -> tuple[Any, Any, Tensor, Tensor]:
     """The plain model, ours with the same weights, and random inputs for both."""
-    from pipeline.models.avset import AVSeT
+    from avset.models.avset import AVSeT
 
     torch.manual_seed(0)
     net = AVSeT(**PAPER, norm=norm).to(device)

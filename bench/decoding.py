@@ -21,11 +21,11 @@ import torch
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
+from avset.compute.run import Job
+from avset.media.frames import frame_times
+from avset.params import Frames, Spectrograms
+from avset.storage.items import Item
 from bench.measure import Case, Growth
-from pipeline.frames import frame_times
-from pipeline.parallel import Job
-from pipeline.params import Frames, Spectrograms
-from pipeline.store import Item
 from stages.frames import Decode
 from stages.spectrograms import Transform
 

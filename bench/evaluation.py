@@ -52,8 +52,8 @@ def plain(tasks: list[Pair]) -> list[np.ndarray]:
 
 
 def ours(tasks: list[Pair], workers: int = 1) -> list[np.ndarray]:
-    """The same, by `pipeline.scores`."""
-    from pipeline.scores import score
+    """The same, by `avset.evaluation.scores`."""
+    from avset.evaluation.scores import score
 
     return [
         np.stack([scores[name][1:] for name in ("sdr", "sir", "sar")], 1) for scores in score(tasks, workers=workers)

@@ -41,7 +41,7 @@ class Tiny:
     def __call__(self, jobs: list[Any]) -> list[Any]:
         import numpy as np
 
-        from pipeline.store import Item
+        from avset.storage.items import Item
 
         def arrays(i: int) -> dict[str, Any]:
             if self.stage == "spectrograms":
@@ -67,9 +67,10 @@ AXES = {
 
 def write_clips(count: int) -> None:
     """The artifacts of `clips`, `encoder` and `mixtures` for so many clips that nobody has."""
-    from pipeline.clips import BOXES, INDEX
-    from pipeline.params import digest
-    from pipeline.store import write_json, write_table
+    from avset.params import digest
+    from avset.sources.clips import BOXES, INDEX
+    from avset.storage.files import write_json
+    from avset.storage.tables import write_table
 
     folder = Path("data/demo")
     rows = [
@@ -90,8 +91,8 @@ def run_stage(stage: str) -> None:
     from functools import partial
 
     import stages
-    from pipeline import params
-    from pipeline.store import Store
+    from avset import params
+    from avset.storage.store import Store
 
     p = params.load()
     source = {"regions": "frames", "captions": "regions"}.get(stage)
@@ -106,9 +107,11 @@ def open_training_set() -> None:
     import pyarrow as pa
     from torch.utils.data import DataLoader
 
-    from pipeline.material import Material
-    from pipeline.mixtures import TrainingMixtures
-    from pipeline.store import Store, write_json, write_table
+    from avset.storage.files import write_json
+    from avset.storage.store import Store
+    from avset.storage.tables import write_table
+    from avset.training.batches import TrainingMixtures
+    from avset.training.dataset import Material
 
     data = Path("data/demo")
     empty = pa.schema(
@@ -134,10 +137,10 @@ def phase(name: str, count: int) -> None:
     import pyarrow.parquet  # noqa: F401
 
     import stages  # noqa: F401
-    from pipeline import stores
+    from avset.storage import inspect as stores
 
     if name == "open":
-        import pipeline.material  # noqa: F401
+        import avset.training.dataset  # noqa: F401
     if name in ("more", "fewer", "lost"):
         write_clips(count + EXTRA * {"more": 1, "fewer": 0, "lost": 2}[name])
     if name == "gone":

@@ -36,9 +36,9 @@ COMMAND = "separating by text, the command"
 
 def made(device: str) -> Any:
     """A separator of the demo's size, with its encoder."""
-    from pipeline.checkpoints import Model, Settings
-    from pipeline.separate import Separator
-    from pipeline.spectrograms import Transform
+    from avset.features.spectrograms import Transform
+    from avset.inference.separate import Separator
+    from avset.models.checkpoint import Model, Settings
 
     torch.manual_seed(0)
     encoder = demo(device)
@@ -104,8 +104,8 @@ def cases(device: str) -> Iterator[Case]:
 
 def through(separator: Any, seconds: int) -> None:
     """A stereo recording made on the way, resampled, separated, written: as the command does."""
-    from pipeline.recordings import AudioWriter
-    from pipeline.waveforms import resample_blocks
+    from avset.media.recordings import AudioWriter
+    from avset.media.waveforms import resample_blocks
 
     second = np.stack([chord(1, FILE_RATE)] * 2)
     blocks = ((second.mean(0), FILE_RATE) for _ in range(seconds))
@@ -128,7 +128,7 @@ def growth(device: str) -> Iterator[Growth]:
 def write(path: Path, minutes: int) -> None:
     """A stereo file: .wav, or AAC in an .m4a; one second made anew each minute, so that making it is no matter."""
     if path.suffix == ".wav":
-        from pipeline.recordings import AudioWriter
+        from avset.media.recordings import AudioWriter
 
         with AudioWriter(path, FILE_RATE) as sound:
             for minute in range(minutes):
@@ -146,9 +146,9 @@ def write(path: Path, minutes: int) -> None:
 
 
 def command(folder: Path, file: Path) -> tuple[float, float, int]:
-    """`python -m pipeline separate` in a process of its own: seconds, processor's seconds, peak bytes."""
+    """`python -m avset separate` in a process of its own: seconds, processor's seconds, peak bytes."""
     arguments = ["-q", TEXT, "-o", folder / "out.wav", "--residual", folder / "rest.wav", "--model", folder / "model"]
-    line = [sys.executable, "-m", "pipeline", "separate", file, *arguments, "--encoder", folder / "encoder"]
+    line = [sys.executable, "-m", "avset", "separate", file, *arguments, "--encoder", folder / "encoder"]
     told = [str(part) for part in line]
     threads = dict.fromkeys(measure.THREADS, str(THREADS))
     start = time.perf_counter()
@@ -163,7 +163,7 @@ def command(folder: Path, file: Path) -> tuple[float, float, int]:
 
 def text(device: str) -> Iterator[str]:
     """The command line on files, start-up and residual included; the promise is 10 x for 10 minutes on two cores."""
-    from pipeline.weights import export
+    from avset.features.weights import export
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

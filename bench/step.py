@@ -25,13 +25,13 @@ VARIANTS = {  # name -> precision, channels_last, torch.compile's mode
 
 
 class Step:
-    """One step of `pipeline.train`: losses of Eq. 5 with the preset avset, gradients, optimiser."""
+    """One step of `avset.training.train`: losses of Eq. 5 with the preset avset, gradients, optimiser."""
 
     def __init__(self, device: str, batch: int, precision: str = "float32", channels_last: bool = False):
-        from pipeline import params
-        from pipeline.checkpoints import Model, Settings
-        from pipeline.spectrograms import Transform
-        from pipeline.train import Objective, make_optimizer
+        from avset import params
+        from avset.features.spectrograms import Transform
+        from avset.models.checkpoint import Model, Settings
+        from avset.training.train import Objective, make_optimizer
 
         torch.manual_seed(0)
         preset = params.load(Path(__file__).parents[1] / "params.yaml").presets["avset"]

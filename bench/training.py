@@ -39,10 +39,11 @@ class Corpus:
     def __init__(self, folder: Path, seconds: int = SECONDS, count: int = CLIPS):
         import soundfile
 
-        from pipeline.mixtures import TrainingMixtures
-        from pipeline.params import Spectrograms
-        from pipeline.shards import assemble, spread
-        from pipeline.store import Item, Store
+        from avset.params import Spectrograms
+        from avset.storage.items import Item
+        from avset.storage.shards import assemble, spread
+        from avset.storage.store import Store
+        from avset.training.batches import TrainingMixtures
         from stages.regions import DIMENSIONS as OF_REGIONS
         from stages.spectrograms import DIMENSIONS as OF_SPECTROGRAMS
         from stages.spectrograms import Transform

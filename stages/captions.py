@@ -12,11 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.batches import whole
-from pipeline.parallel import Job
-from pipeline.params import Params
-from pipeline.store import Item, Store, read_table
-from stages import PARAMS, ParamsFile, Verify, begin, build, command, device_of, encoder_digest, store_payloads
+from avset.compute.build import build, store_payloads
+from avset.compute.run import Job
+from avset.features.padding import whole
+from avset.params import Params
+from avset.storage.artifacts import encoder_digest
+from avset.storage.items import Item
+from avset.storage.store import Store
+from avset.storage.tables import read_table
+from stages import PARAMS, ParamsFile, Verify, begin, command, device_of
 
 DIMENSIONS = {"caption": ("D",), "tokens": ("K", "E"), "curve": ("S",)}
 
@@ -25,7 +29,7 @@ class Invert:
     """Mapper: embeddings of some clips, read from the store, to their captions."""
 
     def __init__(self, regions: Path, encoder: Path, how: dict[str, Any], p: Params):
-        from pipeline.captions import Captions  # brings torch
+        from avset.features.captions import Captions  # brings torch
 
         self.regions, self.captions = Store(regions), Captions(encoder, device=device_of(p), **how)
 

@@ -12,10 +12,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipeline import clips, survey
-from pipeline.parallel import compute
-from pipeline.store import Item, ItemCache, write_json, write_table
-from stages import PARAMS, ParamsFile, begin, code_digest, command, gate, making
+from avset.compute.build import gate
+from avset.compute.identity import code_digest
+from avset.compute.making import making
+from avset.compute.run import compute
+from avset.sources import clips
+from avset.sources.dry_run import as_text, estimate, in_a_line
+from avset.storage.cache import ItemCache, fetched, kept_media
+from avset.storage.files import write_json
+from avset.storage.items import Item
+from avset.storage.tables import write_table
+from stages import PARAMS, ParamsFile, begin, command
 
 Retry = Annotated[
     Literal["transient", "all"] | None,
@@ -36,18 +43,18 @@ def main(path: ParamsFile = PARAMS, retry: Retry = None, dry_run: DryRun = False
     listing = source.listing(options)
     entries = {entry.media_id: entry for entry in listing.entries}
     code = code_digest("clips")
-    drawn = code_digest("clips", "pipeline/sources/demo") if p.clips.source == "demo" else ""
+    drawn = code_digest("clips", "pipeline/avset/sources/demo") if p.clips.source == "demo" else ""
     jobs = clips.jobs_of(listing.entries, options, code, drawn)
     folder, cache, access = p.data / "clips", ItemCache(), p.runtime.download
     runtime, watch = p.runtime.model_copy(update={"device": "cpu"}), clips.Breaker(access.give_up_after)
     if dry_run or clips.online(options):
-        there = {job.clip_id for job in jobs if job.payload["kept"] in clips.fetched(cache)}
-        expected = survey.survey(listing, there, p.clips, access, options)
+        there = {job.clip_id for job in jobs if job.payload["kept"] in fetched(cache)}
+        expected = estimate(listing, there, p.clips, access, options)
     if dry_run:
-        print(json.dumps(expected, indent=2) if as_json else survey.table(expected))
+        print(json.dumps(expected, indent=2) if as_json else as_text(expected))
         return
     if clips.online(options):
-        print(f"clips: {survey.line(expected)}", file=sys.stderr, flush=True)
+        print(f"clips: {in_a_line(expected)}", file=sys.stderr, flush=True)
         runtime = runtime.model_copy(update={"workers": access.workers})
     with making(folder) as fresh:
         clips.forget(cache, jobs, retry)
@@ -61,7 +68,7 @@ def main(path: ParamsFile = PARAMS, retry: Retry = None, dry_run: DryRun = False
             found = clips.rows_of(entry, item, p.clips.length, p.clips.min_seconds)
             rows += found
             if media := next((row["media"] for row in found if row["status"] == "ok"), None):
-                clips.place(clips.kept_media(cache, item.fields), fresh / media)
+                clips.place(kept_media(cache, item.fields), fresh / media)
                 boxes += [box for row in found if row["status"] == "ok" for box in clips.boxes_of(row, item)]
         write_table(fresh / "index.parquet", rows, clips.INDEX)
         write_table(fresh / "boxes.parquet", boxes, clips.BOXES)

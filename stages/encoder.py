@@ -4,8 +4,9 @@ Makes data/<dataset>/encoder/: weights.safetensors and encoder.json (architectur
 sha256). Later stages load only this, so a colleague gets it by `dvc pull` and needs no hub.
 """
 
-from pipeline import weights
-from stages import PARAMS, ParamsFile, begin, command, making
+from avset.compute.making import making
+from avset.features import weights
+from stages import PARAMS, ParamsFile, begin, command
 
 
 def main(path: ParamsFile = PARAMS) -> None:

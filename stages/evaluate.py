@@ -12,13 +12,17 @@ import pyarrow as pa
 import torch
 import typer
 
-from pipeline import scores
-from pipeline.errors import AvsetError
-from pipeline.evaluate import Examples, encoder_facts, look, texts_of
-from pipeline.material import Material, estimates
-from pipeline.separate import Separator
-from pipeline.store import new_hdf5, write_json, write_table
-from stages import PARAMS, ParamsFile, begin, command, device_of, making
+from avset.compute.making import making
+from avset.errors import AvsetError
+from avset.evaluation import scores
+from avset.evaluation.estimates import estimates
+from avset.evaluation.evaluate import Examples, encoder_facts, look, texts_of
+from avset.inference.separate import Separator
+from avset.storage.files import write_json
+from avset.storage.hdf5 import new_hdf5
+from avset.storage.tables import write_table
+from avset.training.dataset import Material
+from stages import PARAMS, ParamsFile, begin, command, device_of
 
 PLACES = pa.schema(
     [("clip_id", pa.string()), ("label", pa.string()), ("attention", pa.string()), ("hit", pa.bool_()),
@@ -37,13 +41,13 @@ def main(method: Annotated[str, typer.Argument(help="A preset.")] = "avset", pat
         raise AvsetError("no mixture of split 'test' has all its clips; raise mixtures.test, or add clips")
     shown = mixtures[:: max(1, len(mixtures) // max(1, p.evaluate.examples))][: p.evaluate.examples]
     labels = [label for found in material.labels.values() for label in found]
-    texts = {name: texts_of(separator, labels, prompt) for name, prompt in p.evaluate.prompts.items()}
+    texts = {name: texts_of(separator.encoder, labels, prompt) for name, prompt in p.evaluate.prompts.items()}
     labelled = all(all(m.labels) for m in mixtures)
     kinds = [*(texts if labelled else {}), "video", "caption"]
     folder, rows, sounds = p.data / "scores" / method, [], defaultdict(list)
     with making(folder) as fresh:
         with new_hdf5(fresh / "examples.h5") as file:
-            examples = Examples(file, material, separator, shown, texts.get("text", {}))
+            examples = Examples(file, material, model, separator.encoder.grid, shown, texts.get("text", {}))
             found = {kind: list(estimates(model, mixtures, kind, material, texts.get(kind, {}))) for kind in kinds}
             tasks = [(mixture[0][1], np.stack([parts["estimates"] for _, _, parts in mixture]))
                      for mixture in zip(*found.values(), strict=True)]  # fmt: skip

@@ -6,11 +6,12 @@ Makes data/<dataset>/frames/: per clip `frames` (V, H, W, 3) uint8 and `times` (
 from functools import partial
 from pathlib import Path
 
-from pipeline.frames import decode_frames, frame_times
-from pipeline.parallel import Job
-from pipeline.params import Frames
-from pipeline.store import Item
-from stages import PARAMS, ParamsFile, Verify, begin, build, command, media_payloads
+from avset.compute.build import build, media_payloads
+from avset.compute.run import Job
+from avset.media.frames import decode_frames, frame_times
+from avset.params import Frames
+from avset.storage.items import Item
+from stages import PARAMS, ParamsFile, Verify, begin, command
 
 DIMENSIONS = {"frames": ("V", "H", "W", "C"), "times": ("V",)}
 

@@ -6,9 +6,15 @@ scores.parquet (what the mixture itself and the ideal ratio mask score), store.j
 
 import numpy as np
 
-from pipeline import mixtures, scores, waveforms
-from pipeline.store import Store, read_table, write_json, write_table
-from stages import PARAMS, ParamsFile, begin, code_digest, command, making, transform_of
+from avset.compute.identity import code_digest
+from avset.compute.making import making
+from avset.evaluation import scores
+from avset.features import samples
+from avset.storage.files import write_json
+from avset.storage.store import Store
+from avset.storage.tables import read_table, write_table
+from avset.training import mixtures
+from stages import PARAMS, ParamsFile, begin, command, transform_of
 
 
 def main(path: ParamsFile = PARAMS) -> None:
@@ -23,7 +29,7 @@ def main(path: ParamsFile = PARAMS) -> None:
     def audible(clip: str, offset: int) -> bool:
         start = offset * transform.hop_length
         crop = store.read(clip, "waveform", slice(start, start + transform.length))
-        return not waveforms.is_silent(waveforms.from_int16(crop), p.clips.silence)
+        return not samples.is_silent(samples.from_int16(crop), p.clips.silence)
 
     rows, videos = [], {row["clip_id"]: row["media_id"] for row in listed}
     for split, count in (("validation", p.mixtures.validation), ("test", p.mixtures.test)):

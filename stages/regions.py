@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.batches import whole
-from pipeline.parallel import Job
-from pipeline.params import Params
-from pipeline.store import Item, Store
-from stages import PARAMS, ParamsFile, Verify, begin, build, command, device_of, encoder_digest, store_payloads
+from avset.compute.build import build, store_payloads
+from avset.compute.run import Job
+from avset.features.padding import whole
+from avset.params import Params
+from avset.storage.artifacts import encoder_digest
+from avset.storage.items import Item
+from avset.storage.store import Store
+from stages import PARAMS, ParamsFile, Verify, begin, command, device_of
 
 DIMENSIONS = {"regions": ("V", "R", "D"), "embedding": ("D",)}
 
@@ -22,7 +25,7 @@ class Encode:
     """Mapper: frames of some clips, read from the store, through the image tower."""
 
     def __init__(self, frames: Path, encoder: Path, p: Params):
-        from pipeline.regions import Regions  # brings torch
+        from avset.features.regions import Regions  # brings torch
 
         self.frames = Store(frames)
         self.regions = Regions(encoder, p.regions.positional, p.regions.batch_size, device_of(p))

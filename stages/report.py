@@ -7,9 +7,10 @@ git), and html/index.html (self-contained, in the DVC cache).
 import json
 import shutil
 
-from pipeline import report
-from pipeline.store import require
-from stages import PARAMS, ParamsFile, begin, command, only_writer
+from avset.compute.making import only_writer
+from avset.report import report
+from avset.storage.files import require
+from stages import PARAMS, ParamsFile, begin, command
 
 STAGES = ("clips", "frames", "spectrograms", "regions", "captions")
 

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline import spectrograms as sp
-from pipeline import waveforms
-from pipeline.parallel import Job
-from pipeline.params import Spectrograms
-from pipeline.store import Item
-from stages import PARAMS, ParamsFile, Verify, begin, build, command, media_payloads
+from avset.compute.build import build, media_payloads
+from avset.compute.run import Job
+from avset.features import samples
+from avset.features import spectrograms as sp
+from avset.media import waveforms
+from avset.params import Spectrograms
+from avset.storage.items import Item
+from stages import PARAMS, ParamsFile, Verify, begin, command
 
 DIMENSIONS = {"stft": ("T", "plane", "F"), "waveform": ("L",)}
 
@@ -33,9 +35,9 @@ class Transform:
         """The STFT is that of the stored samples."""
         sizes = self.sizes
         wave = waveforms.decode_audio(media, start, duration, sizes.sample_rate, self.silence)
-        samples = waveforms.to_int16(wave)
-        spectrum = sp.stft(torch.from_numpy(waveforms.from_int16(samples)), sizes.window_length, sizes.hop_length)
-        return Item({"stft": sp.pack(spectrum).numpy().astype(np.dtype(sizes.precision)), "waveform": samples})
+        stored = samples.to_int16(wave)
+        spectrum = sp.stft(torch.from_numpy(samples.from_int16(stored)), sizes.window_length, sizes.hop_length)
+        return Item({"stft": sp.pack(spectrum).numpy().astype(np.dtype(sizes.precision)), "waveform": stored})
 
 
 def main(path: ParamsFile = PARAMS, verify: Verify = 0) -> None:

@@ -2,7 +2,7 @@
 
 Makes data/<dataset>/models/<method>/: model.safetensors (weights, settings, facts) and curves/ (dvclive).
 No label is read. A killed run goes on where its last validation was. With train.workers > 1 so many processes
-train together (see pipeline.distributed), started by Ray Train.
+train together (see avset.training.distributed), started by Ray Train.
 """
 
 import os
@@ -16,24 +16,21 @@ from typing import Annotated
 import torch
 import typer
 
-from pipeline import distributed, group, params, train
-from pipeline.checkpoints import Model, Settings
-from pipeline.errors import AvsetError
-from pipeline.material import Material, Validation
-from pipeline.mixtures import TrainingMixtures
-from pipeline.params import Params
-from pipeline.store import ItemCache, Store
-from stages import (
-    PARAMS,
-    ParamsFile,
-    begin,
-    code_digest,
-    command,
-    device_of,
-    encoder_digest,
-    making,
-    transform_of,
-)
+from avset import params
+from avset.compute import ray_train as group
+from avset.compute.identity import code_digest
+from avset.compute.making import making
+from avset.errors import AvsetError
+from avset.evaluation.estimates import Validation
+from avset.models.checkpoint import Model, Settings
+from avset.params import Params
+from avset.storage.artifacts import encoder_digest
+from avset.storage.cache import ItemCache
+from avset.storage.store import Store
+from avset.training import distributed, train
+from avset.training.batches import TrainingMixtures
+from avset.training.dataset import Material
+from stages import PARAMS, ParamsFile, begin, command, device_of, transform_of
 
 
 def settings_of(p: Params, method: str, regions: Store) -> Settings:

@@ -8,7 +8,7 @@ from jaxtyping import install_import_hook
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the Makefile says so too: plugins may import numpy earlier
 OURS = [f"pipeline.{p.stem}" for p in (Path(__file__).parents[1] / "pipeline").glob("*.py")]
-hook = install_import_hook([*OURS, "pipeline.models", "pipeline.sources.folder"], "beartype.beartype")
+hook = install_import_hook([*OURS, "avset.models", "avset.sources.folder"], "beartype.beartype")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

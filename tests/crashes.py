@@ -30,13 +30,20 @@ import toy
 import yaml
 
 import stages
-from pipeline import parallel, params
-from pipeline.parallel import Job
-from pipeline.store import Item, ItemCache
+from avset import params
+from avset.compute import run as parallel
+from avset.compute.build import build
+from avset.compute.run import Job
+from avset.storage.cache import ItemCache
+from avset.storage.items import Item
 
 CHANGES = {"open", "os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.utime"}
 MAKING = {"open", "os.link", "os.mkdir", "os.rename", "os.symlink"}  # those of them that need room
-OURS = ("pipeline/shards.py", "pipeline/store.py", "stages/__init__.py")  # code in which a kill comes at any line
+OURS = (
+    "pipeline/avset/storage/shards.py",
+    "pipeline/avset/storage/store.py",
+    "stages/__init__.py",
+)  # code in which a kill comes at any line
 MADE = Path("made")  # the clips that were worked on, a line each
 POISON, HELD = Path("poison"), Path("held")  # clips that end their process; that wait until the file is gone
 DISK, PAGE = 64 * 2**20, 4096  # bytes
@@ -82,7 +89,7 @@ def main() -> None:
     told = yaml.safe_load(Path("clips.yaml").read_text())
     parallel.WORTH, p = told["worth"], settings(Path.cwd())
     clips: dict[str, Any] = {name: {"digest": number} for name, number in told["clips"].items()}
-    stages.build("toy", p, clips, Draw, {}, {}, {"x": ("T", "D"), "y": ("L",)})
+    build("toy", p, clips, Draw, {}, {}, {"x": ("T", "D"), "y": ("L",)})
 
 
 def project(folder: Path, clips: dict[str, int], worth: int = 1, held: str = "", **runtime: Any) -> Path:

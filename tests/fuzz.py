@@ -282,11 +282,11 @@ def corpus(folder: Path, count: int, seed: int, port: int = 9) -> Iterator[Case]
 
 def outcome(path: Path) -> tuple[str, str, int]:
     """Reason or "clip", what was seen, and the number of clips, as the stages make them."""
-    from pipeline.clips import cut as grid
-    from pipeline.errors import ClipError
-    from pipeline.frames import decode_frames, frame_times
-    from pipeline.media import probe
-    from pipeline.waveforms import decode_audio
+    from avset.errors import ClipError
+    from avset.media.container import probe
+    from avset.media.frames import decode_frames, frame_times
+    from avset.media.waveforms import decode_audio
+    from avset.sources.clips import cut as grid
 
     try:
         found = probe(path)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
-from pipeline.errors import ClipError
-from pipeline.frames import decode_frames
+from avset.errors import ClipError
+from avset.media.frames import decode_frames
 
 GRID = 4  # the picture's centre square has 4 x 4 cells: one row of colours, then twelve bits of the number
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255))  # the top row, from left to right

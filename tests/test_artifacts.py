@@ -14,11 +14,13 @@ import pytest
 import toy
 from safetensors import safe_open
 
-from pipeline import clips
-from pipeline.errors import REASONS
-from pipeline.shards import bits_of
-from pipeline.sources import Entry
-from pipeline.store import Item, ItemCache, Store, read_table, write_table
+from avset.errors import REASONS
+from avset.sources import Entry, clips
+from avset.storage.cache import ItemCache
+from avset.storage.items import Item
+from avset.storage.shards import bits_of
+from avset.storage.store import Store
+from avset.storage.tables import read_table, write_table
 
 PAGE = (toy.ROOT / "docs" / "artifacts.md").read_text()
 PER_CLIP = ("frames", "spectrograms", "regions", "captions")

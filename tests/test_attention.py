@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from pipeline.attention import similarity
-from pipeline.errors import ParamsError
+from avset.errors import ParamsError
+from avset.features.attention import similarity
 
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> float:

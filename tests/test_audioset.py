@@ -9,10 +9,10 @@ import pytest
 from pydantic import ValidationError
 from test_rows import GOOD, HOSTILE, harmless
 
-from pipeline.errors import AvsetError
-from pipeline.sources import Entry, Listing
-from pipeline.sources.audioset import COLUMNS, INSTRUMENTS, Options, listing
-from pipeline.sources.lists.funnel import position
+from avset.errors import AvsetError
+from avset.sources import Entry, Listing
+from avset.sources.audioset import COLUMNS, INSTRUMENTS, Options, listing
+from avset.sources.lists.funnel import position
 
 NODES = {  # name -> label, children
     "Music": ("/m/music", ["/m/guitar", "/m/violin", "/m/oboe", "/t/none"]),

@@ -14,12 +14,14 @@ import toy
 from test_encoders import artifact
 from test_store import tree_digest
 
+from avset.errors import AvsetError, ClipError, ParamsError
+from avset.features.captions import Captions, invert, seed_of
+from avset.features.encoder import Encoder
+from avset.storage.items import Item
+from avset.storage.shards import assemble, spread
+from avset.storage.store import Store
+from avset.storage.tables import write_table
 from bench import captions as plain_captions
-from pipeline.captions import Captions, invert, seed_of
-from pipeline.encoders import Encoder
-from pipeline.errors import AvsetError, ClipError, ParamsError
-from pipeline.shards import assemble, spread
-from pipeline.store import Item, Store, write_table
 from stages.captions import centres
 
 

@@ -11,12 +11,12 @@ import pytest
 from media import make_video
 from toy import ROOT
 
-from pipeline import clips, survey
-from pipeline.errors import AvsetError, ClipError
-from pipeline.parallel import Job, deadline
-from pipeline.params import load
-from pipeline.sources import Entry, Listing, folder
-from pipeline.store import Item, ItemCache
+from avset.compute.run import Job, deadline
+from avset.errors import AvsetError, ClipError
+from avset.params import load
+from avset.sources import Entry, Listing, clips, dry_run, folder
+from avset.storage.cache import ItemCache, fetched, kept_media
+from avset.storage.items import Item
 
 ACCESS = load(ROOT / "params.yaml").runtime.download
 VIDEO = Entry("abc", "train", ("flute",), "somewhere")
@@ -111,13 +111,13 @@ def test_labels_and_splits_are_no_part_of_a_medium(videos: Path):
 def test_damaged_media_are_fetched_again_and_others_are_not(videos: Path):
     jobs, _ = filled(videos, "a.mp4", "b.mp4", "c.mp4")
     cache = ItemCache()
-    media = [clips.kept_media(cache, cache.get(job.key)[0].fields) for job in jobs[:1]]
+    media = [kept_media(cache, cache.get(job.key)[0].fields) for job in jobs[:1]]
     assert clips.forget(cache, jobs, None) == 0
     os.utime(media[0])  # another time, the same content
     assert clips.forget(cache, jobs, None) == 0
     media[0].write_bytes(media[0].read_bytes()[:-1] + b"?")
     assert clips.forget(cache, jobs, None) == 3, "all three are the same file, kept once"
-    assert all(job.key not in cache and job.payload["kept"] not in clips.fetched(cache) for job in jobs)
+    assert all(job.key not in cache and job.payload["kept"] not in fetched(cache) for job in jobs)
 
 
 @pytest.mark.parametrize(("retry", "dropped"), [(None, 0), ("transient", 1), ("all", 3)])
@@ -127,7 +127,7 @@ def test_failures_are_retried_as_asked(videos: Path, retry: str | None, dropped:
     for name, reason in reasons.items():
         jobs.append(Job(name, name, {"kept": f"kept-{name}"}))
         ItemCache().put(name, Item(reason=reason))
-        clips.fetched(ItemCache()).put(f"kept-{name}", Item(reason=reason))
+        fetched(ItemCache()).put(f"kept-{name}", Item(reason=reason))
     assert clips.forget(ItemCache(), jobs, retry) == dropped
     left = {job.clip_id for job in jobs if job.key in ItemCache()}
     assert left == {"a", "bad", "gone", "stream"} - {None: set(), "transient": {"stream"}}.get(retry, {"bad", *reasons})
@@ -177,7 +177,9 @@ def told(entries: list[Entry], kept: set[str], **length: Any) -> dict[str, Any]:
         address, height = "http://localhost/{id}", 360
 
     given = load(ROOT / "params.yaml").clips.model_copy(update={"length": 10.0, **length})
-    return survey.survey(Listing(entries, {"list": {"rows": 9, "kept": len(entries)}}), kept, given, ACCESS, Options())
+    return dry_run.estimate(
+        Listing(entries, {"list": {"rows": 9, "kept": len(entries)}}), kept, given, ACCESS, Options()
+    )
 
 
 def test_a_survey_counts_and_estimates():
@@ -188,10 +190,10 @@ def test_a_survey_counts_and_estimates():
     assert found["videos"] == {"listed": 11, "invalid": 1, "in_cache": 2, "to_fetch": 8}
     assert found["splits"] == {"train": 8, "test": 2} and found["labels"] == {"flute": {"train": 8, "test": 2}}
     assert found["estimate"]["clips"] == 20 and found["estimate"]["media_hours"] == pytest.approx(250 / 3600)
-    assert found["estimate"]["gigabytes"] == pytest.approx(8 * 30 * survey.RATE / 1e9)
-    busy = max(8 * ACCESS.pace, 8 * survey.EXTRACTION / ACCESS.workers, 8 * 30 * survey.RATE / survey.LINE)
+    assert found["estimate"]["gigabytes"] == pytest.approx(8 * 30 * dry_run.RATE / 1e9)
+    busy = max(8 * ACCESS.pace, 8 * dry_run.EXTRACTION / ACCESS.workers, 8 * 30 * dry_run.RATE / dry_run.LINE)
     assert found["estimate"]["hours"] == pytest.approx(busy / 3600)
-    text = survey.table(found)
+    text = dry_run.as_text(found)
     assert (
         "list  rows" in " ".join(text.split()).replace("list step rows list rows 9", "list  rows")
         and "8 to fetch" in text

@@ -11,11 +11,11 @@ import torch
 from media import make_video, tone_samples
 from PIL import Image
 
-from pipeline import params
-from pipeline.__main__ import main
-from pipeline.checkpoints import Model
-from pipeline.store import Store
-from pipeline.waveforms import resample
+from avset import params
+from avset.__main__ import main
+from avset.media.waveforms import resample
+from avset.models.checkpoint import Model
+from avset.storage.store import Store
 from stages.train import settings_of
 
 RATE = 11025
@@ -45,7 +45,7 @@ def run(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     monkeypatch.chdir(project)
 
     def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["pipeline", *map(str, arguments)])
+        monkeypatch.setattr("sys.argv", ["avset", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             main()
         return int(ended.value.code or 0), *capsys.readouterr()
@@ -118,7 +118,7 @@ def test_shares_and_clipping_are_told_of_the_whole(run, tmp_path: Path, monkeypa
     def negative(self, mixture, queries):  # a "separation" that takes -1/2 of it
         yield from ((block, -block[None] / 2) for block in mixture)
 
-    monkeypatch.setattr("pipeline.separate.Separator.stream", negative)
+    monkeypatch.setattr("avset.inference.separate.Separator.stream", negative)
     code, said, error = run("separate", tmp_path / "in.wav", *QUERY, "-o", tmp_path / "out.wav")
     assert code == 0 and said == f"{tmp_path / 'out.wav'}: 35.0 s at {RATE} Hz, 25% of the mixture's energy\n"
     assert error == "note: louder than full scale in places, clipped there\n"
@@ -195,7 +195,7 @@ def test_an_encoder_of_its_own(run, project: Path, tmp_path: Path):
 
 
 def test_help_names_both_commands(toy_data: Path):
-    done = subprocess.run([sys.executable, "-m", "pipeline", "--help"], cwd=toy_data, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "avset", "--help"], cwd=toy_data, capture_output=True, text=True)
     assert done.returncode == 0 and not done.stderr
     assert "separate" in done.stdout and "localize" in done.stdout
 

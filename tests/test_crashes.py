@@ -18,9 +18,11 @@ import pytest
 import toy
 from crashes import apart, environment, named, project
 
-from pipeline.errors import AvsetError
-from pipeline.sources import Entry, demo
-from pipeline.store import Item, ItemCache, Store
+from avset.errors import AvsetError
+from avset.sources import Entry, demo
+from avset.storage.cache import ItemCache
+from avset.storage.items import Item
+from avset.storage.store import Store
 
 CLIPS = {name: number for number, name in enumerate("abcdefgh")}  # b and e share a shard
 STAGES = {name: {"artifact": name} for name in toy.STAGES} | {
@@ -42,7 +44,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = project(tmp_path / "project", CLIPS)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("AVSET_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("pipeline.parallel.WORTH", 1)
+    monkeypatch.setattr("avset.compute.run.WORTH", 1)
     crashes.main()
     return folder
 

@@ -10,17 +10,17 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from pipeline.sources import Entry, demo
-from pipeline.sources.demo import train_encoder
-from pipeline.sources.demo.canvas import OVERSAMPLING, Canvas, smooth
-from pipeline.sources.demo.descriptions import describe, facts
-from pipeline.sources.demo.instruments import DRAWINGS, TINTS
-from pipeline.sources.demo.motion import Motion, motions
-from pipeline.sources.demo.people import POSES
-from pipeline.sources.demo.pictures import BACKGROUNDS, FLOOR_LINES, Painter
-from pipeline.sources.demo.scenes import LABELS, scene
-from pipeline.sources.demo.sounds import LABELS as SOUND_LABELS
-from pipeline.sources.demo.sounds import Note
+from avset.sources import Entry, demo
+from avset.sources.demo import train_encoder
+from avset.sources.demo.canvas import OVERSAMPLING, Canvas, smooth
+from avset.sources.demo.descriptions import describe, facts
+from avset.sources.demo.instruments import DRAWINGS, TINTS
+from avset.sources.demo.motion import Motion, motions
+from avset.sources.demo.people import POSES
+from avset.sources.demo.pictures import BACKGROUNDS, FLOOR_LINES, Painter
+from avset.sources.demo.scenes import LABELS, scene
+from avset.sources.demo.sounds import LABELS as SOUND_LABELS
+from avset.sources.demo.sounds import Note
 
 SHORT = demo.Options(duration=1.0, size=64, fps=5)
 

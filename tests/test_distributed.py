@@ -21,11 +21,13 @@ from safetensors import safe_open
 from test_train import PRESETS, captions, make_model, settings, two_kinds
 from torch.utils.data import default_collate
 
-from pipeline import distributed, group, params, train
-from pipeline.actors import STORE
-from pipeline.errors import AvsetError, ParamsError
-from pipeline.material import Material
-from pipeline.mixtures import TrainingMixtures
+from avset import params
+from avset.compute import ray_train as group
+from avset.compute.ray_worker import STORE
+from avset.errors import AvsetError, ParamsError
+from avset.training import distributed, train
+from avset.training.batches import TrainingMixtures
+from avset.training.dataset import Material
 
 SIZE, BATCH = 3, 6  # of two processes the sums are the same in any order
 TERMS = ("mask", "caption", "audio_language", "trimodal")

@@ -20,12 +20,12 @@ from media import make_video, read_number
 from server import Fault, Server
 from test_excerpt import DASH, onset_of
 
-from pipeline.errors import AvsetError, ClipError
-from pipeline.frames import decode_frames
-from pipeline.parallel import deadline
-from pipeline.sources import Entry
-from pipeline.sources.download import MANNERS, _wait_for_turn, fetch, settle
-from pipeline.sources.download.outcomes import LONGEST, scrub, understand
+from avset.compute.run import deadline
+from avset.errors import AvsetError, ClipError
+from avset.media.frames import decode_frames
+from avset.sources import Entry
+from avset.sources.download import MANNERS, _wait_for_turn, fetch, settle
+from avset.sources.download.outcomes import LONGEST, scrub, understand
 
 LENGTH, ONSET = 12.0, 5.0  # s, of the small videos
 ACCESS = MANNERS.model_copy(update={"pace": 0.0, "retries": 2, "timeout": 2.0, "proxy": ""})
@@ -351,7 +351,7 @@ def test_the_time_limit_of_a_clip_interrupts(
 def test_waits_grow_and_depend_on_the_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     waits: list[float] = []
     clock = SimpleNamespace(time=time.time, sleep=waits.append)
-    monkeypatch.setattr("pipeline.sources.download.time", clock)
+    monkeypatch.setattr("avset.sources.download.time", clock)
     refusal("fake:reset", tmp_path, pace=10.0, retries=4)
     backs_off, turns = waits[0::2], waits[1::2]  # the first turn comes at once
     assert len(backs_off) == 4

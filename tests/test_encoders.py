@@ -16,11 +16,11 @@ from PIL import Image
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from avset.errors import AvsetError, MissingArtifact
+from avset.features.encoder import Encoder
+from avset.features.padding import whole
+from avset.features.weights import export, save_tensors
 from bench.captions import whole_context
-from pipeline.batches import whole
-from pipeline.encoders import Encoder
-from pipeline.errors import AvsetError, MissingArtifact
-from pipeline.weights import export, save_tensors
 
 RESNET = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 6, "head_width": 32, "patch_size": None}
 VIT = {"image_size": 64, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16}
@@ -134,7 +134,7 @@ def test_an_artifact_that_is_not_there_or_not_whole_is_refused(tmp_path: Path):
 
 @pytest.mark.slow
 def test_importing_encoders_does_not_import_open_clip():
-    code = "import sys, pipeline.encoders; sys.exit('open_clip' in sys.modules)"
+    code = "import sys, avset.features.encoder; sys.exit('open_clip' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

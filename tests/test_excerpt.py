@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from media import make_video, read_number
 
-from pipeline.errors import ClipError
-from pipeline.frames import decode_frames
-from pipeline.media import probe
-from pipeline.sources.download.excerpt import cut
-from pipeline.waveforms import decode_audio
+from avset.errors import ClipError
+from avset.media.container import probe
+from avset.media.frames import decode_frames
+from avset.media.waveforms import decode_audio
+from avset.sources.download.excerpt import cut
 
 LENGTH, ONSET = 12.0, 5.0  # s; pictures at 10 per second, a keyframe every second
 DASH = {"movflags": "dash+delay_moov+frag_keyframe+default_base_moof+global_sidx"}

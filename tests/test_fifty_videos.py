@@ -13,8 +13,8 @@ import toy
 from media import make_video
 from repository import Project
 
-from pipeline.sources import demo
-from pipeline.store import read_table
+from avset.sources import demo
+from avset.storage.tables import read_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("fifty")]  # its project is made once
 

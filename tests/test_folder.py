@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pipeline.errors import AvsetError, ClipError
-from pipeline.sources import Entry
-from pipeline.sources.folder import SUFFIX, Options, fetch, listing
+from avset.errors import AvsetError, ClipError
+from avset.sources import Entry
+from avset.sources.folder import SUFFIX, Options, fetch, listing
 
 
 def fill(root: Path, *names: str) -> Path:

@@ -25,11 +25,11 @@ from media import (
     remux,
 )
 
-import pipeline.media
-from pipeline.errors import ClipError
-from pipeline.frames import decode_frames
-from pipeline.media import TAIL, probe
-from pipeline.waveforms import decode_audio
+import avset.media.container
+from avset.errors import ClipError
+from avset.media.container import TAIL, probe
+from avset.media.frames import decode_frames
+from avset.media.waveforms import decode_audio
 
 HOLDS = {  # what a container holds, as libavformat writes it
     ".mp4": (
@@ -347,7 +347,7 @@ def test_time_stamps_that_a_file_of_its_size_cannot_have(make: Make, tmp_path: P
 
 def test_pictures_larger_than_any_camera_makes(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     assert probe(make(".mp4")).width == 64
-    monkeypatch.setattr(pipeline.media, "MOST_PIXELS", 64 * 64 - 1)
+    monkeypatch.setattr(avset.media.container, "MOST_PIXELS", 64 * 64 - 1)
     assert reason(probe, make(".mp4")) == "corrupt"
 
 

@@ -11,8 +11,9 @@ from media import make_video, numbered_picture, numbers, reason
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
-from pipeline.frames import centre_square, crop_boxes, decode_frames, frame_times
-from pipeline.media import Media, probe
+from avset.features.boxes import crop_boxes
+from avset.media.container import Media, probe
+from avset.media.frames import centre_square, decode_frames, frame_times
 
 GRID = np.array([0.0, 0.1, 0.449, 1.05, 1.95])  # s
 NUMBERS = [0, 1, 4, 10, 19]  # at 10 pictures a second
@@ -73,7 +74,7 @@ def test_seeking_agrees_with_decoding_everything(tmp_path: Path, suffix: str, go
 def test_a_later_keyframe_is_sought_and_pictures_before_it_are_not_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pipeline.frames as module
+    import avset.media.frames as module
 
     decoded: set[float] = set()
     time_of = module.time_of

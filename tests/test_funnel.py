@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from pipeline.errors import AvsetError
-from pipeline.sources import Entry
-from pipeline.sources.lists.funnel import Caps, at_most, counted, listing_of, named, position, share, unite
+from avset.errors import AvsetError
+from avset.sources import Entry
+from avset.sources.lists.funnel import Caps, at_most, counted, listing_of, named, position, share, unite
 
 RANDOM = random.Random(0)
 IDS = ["".join(RANDOM.choices("abcdefghijklmnopqrstuvwxyz-_0123456789", k=11)) for _ in range(4000)]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import AvsetError
-from pipeline.sources import lists
-from pipeline.sources.lists import open_list, read_tree, shown
+from avset.errors import AvsetError
+from avset.sources import lists
+from avset.sources.lists import open_list, read_tree, shown
 
 LIST = b'{"flute": ["aaaaaaaaaaa"]}'
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pipeline import losses
+from avset.training import losses
 
 
 def test_mask_loss_by_loop():

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import toy
 
-from pipeline.errors import AvsetError
-from pipeline.material import Material
-from pipeline.store import Store, read_table, write_json, write_table
+from avset.errors import AvsetError
+from avset.storage.files import write_json
+from avset.storage.store import Store
+from avset.storage.tables import read_table, write_table
+from avset.training.dataset import Material
 
 
 @pytest.fixture

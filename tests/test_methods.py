@@ -10,11 +10,13 @@ import torch
 import toy
 from test_store import tree_digest
 
-from pipeline import metrics
-from pipeline.errors import AvsetError, MissingArtifact, ParamsError
-from pipeline.material import Material, Validation, estimates
-from pipeline.separate import Separator
-from pipeline.store import Store, read_table, write_table
+from avset.errors import AvsetError, MissingArtifact, ParamsError
+from avset.evaluation import metrics
+from avset.evaluation.estimates import Validation, estimates
+from avset.inference.separate import Separator
+from avset.storage.store import Store
+from avset.storage.tables import read_table, write_table
+from avset.training.dataset import Material
 
 KINDS = ("text", "word", "video", "caption")
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import metrics
-from pipeline.errors import AvsetError
+from avset.errors import AvsetError
+from avset.evaluation import metrics
 
 LENGTH = 16_384
 SOLVERS = ("mir_eval", "shared")

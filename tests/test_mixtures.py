@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import mixtures
-from pipeline import spectrograms as sp
-from pipeline.errors import AvsetError
-from pipeline.mixtures import Mixture, TrainingMixtures, draw, magnitudes, references
-from pipeline.shards import assemble, spread
-from pipeline.store import Item, Store
-from pipeline.waveforms import to_int16
+from avset.errors import AvsetError
+from avset.features import spectrograms as sp
+from avset.features.samples import to_int16
+from avset.storage.items import Item
+from avset.storage.shards import assemble, spread
+from avset.storage.store import Store
+from avset.training import mixtures
+from avset.training.batches import TrainingMixtures, magnitudes
+from avset.training.mixtures import Mixture, draw, references
 
 DIMENSIONS = {"stft": ("T", "plane", "F"), "waveform": ("L",), "regions": ("V", "R", "D")}
 LENGTHS = {"a_0": 30000, "b_0": 25000, "c_0": 5000, "d_0": 40000}
@@ -143,7 +145,7 @@ def test_the_centre_of_a_clip():
 
 
 def test_rows_come_back(tmp_path: Path):
-    from pipeline.store import read_table, write_table
+    from avset.storage.tables import read_table, write_table
 
     rows = drawn({f"{label}{i}": label for label in "abc" for i in range(2)})
     write_table(tmp_path / "m.parquet", [m.row() for m in rows])

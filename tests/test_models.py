@@ -7,9 +7,9 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from avset.models import unet
+from avset.models.avset import AVSeT
 from bench.decoder import made_plain
-from pipeline.models import unet
-from pipeline.models.avset import AVSeT
 
 DIM, CHANNELS, REGIONS = 16, [4, 8], 6
 

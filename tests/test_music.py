@@ -8,9 +8,9 @@ import pytest
 from pydantic import ValidationError
 from test_rows import GOOD, HOSTILE, harmless
 
-from pipeline.errors import AvsetError
-from pipeline.sources import Entry, Listing
-from pipeline.sources.music import Options, listing
+from avset.errors import AvsetError
+from avset.sources import Entry, Listing
+from avset.sources.music import Options, listing
 
 SOLOS = {"flute": ["flute000001", "-lute000002", "flute000003"], "acoustic_guitar": ["guitar00001", "guitar00002"]}
 DUETS = {"flute violin flute": ["duet0000001"], "saxophone acoustic_guitar": ["duet0000002", "duet0000003"]}

@@ -16,9 +16,10 @@ from media import make_video
 from server import Fault, Server
 from test_store import tree_digest
 
-from pipeline.errors import AvsetError
-from pipeline.material import Material
-from pipeline.store import Store, read_table
+from avset.errors import AvsetError
+from avset.storage.store import Store
+from avset.storage.tables import read_table
+from avset.training.dataset import Material
 
 LIST = """good-one,2,playing flute,train
 -dash-first,0,playing flute,train

@@ -16,11 +16,16 @@ import numpy as np
 import pytest
 from toy import ROOT
 
-from pipeline import parallel, workers
-from pipeline.errors import AvsetError, ClipError
-from pipeline.parallel import Job, Progress, Worker, compute
-from pipeline.params import load
-from pipeline.store import Item, ItemCache
+from avset.compute import progress
+from avset.compute import run as parallel
+from avset.compute import worker as workers
+from avset.compute.crew import Crew
+from avset.compute.progress import Progress
+from avset.compute.run import Job, Worker, compute
+from avset.errors import AvsetError, ClipError
+from avset.params import load
+from avset.storage.cache import ItemCache
+from avset.storage.items import Item
 
 INLINE = load(ROOT / "params.yaml").runtime.model_copy(update={"executor": "inline", "workers": 2})
 PROCESSES = INLINE.model_copy(update={"executor": "processes"})
@@ -217,14 +222,14 @@ def test_progress_tells_rate_and_time_left_of_the_last_minute(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     now = 0.0
-    monkeypatch.setattr(parallel.time, "monotonic", lambda: now)
-    progress = Progress("toy", 10_000, 1000)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    shown = Progress("toy", 10_000, 1000)
     for i in range(1, 101):  # 2 clips a second, then 5
         now += 6
-        progress.add([("c", "", "")] * (12 if i < 50 else 30), workers=3)
+        shown.add([("c", "", "")] * (12 if i < 50 else 30), workers=3)
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == "toy: 3118/10000 clips (1000 cached), failed: none; 5.0 clips/s by 3 workers, 23 min left"
-    assert [parallel.duration(s) for s in (5.4, 119.0, 121.0, 7100.0, 7300.0)] == [
+    assert [progress.duration(s) for s in (5.4, 119.0, 121.0, 7100.0, 7300.0)] == [
         "5 s",
         "119 s",
         "2 min",
@@ -279,7 +284,7 @@ def crew(folder: Path, todo: list[Job], lives: list[int], machine: bool = False,
     hire = lambda: Fake(folder, *next(left, (-1, False)))  # noqa: E731
     batches = (todo[i : i + batch_size] for i in range(0, len(todo), batch_size))
     Fake.sizes.clear()
-    parallel.Crew(batches, len(todo), hire, list, take).work(2)
+    Crew(batches, len(todo), hire, list, take).work(2)
     return failed
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.sources import Listing, audioset, music, solos
-from pipeline.sources.lists.rows import Online, Reading
+from avset.sources import Listing, audioset, music, solos
+from avset.sources.lists.rows import Online, Reading
 
 LISTS = Path(os.environ.get("AVSET_LISTS", "nowhere"))
 pytestmark = pytest.mark.skipif(not LISTS.is_dir(), reason="AVSET_LISTS names no directory with the published lists")

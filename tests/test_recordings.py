@@ -8,10 +8,10 @@ import soundfile
 from media import RATE, TONE, amplitude, make_video, reason, tone_samples
 from test_waveforms import pieces
 
-from pipeline.errors import AvsetError
-from pipeline.media import open_media, track
-from pipeline.recordings import BLOCK, AudioWriter, read_audio, read_blocks, write_audio
-from pipeline.waveforms import decode_audio, resample, sound_blocks
+from avset.errors import AvsetError
+from avset.media.container import open_media, track
+from avset.media.recordings import BLOCK, AudioWriter, read_audio, read_blocks, write_audio
+from avset.media.waveforms import decode_audio, resample, sound_blocks
 
 
 @pytest.mark.parametrize(("suffix", "precision"), [(".wav", 2e-5), (".FLAC", 2e-5), (".ogg", 0.05)])
@@ -105,7 +105,7 @@ def test_of_sound_that_overlaps_the_first_is_kept(tmp_path: Path, monkeypatch: p
     path = make_video(tmp_path / "a.mp4", 1.0)
     parts = [(-2, 0.1, 5), (3, 0.2, 4), (5, 0.3, 4), (1, 0.4, 3), (10, 0.5, 2)]
     blocks = [(index, np.full((1, count), value, np.float32), 2) for index, value, count in parts]
-    monkeypatch.setattr("pipeline.recordings.sound_blocks", lambda *_: iter(blocks))
+    monkeypatch.setattr("avset.media.recordings.sound_blocks", lambda *_: iter(blocks))
     found = read_audio(path)[0][0].round(1).tolist()
     assert found == pytest.approx([0.1, 0.1, 0.1, 0.2, 0.2, 0.2, 0.2, 0.3, 0.3, 0, 0.5, 0.5])
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from test_encoders import VIT, artifact
 
-from pipeline.encoders import Encoder
-from pipeline.regions import Regions
+from avset.features.encoder import Encoder
+from avset.features.regions import Regions
 
 
 @pytest.fixture(scope="module", params=["resnet", "vit"])

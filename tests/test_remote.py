@@ -3,8 +3,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pipeline.errors import ClipError
-from pipeline.sources.download.remote import BLOCK, BREAKS, Reader, Remote
+from avset.errors import ClipError
+from avset.sources.download.remote import BLOCK, BREAKS, Reader, Remote
 
 CONTENT = bytes(range(251)) * 20000  # 5 MB, no two blocks alike
 

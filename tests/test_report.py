@@ -16,8 +16,11 @@ import soundfile
 import torch
 from PIL import Image
 
-from pipeline import errors, examples, page, plots, report, spectrograms, tables
-from pipeline.errors import AvsetError, MissingArtifact
+from avset import errors
+from avset.errors import AvsetError, MissingArtifact
+from avset.evaluation import examples
+from avset.features import spectrograms
+from avset.report import page, plots, report, tables
 
 RATE, GRID = 11_025, (3, 3)
 EVIL = '<b>viola</b> & "co"'

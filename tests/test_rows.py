@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pipeline.errors import AvsetError
-from pipeline.sources import Entry
-from pipeline.sources.lists.rows import LATEST, Online, Reading, read_splits, spans
+from avset.errors import AvsetError
+from avset.sources import Entry
+from avset.sources.lists.rows import LATEST, Online, Reading, read_splits, spans
 
 GOOD = ["dQw4w9WgXcQ", "-rm-rf-home", "--aE2O5G5WE", "___________", "-----------"]
 HOSTILE = [

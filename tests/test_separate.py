@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from avset.errors import AvsetError, MissingArtifact
+from avset.features import spectrograms as sp
+from avset.features.encoder import Encoder
+from avset.inference.separate import WINDOWS, Separator
+from avset.media.recordings import AudioWriter
+from avset.media.waveforms import BLOCK, resample_blocks
+from avset.models.checkpoint import Model, Settings
 from bench import separation as bench
-from pipeline import spectrograms as sp
-from pipeline.checkpoints import Model, Settings
-from pipeline.encoders import Encoder
-from pipeline.errors import AvsetError, MissingArtifact
-from pipeline.recordings import AudioWriter
-from pipeline.separate import WINDOWS, Separator
-from pipeline.waveforms import BLOCK, resample_blocks
 
 TRANSFORM = sp.Transform(11025, 1022, 256, 64, 64)
 
@@ -101,7 +101,7 @@ def test_long_recordings_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPa
     mixture, queries = torch.randn(90000) * 0.1, torch.randn(2, 1, 9, 128)
     together = separator(model).separate(mixture, queries)
     for count in (1, 3):
-        monkeypatch.setattr("pipeline.separate.WINDOWS", count)
+        monkeypatch.setattr("avset.inference.separate.WINDOWS", count)
         assert torch.allclose(separator(model).separate(mixture, queries), together, atol=1e-5)
 
 

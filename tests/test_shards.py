@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from test_store import DIMENSIONS, item, tree_digest
 
-from pipeline import shards
-from pipeline.errors import AvsetError
-from pipeline.params import digest
-from pipeline.shards import BITS, CAPACITY, Kept, Part, assemble, bits_of, spread
-from pipeline.store import Item, ItemCache, Store
+from avset.errors import AvsetError
+from avset.params import digest
+from avset.storage import shards
+from avset.storage.cache import ItemCache
+from avset.storage.items import Item
+from avset.storage.shards import BITS, CAPACITY, Kept, Part, assemble, bits_of, spread
+from avset.storage.store import Store
 
 IDENTITY = {"recipe": {"a": 1}}
 
@@ -211,7 +213,7 @@ def test_a_group_keeps_its_rights_in_the_cache(private_cache: Path, tmp_path: Pa
 
 
 def test_few_shards_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pipeline.store.OPEN", 2)
+    monkeypatch.setattr("avset.storage.store.OPEN", 2)
     make(tmp_path / "toy", names(40))
     store, before = Store(tmp_path / "toy"), len([*Path("/proc/self/fd").iterdir()])
     for clip in names(40):

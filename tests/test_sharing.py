@@ -20,7 +20,7 @@ import pytest
 import toy
 from repository import Project
 
-from pipeline.store import Store
+from avset.storage.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from test_rows import GOOD, HOSTILE, harmless
 
-from pipeline.errors import AvsetError
-from pipeline.sources import Entry, Listing
-from pipeline.sources.solos import Options, listing
+from avset.errors import AvsetError
+from avset.sources import Entry, Listing
+from avset.sources.solos import Options, listing
 
 VIDEOS = {"DoubleBass": ["bass0000001", "bass0000002", "bass0000003"], "Tuba": ["tuba0000001"]}
 STAMPS = {

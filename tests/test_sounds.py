@@ -11,10 +11,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pipeline.errors import ParamsError
-from pipeline.sources.demo import sounds
-from pipeline.sources.demo.melodies import MODES, SHORTEST, compose
-from pipeline.sources.demo.sounds import INSTRUMENTS, LABELS, Note, render
+from avset.errors import ParamsError
+from avset.sources.demo import sounds
+from avset.sources.demo.melodies import MODES, SHORTEST, compose
+from avset.sources.demo.sounds import INSTRUMENTS, LABELS, Note, render
 
 RATE = 22050
 SUSTAINED = [label for label in LABELS if label not in ("acoustic guitar", "xylophone")]
@@ -130,7 +130,7 @@ def test_only_instruments_that_can_play_chords() -> None:
 
 def test_the_same_arguments_give_the_same_bytes_in_another_process() -> None:
     code = (
-        "import hashlib; from pipeline.sources.demo.sounds import LABELS, render\n"
+        "import hashlib; from avset.sources.demo.sounds import LABELS, render\n"
         "for label in LABELS: print(hashlib.sha256(render(label, 7, 1.0)[0].tobytes()).hexdigest())"
     )
     there = subprocess.run(

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pipeline import spectrograms as sp
+from avset.features import spectrograms as sp
 
 
 def test_paper_sizes():

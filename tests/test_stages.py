@@ -16,11 +16,14 @@ import toy
 from test_store import tree_digest
 
 import stages
-from pipeline import train
-from pipeline.encoders import Encoder
-from pipeline.errors import AvsetError, MissingArtifact
-from pipeline.shards import BITS, bits_of
-from pipeline.store import Store, read_table
+from avset.compute.identity import code_digest
+from avset.compute.making import only_writer
+from avset.errors import AvsetError, MissingArtifact
+from avset.features.encoder import Encoder
+from avset.storage.shards import BITS, bits_of
+from avset.storage.store import Store
+from avset.storage.tables import read_table
+from avset.training import train
 
 PER_CLIP = ("frames", "spectrograms", "regions", "captions")
 NAMES = sorted(path.stem for path in (toy.ROOT / "stages").glob("[a-z]*.py"))
@@ -191,7 +194,7 @@ def test_nothing_pending_makes_no_mapper(
     toy_data: Path, copy: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     folder, cache = copy
-    monkeypatch.setattr("pipeline.parallel.Worker", lambda *_: pytest.fail("a mapper was made"))
+    monkeypatch.setattr("avset.compute.run.Worker", lambda *_: pytest.fail("a mapper was made"))
     monkeypatch.setattr(Encoder, "load", lambda *_: pytest.fail("the encoder was loaded"))
     toy.run(folder, cache, "clips", *PER_CLIP)
     assert made(folder) == made(toy_data)
@@ -204,15 +207,15 @@ def test_other_code_of_a_source_draws_again_and_comments_do_not(tmp_path: Path, 
     shutil.copy(toy.ROOT / "dvc.yaml", tmp_path)
     shutil.copytree(toy.ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("*.safetensors"))
     monkeypatch.chdir(tmp_path)
-    sounds, clips = Path("pipeline/sources/demo/sounds.py"), Path("pipeline/clips.py")
-    before = stages.code_digest("clips"), stages.code_digest("clips", "pipeline/sources/demo")
+    sounds, clips = Path("pipeline/avset/sources/demo/sounds.py"), Path("pipeline/avset/sources/clips.py")
+    before = code_digest("clips"), code_digest("clips", "pipeline/avset/sources/demo")
     sounds.write_text(f"# A comment.\n{sounds.read_text()}")
-    assert (stages.code_digest("clips"), stages.code_digest("clips", "pipeline/sources/demo")) == before
+    assert (code_digest("clips"), code_digest("clips", "pipeline/avset/sources/demo")) == before
     sounds.write_text(f"{sounds.read_text()}\nLOUDER = 2\n")
-    assert stages.code_digest("clips") == before[0], "files of other sources are not fetched again"
-    assert stages.code_digest("clips", "pipeline/sources/demo") != before[1]
+    assert code_digest("clips") == before[0], "files of other sources are not fetched again"
+    assert code_digest("clips", "pipeline/avset/sources/demo") != before[1]
     clips.write_text(f"{clips.read_text()}\nLONGER = 2\n")
-    assert stages.code_digest("clips") != before[0]
+    assert code_digest("clips") != before[0]
 
 
 def test_a_second_writer_is_refused(copy: tuple[Path, Path]):
@@ -220,11 +223,11 @@ def test_a_second_writer_is_refused(copy: tuple[Path, Path]):
     with toy.inside(folder, cache):
         for stage in ("clips", "frames", "encoder", "mixtures"):
             with (
-                stages.only_writer(Path("data/demo") / stage),
+                only_writer(Path("data/demo") / stage),
                 pytest.raises(AvsetError, match=f"another process is making data/demo/{stage}"),
             ):
                 import_module(f"stages.{stage}").main(path=Path("params.yaml"))
-        with stages.only_writer(Path("data/demo/frames")):  # free again, also after an error
+        with only_writer(Path("data/demo/frames")):  # free again, also after an error
             pass
 
 
@@ -339,7 +342,7 @@ def test_several_processes_give_the_same_bytes(
     toy_data: Path, copy: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     folder, _ = copy
-    monkeypatch.setattr("pipeline.parallel.WORTH", 1)
+    monkeypatch.setattr("avset.compute.run.WORTH", 1)
     tree: dict[str, Any] = toy.params(runtime__workers=2, runtime__executor="processes")
     toy.project(folder, tree)
     toy.run(folder, tmp_path / "empty", "clips", *PER_CLIP)
@@ -349,7 +352,7 @@ def test_several_processes_give_the_same_bytes(
 def test_a_device_that_is_not_there_is_named():
     import torch
 
-    from pipeline.params import resolve
+    from avset.params import resolve
     from stages import device_of
 
     assert device_of(resolve(toy.params(runtime__device="cpu"))) == "cpu"

@@ -67,12 +67,12 @@ def loaded(code: str) -> set[str]:
 
 @pytest.mark.parametrize("words", [[], ["separate"], ["localize"], ["store"]])
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
-    code = f"from pipeline.__main__ import app\napp({[*words, '--help']}, standalone_mode=False)"
+    code = f"from avset.__main__ import app\napp({[*words, '--help']}, standalone_mode=False)"
     assert loaded(code) == set()
 
 
 def test_looking_after_stores_needs_no_torch() -> None:
-    assert loaded("import pipeline.stores, pipeline.sweep") <= STORES | {"av"}
+    assert loaded("import avset.storage.inspect, avset.storage.gc") <= STORES | {"av"}
 
 
 def test_media_are_decoded_without_torch() -> None:

@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import AvsetError, ClipError, MissingArtifact
-from pipeline.shards import assemble, spread
-from pipeline.store import Item, ItemCache, Store, read_table, require, write_table
+from avset.errors import AvsetError, ClipError, MissingArtifact
+from avset.storage.cache import ItemCache
+from avset.storage.files import require
+from avset.storage.items import Item
+from avset.storage.shards import assemble, spread
+from avset.storage.store import Store
+from avset.storage.tables import read_table, write_table
 
 DIMENSIONS = {"x": ("T", "D"), "y": ("L",)}
 

@@ -13,15 +13,21 @@ import pytest
 import toy
 from test_store import DIMENSIONS, item
 
-from pipeline import params, stores
-from pipeline.__main__ import main
-from pipeline.errors import AvsetError, ClipError
-from pipeline.parallel import Job
-from pipeline.params import digest
-from pipeline.shards import assemble, spread
-from pipeline.store import Item, ItemCache, Store, read_table, write_json, write_table
-from pipeline.sweep import sweep
-from stages import encoder_digest, media_payloads
+from avset import params
+from avset.__main__ import main
+from avset.compute.build import media_payloads, recompute
+from avset.compute.run import Job
+from avset.errors import AvsetError, ClipError
+from avset.params import digest
+from avset.storage import inspect as stores
+from avset.storage.artifacts import encoder_digest
+from avset.storage.cache import ItemCache
+from avset.storage.files import write_json
+from avset.storage.gc import sweep
+from avset.storage.items import Item
+from avset.storage.shards import assemble, spread
+from avset.storage.store import Store
+from avset.storage.tables import read_table, write_table
 from stages.frames import Decode
 
 STAGES = ("captions", "clips", "frames", "regions", "spectrograms")
@@ -36,8 +42,8 @@ def data(toy_data: Path, tmp_path: Path) -> Path:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str]:
-    """Exit code and output of `python -m pipeline store`."""
-    monkeypatch.setattr("sys.argv", ["pipeline", "store", *map(str, arguments)])
+    """Exit code and output of `python -m avset store`."""
+    monkeypatch.setattr("sys.argv", ["avset", "store", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
         main()
     said = capsys.readouterr()
@@ -206,13 +212,13 @@ def test_recomputing_tells_the_largest_difference(data: Path, toy_data: Path, mo
     p = params.load()
     jobs = [Job(clip, "", payload) for clip, payload in list(media_payloads(p).items())[:4] if payload]
     mapper = partial(Decode, p.frames)
-    assert stores.recompute(Store(data / "frames"), jobs, mapper) == {"frames": 0.0, "times": 0.0}
+    assert recompute(Store(data / "frames"), jobs, mapper) == {"frames": 0.0, "times": 0.0}
     clip, store = jobs[1].clip_id, Store(data / "frames")
     with h5py.File(data / "frames" / "shards" / f"{store.rows[clip]['shard']}.h5", "r+") as file:
         file[clip]["times"][0] += 0.25
-    assert stores.recompute(store, jobs, mapper) == {"frames": 0.0, "times": 0.25}
+    assert recompute(store, jobs, mapper) == {"frames": 0.0, "times": 0.25}
     gone = Job(clip, "", {**jobs[1].payload, "media": Path("nowhere.mkv")})
-    assert stores.recompute(store, [gone], mapper) == {"frames": np.inf, "times": np.inf}
+    assert recompute(store, [gone], mapper) == {"frames": np.inf, "times": np.inf}
 
 
 def aged(path: Path, days: float, content: bytes = b"12345") -> Path:

@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import params, train
-from pipeline.checkpoints import Model, Settings
-from pipeline.errors import AvsetError
-from pipeline.material import Material
-from pipeline.mixtures import TrainingMixtures, draw
-from pipeline.shards import assemble, spread
-from pipeline.spectrograms import Transform
-from pipeline.store import Item, Store
+from avset import params
+from avset.errors import AvsetError
+from avset.features.spectrograms import Transform
+from avset.models.checkpoint import Model, Settings
+from avset.storage.items import Item
+from avset.storage.shards import assemble, spread
+from avset.storage.store import Store
+from avset.training import train
+from avset.training.batches import TrainingMixtures
+from avset.training.dataset import Material
+from avset.training.mixtures import draw
 
 ROOT = Path(__file__).parents[1]
 PRESETS = params.load(ROOT / "params.yaml").presets

@@ -12,9 +12,10 @@ import pytest
 import toy
 from media import make_video
 
-from pipeline.errors import AvsetError
-from pipeline.material import Material
-from pipeline.store import Store, read_table
+from avset.errors import AvsetError
+from avset.storage.store import Store
+from avset.storage.tables import read_table
+from avset.training.dataset import Material
 
 pytestmark = pytest.mark.slow
 

@@ -7,9 +7,9 @@ import pytest
 from pydantic import ValidationError
 from test_rows import GOOD, HOSTILE, harmless
 
-from pipeline.errors import AvsetError
-from pipeline.sources import Entry, Listing
-from pipeline.sources.vggsound import INSTRUMENTS, Options, listing
+from avset.errors import AvsetError
+from avset.sources import Entry, Listing
+from avset.sources.vggsound import INSTRUMENTS, Options, listing
 
 ROWS = [
     ("-violin0001", "30", "playing violin, fiddle", "train"),
@@ -93,6 +93,6 @@ def test_another_table_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_default_classes_are_the_fifteen_of_the_paper() -> None:
-    from pipeline.sources.audioset import INSTRUMENTS as AUDIOSET
+    from avset.sources.audioset import INSTRUMENTS as AUDIOSET
 
     assert sorted(INSTRUMENTS) == sorted(AUDIOSET)

@@ -8,21 +8,10 @@ import numpy as np
 import pytest
 from media import RATE, TONE, amplitude, lag, make_video, reason, tone_samples
 
-from pipeline.errors import AvsetError
-from pipeline.recordings import read_audio
-from pipeline.waveforms import (
-    BLOCK,
-    _filtered,
-    _ratio,
-    decode_audio,
-    from_int16,
-    is_silent,
-    overlapping,
-    resample,
-    resample_blocks,
-    rms_dbfs,
-    to_int16,
-)
+from avset.errors import AvsetError
+from avset.features.samples import from_int16, is_silent, rms_dbfs, to_int16
+from avset.media.recordings import read_audio
+from avset.media.waveforms import BLOCK, _filtered, _ratio, decode_audio, overlapping, resample, resample_blocks
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,48 @@
+"""One process at a time makes an artifact, in a new folder that takes the place of the old one."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from avset.errors import AvsetError
+from avset.storage.cache import ItemCache
+from avset.storage.files import make_folder, replace_folder, writing
+
+
+def enough_room(gigabytes: float) -> None:
+    """AvsetError if less is free where the artifacts are, or where the item cache is."""
+    for place in (Path.cwd(), ItemCache().root.absolute()):
+        existing = next(folder for folder in (place, *place.parents) if folder.exists())
+        free = shutil.disk_usage(existing).free / 1e9
+        if free < gigabytes:
+            raise AvsetError(
+                f"{place} has {free:.1f} GB free, less than runtime.min_free_gb = {gigabytes:g}; "
+                "free space, or lower it"
+            )
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[Path]:
+    """A new folder in which to make an artifact, which it is when the block ends. One process at a time."""
+    fresh = folder.with_name(f".{folder.name}.new")
+    with only_writer(folder):
+        shutil.rmtree(fresh, ignore_errors=True)
+        with writing(fresh):
+            make_folder(fresh)
+        yield fresh
+        replace_folder(fresh, folder)
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """One process at a time makes an artifact: a killed `dvc repro` may have left its stage running."""
+    lock = Path("data/.locks") / ".".join(folder.parts)
+    make_folder(lock.parent)
+    try:
+        with filelock.FileLock(lock, timeout=0):
+            yield
+    except filelock.Timeout as e:
+        raise AvsetError(f"another process is making {folder}; wait for it, or end it") from e

@@ -1,0 +1,153 @@
+"""A worker: makes the items of its jobs, reading the next batch and keeping the last one while it computes.
+
+A mapper is made once per worker and maps a list of jobs to a list of items of the same length. If it has a method
+`read`, it maps what that makes of the jobs instead. Only jobs travel to a worker and only receipts come back: the
+worker itself writes items to the cache.
+"""
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from avset.errors import AvsetError, ClipError
+from avset.storage.cache import ItemCache
+from avset.storage.files import FULL, writing
+from avset.storage.items import Item
+
+
+@dataclass(frozen=True)
+class Job:
+    """One clip's work: `key` names the result in the cache, `payload` is small and picklable."""
+
+    clip_id: str
+    key: str
+    payload: dict[str, Any] = field(default_factory=dict)
+
+
+Mapper = Callable[[Any], list[Item]]  # of jobs, or of what its method `read` made of them
+
+
+Receipts = list[tuple[str, str, str]]  # clip_id, reason (empty: ok), detail
+
+
+class Died(Exception):
+    """A worker is gone with what it held. If its whole machine is gone, no clip is to blame."""
+
+    def __init__(self, how: str, machine: bool = False):
+        super().__init__(how)
+        self.machine = machine
+
+
+class Worker:
+    """A mapper and the cache it writes to. One thread computes: the number of threads changes the last bits of a
+    sum, and small operations on many threads wait for one another; several cores are for several workers."""
+
+    def __init__(self, factory: Callable[[], Mapper], time_limit: float = 0.0):
+        self.mapper, self.cache, self.time_limit = factory(), ItemCache(), time_limit
+        self.read: Any = getattr(self.mapper, "read", None)
+        self.reader, self.writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self.ahead: tuple[list[Job], Future[Any] | None] = ([], None)
+        self.keeping: Future[Receipts] | None = None
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(1)
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.reader.shutdown(wait=False, cancel_futures=True)
+        self.writer.shutdown()
+
+    def step(self, jobs: list[Job]) -> Receipts:
+        """Begin to read these jobs, compute those of the step before; the receipts of those computed before that.
+
+        What a mapper without `read` gets is computed at once. No jobs: what was taken in before moves on.
+        """
+        batch, loading = jobs, None
+        if self.read:
+            (batch, loading), self.ahead = self.ahead, (jobs, self.reader.submit(self.read, jobs) if jobs else None)
+        try:
+            items = self.attempt(batch, loading) if batch else []
+        finally:
+            receipts = self.keeping.result() if self.keeping else []
+            self.keeping = None
+        if batch:
+            self.keeping = self.writer.submit(self.keep, batch, items)
+        return receipts
+
+    def keep(self, jobs: list[Job], items: list[Item]) -> Receipts:
+        """Write items to the cache."""
+        receipts = []
+        for job, item in zip(jobs, items, strict=True):
+            self.cache.put(job.key, item)
+            receipts.append((job.clip_id, item.reason, item.detail))
+        return receipts
+
+    def attempt(self, jobs: list[Job], loading: Future[Any] | None = None) -> list[Item]:
+        """The items of some jobs, all at once; if that fails one by one, so that an error finds its clip."""
+        try:
+            with deadline(self.time_limit * len(jobs)):
+                items = self.mapper(self.load(jobs, loading) if self.read else jobs)
+        except ClipError as e:
+            items = [Item.failed(e)] if len(jobs) == 1 else []
+        except AvsetError:  # no clip is to blame: a full disk, a package that is missing
+            raise
+        except Exception as e:  # a bug, or a fault of the machine: named, kept going, tried again next time
+            if isinstance(e, OSError) and e.errno in FULL:
+                with writing(Path(e.filename or self.cache.root)):
+                    raise
+            detail = f"{type(e).__name__}: {e}"
+            items = [Item(reason="error", detail=detail)] if len(jobs) == 1 else []
+        return items or [item for job in jobs for item in self.attempt([job])]
+
+    def load(self, jobs: list[Job], loading: Future[Any] | None) -> Any:
+        """What `read` makes of some jobs. A thread that hangs is left behind: it keeps nobody else waiting."""
+        if loading is None or loading.cancelled():
+            loading = self.reader.submit(self.read, jobs)
+        try:
+            return loading.result()
+        finally:
+            if not loading.done():
+                self.reader.shutdown(wait=False, cancel_futures=True)
+                self.reader = ThreadPoolExecutor(1)
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """ClipError("timeout") in the block after so many seconds (0: never); in a main thread only, as signals are.
+
+    It interrupts Python and waiting, not a single call into C that never comes back.
+    """
+    if not seconds or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(*_: Any) -> None:
+        raise ClipError("timeout", f"longer than {seconds:g} s, see runtime.time_limit")
+
+    start, handler = time.monotonic(), signal.signal(signal.SIGALRM, late)
+    left, every = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, should some code swallow it
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        if left:
+            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - start), 1e-3), every)
+
+
+def begin(factory: Callable[[], Mapper], time_limit: float) -> Worker:
+    """A worker far from whoever wants it; AvsetError if its mapper cannot be made."""
+    try:
+        return Worker(factory, time_limit)
+    except AvsetError:
+        raise
+    except Exception as e:
+        raise AvsetError(f"the workers cannot start, no clip is to blame: {type(e).__name__}: {e}") from e

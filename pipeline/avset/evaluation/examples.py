@@ -1,0 +1,90 @@
+"""The listening examples that evaluation leaves behind: one HDF5 group per mixture, read into memory."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+
+from avset.errors import AvsetError
+from avset.storage.files import require
+from avset.storage.hdf5 import open_hdf5
+
+QUERIES = ("text", "word", "video", "caption")  # the order in which kinds of queries are shown
+
+
+IDEAL = "ideal"  # the group of the ideal ratio masks
+
+
+@dataclass(frozen=True)
+class Separation:
+    """What one kind of query made of a mixture; `attention` is the separated sounds' over the regions."""
+
+    queries: list[str]
+    estimates: Float[ndarray, "N L"]
+    masks: Float[ndarray, "N M T"]
+    attention: Float[ndarray, "N R"] | None
+    nsdr: Float[ndarray, " N"] | None  # dB
+
+
+@dataclass(frozen=True)
+class Example:
+    """One mixture with its N sources; boxes are x0, y0, x1, y1 as fractions of the frame's picture."""
+
+    mixture_id: str
+    labels: list[str]
+    clip_ids: list[str]
+    grid: tuple[int, int]  # rows, columns of the regions
+    boxes: list[list[list[float]]]
+    sample_rate: int  # Hz
+    mixture: Float[ndarray, " L"]
+    references: Float[ndarray, "N L"]
+    frames: UInt8[ndarray, "N H W 3"]
+    attention: Mapping[str, Float[ndarray, "N R"]]  # text, caption: the encoder's own, without any sound
+    separations: Mapping[str, Separation]  # by kind of query, and `IDEAL`
+
+
+def ordered(kinds: Mapping[str, object]) -> list[str]:
+    """Kinds of queries in the order of `QUERIES`, others behind them by name, without `IDEAL`."""
+    return sorted(set(kinds) - {IDEAL}, key=lambda k: (QUERIES.index(k) if k in QUERIES else len(QUERIES), k))
+
+
+def read(path: Path) -> list[Example]:
+    """All examples of the file, sorted by mixture id.
+
+    Raises:
+        MissingArtifact: there is no such file.
+        AvsetError: a group lacks something or cannot be read; the text names it.
+    """
+    try:
+        with open_hdf5(require(path)) as file:
+            return [_example(name, file[name]) for name in sorted(file)]
+    except (KeyError, OSError, ValueError) as error:
+        raise AvsetError(f"{path} is not a file of examples ({error}): run `dvc repro evaluate -f`") from error
+
+
+def _example(name: str, group: h5py.Group) -> Example:
+    attributes = {key: json.loads(group.attrs[key]) for key in ("labels", "clip_ids", "grid", "boxes")}
+    rows, columns = attributes.pop("grid")
+    attention = {k: group[f"{k}_attention"][()] for k in ("text", "caption") if f"{k}_attention" in group}
+    return Example(
+        mixture_id=name,
+        grid=(rows, columns),
+        sample_rate=int(group.attrs["sample_rate"]),
+        mixture=group["mixture"][()],
+        references=group["references"][()],
+        frames=group["frames"][()],
+        attention=attention,
+        separations={k: _separation(k, v) for k, v in group.items() if isinstance(v, h5py.Group)},
+        **attributes,
+    )
+
+
+def _separation(kind: str, group: h5py.Group) -> Separation:
+    estimates = group["estimates"][()]
+    queries = json.loads(group.attrs["queries"]) if "queries" in group.attrs else [""] * len(estimates)
+    attention, nsdr = (group[k][()] if k in group else None for k in ("attention", "nsdr"))
+    return Separation(queries, estimates, group["masks"][()], attention, nsdr)

@@ -1,0 +1,42 @@
+"""How strongly each region of a frame answers to a caption, a text or a sound.
+
+P_Att of Section 3.1 is the softmax of these scores, times their scale, over the regions of a frame.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from avset.errors import ParamsError
+
+SCALES = {"cosine": 100.0, "dot": 1.0, "centered": 1.0}  # of a similarity before the softmax: CLIP's; the paper's
+
+
+def similarity(
+    regions: Float[Tensor, "*#frames R D"],
+    target: Float[Tensor, "*#frames D"],
+    similarity: str = "cosine",
+    mean_region: Float[Tensor, " D"] | None = None,
+    mean_target: Float[Tensor, " D"] | None = None,
+) -> Float[Tensor, "*frames R"]:
+    """Score of every region against a target, before any scale or softmax.
+
+    cosine    of the authors' code
+    dot       of the paper's P_Att
+    centered  dot product of the deviations from `mean_target` (of the queries that could have been asked)
+              and from `mean_region` (default: of this frame's regions, which leaves its order and softmax
+              as they are)
+
+    ParamsError: unknown similarity, or `centered` without a mean target.
+    """
+    if similarity not in SCALES:
+        raise ParamsError(f"similarity: {similarity!r} is not one of {', '.join(SCALES)}")
+    if similarity == "cosine":
+        regions, target = F.normalize(regions, dim=-1), F.normalize(target, dim=-1)
+    if similarity == "centered":
+        if mean_target is None:
+            raise ParamsError("similarity: centered needs the mean of the targets")
+        regions = regions - (regions.mean(dim=-2, keepdim=True) if mean_region is None else mean_region)
+        target = target - mean_target
+    return torch.einsum("...rd,...d->...r", regions, target)

@@ -1,0 +1,240 @@
+"""The frozen vision-language encoder (CLIP): exported once to plain files, loaded from them ever after.
+
+`avset.features.weights` turns an open_clip model, published or local, into weights.safetensors and encoder.json;
+`Encoder` reads nothing but these two. What it adds to CLIP is the region embeddings of App. A.2, and the encoding of
+learnable tokens of App. A.1 at the cost of the K + 2 positions that matter.
+
+open_clip takes seconds to import, so the functions that need it do so.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from avset.errors import AvsetError, MissingArtifact
+
+WEIGHTS, DESCRIPTION = "weights.safetensors", "encoder.json"
+
+
+def build(config: dict[str, Any]) -> Any:
+    """open_clip's model without values: no time lost on random weights, no random number drawn."""
+    import open_clip
+
+    with torch.device("meta"):
+        model = open_clip.CLIP(**config)
+    length = model.context_length
+    model.attn_mask = torch.full((length, length), float("-inf")).triu(1)  # in no checkpoint
+    return model
+
+
+class Encoder(nn.Module):
+    """The frozen encoder of an artifact, always in evaluation mode.
+
+    Attributes
+        digest   sha256 of encoder.json, which holds that of the weights: it names weights, activation and
+                 preprocessing together
+        dim      D, width of the joint embedding space        width    E, width of a caption token
+        grid     (rows, columns) of the regions, R in all     size     side of a picture, px
+        context  longest text, tokens, with [SOT] and [EOT]
+
+    Embeddings come un-normalised, as the decoder of AV-SeT takes them.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Any, description: dict[str, Any], digest: str):
+        import open_clip
+
+        super().__init__()
+        self.model: Any = model
+        self.digest, self.dim, self.width = digest, description["embedding"], description["token_width"]
+        self.grid, self.context = tuple(description["grid"]), description["context"]
+        self.preprocessing = description["preprocess"]
+        self.size = self.preprocessing["size"]
+        for name in ("mean", "std"):
+            values = torch.tensor(self.preprocessing[name])[:, None, None]
+            self.register_buffer(name, values, persistent=False)
+        self.tokenizer = open_clip.SimpleTokenizer(context_length=self.context)
+        self.sot, self.eot = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
+        self._past: list[tuple[Tensor, Tensor]] = []  # keys and values of [SOT] in every layer
+        self.requires_grad_(False).eval()
+
+    @classmethod
+    def load(cls, folder: Path) -> "Encoder":
+        """Read an artifact. MissingArtifact if it is not there, AvsetError if its files do not match."""
+        try:
+            text, data = (folder / DESCRIPTION).read_bytes(), (folder / WEIGHTS).read_bytes()
+        except FileNotFoundError as e:
+            raise MissingArtifact(f"{e.filename} is not there; make it with `dvc repro encoder`") from e
+        description = json.loads(text)
+        if hashlib.sha256(data).hexdigest() != description["sha256"]:
+            raise AvsetError(f"{folder / WEIGHTS} is not the file that {DESCRIPTION} describes; make both anew")
+        model = build(description["model"])
+        try:
+            model.load_state_dict(load_tensors(data), assign=True)
+        except (RuntimeError, SafetensorError) as e:
+            raise AvsetError(f"{folder / WEIGHTS} does not fit its own {DESCRIPTION}; make both anew") from e
+        return cls(model, description, hashlib.sha256(text).hexdigest())
+
+    def train(self, mode: bool = True) -> "Encoder":
+        """Stays in evaluation mode, also as part of a model that trains."""
+        return super().train(False)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "Encoder":
+        self._past = []  # was of another device or precision
+        return super()._apply(*args, **kwargs)
+
+    def preprocess(
+        self, frames: UInt8[np.ndarray, "V H W 3"] | UInt8[Tensor, "V H W 3"]
+    ) -> Float[Tensor, "V 3 size size"]:
+        """Resize the shorter side, cut the centre square, normalise; as CLIP does, to one grey level."""
+        frames = frames if isinstance(frames, Tensor) else torch.from_numpy(np.array(frames))
+        pixels = frames.to(self.mean.device).permute(0, 3, 1, 2).to(self.mean.dtype)
+        height, width = pixels.shape[2:]
+        shorter = min(height, width)
+        shape = (self.size * height // shorter, self.size * width // shorter)
+        if self.preprocessing["resize_mode"] == "squash":
+            shape = (self.size, self.size)
+        for step in ((height, shape[1]), shape):  # rows, then columns; grey levels in between as in a picture
+            if step != tuple(pixels.shape[2:]):
+                mode = self.preprocessing["interpolation"]
+                pixels = F.interpolate(pixels, step, mode=mode, antialias=True, align_corners=False)
+                pixels = pixels.clamp(0, 255).round()
+        top, left = round((shape[0] - self.size) / 2), round((shape[1] - self.size) / 2)
+        pixels = pixels[:, :, top : top + self.size, left : left + self.size]
+        return (pixels / 255 - self.mean) / self.std
+
+    @torch.no_grad()
+    def forward_image(
+        self, images: Float[Tensor, "V 3 size size"], positional: bool = True
+    ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "V R D"]]:
+        """Global and region embeddings (App. A.2), from one run of the trunk.
+
+        ModifiedResNet: the regions are the cells of the last feature map through the value and output
+        projections of the attention pool, Eq. 9 with its biases; `positional` adds the positional embedding
+        of the cells first, as the pool itself does and Eq. 9 does not.
+        ViT: the patches leave the last block as if each had attended to itself alone, the value path of
+        MaskCLIP; then the final norm and projection. Positions enter at the input, so `positional` has
+        no effect.
+        """
+        visual = self.model.visual
+        if hasattr(visual, "attnpool"):
+            out = visual.forward_intermediates(images, indices=[-1], intermediates_only=True)
+            return _attention_pool(visual.attnpool, out["image_intermediates"][0], positional)
+        out = visual.forward_intermediates(images, indices=[-2], output_fmt="NLC", output_extra_tokens=True)
+        x = torch.cat([out["image_intermediates_prefix"][0], out["image_intermediates"][0]], dim=1)
+        itself = torch.full((x.shape[1],) * 2, float("-inf"), device=x.device).fill_diagonal_(0)
+        x = visual.transformer.resblocks[-1](x, attn_mask=itself)
+        return out["image_features"], visual.ln_post(x[:, 1:]) @ visual.proj
+
+    @torch.no_grad()
+    def encode_text(self, texts: list[str]) -> Float[Tensor, "n D"]:
+        """g^L of written queries, computed no further than the longest of them.
+
+        AvsetError for a text that is longer than the context.
+        """
+        rows = [[self.sot, *self.tokenizer.encode(text), self.eot] for text in texts]
+        for text, row in zip(texts, rows, strict=True):
+            if len(row) > self.context:
+                raise AvsetError(f"{text!r} has {len(row)} tokens, the encoder takes {self.context}; shorten it")
+        length = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=self.mean.device)
+        x = self.model.token_embedding(ids) + self.model.positional_embedding[:length]
+        x = self.model.transformer(x, attn_mask=self.model.attn_mask[:length, :length])
+        ends = (ids == self.eot).int().argmax(dim=1)
+        return self.model.ln_final(x[torch.arange(len(x)), ends]) @ self.model.text_projection
+
+    def encode_tokens(self, tokens: Float[Tensor, "B K E"]) -> Float[Tensor, "B D"]:
+        """g^L(p) of App. A.1: the embedding of [SOT] p_1 .. p_K [EOT]; differentiable in the tokens.
+
+        Equal to CLIP's text encoder on its whole context, in values and gradients, at a fraction of the
+        cost: the tower is causal, so what follows [EOT] is not computed; nor is [SOT], whose keys and values
+        never change; and the last layer computes the row of [EOT] alone.
+        AvsetError if K + 2 is more than the context.
+        """
+        batch, count = tokens.shape[:2]
+        if count + 2 > self.context:
+            raise AvsetError(f"{count} caption tokens, [SOT] and [EOT] exceed the context of {self.context}")
+        eot = self.model.token_embedding.weight[self.eot]
+        x = torch.cat([tokens, eot.expand(batch, 1, -1)], dim=1)
+        x = x + self.model.positional_embedding[1 : count + 2]
+        causal = torch.ones(count + 1, count + 2, dtype=torch.bool, device=x.device).tril(1)
+        blocks = self.model.transformer.resblocks
+        for block, past in zip(blocks, self._prefix(), strict=True):
+            x, _ = _attend(block, x, past, causal[-1:] if block is blocks[-1] else causal)
+        return self.model.ln_final(x[:, 0]) @ self.model.text_projection
+
+    def nearest_words(self, tokens: Float[Tensor, "B K E"]) -> list[list[str]]:
+        """The vocabulary entry of the highest cosine to each token, for study.
+
+        [SOT], [EOT] and entries that are all zero (never trained) do not count.
+        """
+        table = self.model.token_embedding.weight
+        norms = table.norm(dim=1)
+        excluded = norms == 0
+        excluded[[self.sot, self.eot]] = True
+        scores = tokens.detach().to(table) @ table.T / norms.clamp_min(1e-12)
+        best = scores.masked_fill(excluded, float("-inf")).argmax(dim=-1).tolist()
+        return [[self.tokenizer.decoder[word].removesuffix("</w>") for word in caption] for caption in best]
+
+    @torch.no_grad()
+    def _prefix(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of [SOT] in every layer; nothing before it, so they never change."""
+        if not self._past:
+            x = self.model.token_embedding.weight[self.sot] + self.model.positional_embedding[0]
+            x = x[None, None]
+            for block in self.model.transformer.resblocks:
+                x, keys_values = _attend(block, x, None, None)
+                self._past.append(keys_values)
+        return self._past
+
+
+def _attend(
+    block: Any, x: Tensor, past: tuple[Tensor, Tensor] | None, mask: Tensor | None
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """One pre-norm transformer block over x (B, L, E) and the keys and values `past` of what came before.
+
+    mask (Q, P + L), true where seen: only the last Q rows leave the block. `past` is a pair of
+    (1, heads, P, E / heads). Returns the rows (B, Q, E), and the keys and values of x.
+    """
+    attn, rows = block.attn, x if mask is None else x[:, -len(mask) :]
+    weight, bias, width = attn.in_proj_weight, attn.in_proj_bias, attn.embed_dim
+
+    def heads(projected: Tensor) -> Tensor:  # (B, L, E) -> (B, heads, L, E / heads)
+        return projected.unflatten(2, (attn.num_heads, -1)).transpose(1, 2)
+
+    normed = block.ln_1(x)
+    queries = heads(F.linear(normed[:, -rows.shape[1] :], weight[:width], bias[:width]))
+    keys, values = map(heads, F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=2))
+    own = (keys, values)
+    if past is not None:
+        keys, values = (
+            torch.cat([old.expand(len(x), -1, -1, -1), new], dim=2) for old, new in zip(past, own, strict=True)
+        )
+    seen = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    rows = rows + attn.out_proj(seen.transpose(1, 2).flatten(2))
+    return rows + block.mlp(block.ln_2(rows)), own
+
+
+def _attention_pool(pool: Any, features: Tensor, positional: bool) -> tuple[Tensor, Tensor]:
+    """CLIP's attention pool (Eq. 7, 8; the mean cell is the query), and its value path without the mixing.
+
+    features (V, C, rows, columns) -> embedding (V, D), regions (V, R, D).
+    """
+    cells = features.flatten(2).transpose(1, 2)
+    tokens = torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1) + pool.positional_embedding
+    values = pool.v_proj(tokens)
+    queries, keys = pool.q_proj(tokens[:, :1]), pool.k_proj(tokens)
+    heads = (x.unflatten(2, (pool.num_heads, -1)).transpose(1, 2) for x in (queries, keys, values))
+    pooled = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+    return pool.c_proj(pooled[:, 0]), pool.c_proj(values[:, 1:] if positional else pool.v_proj(cells))

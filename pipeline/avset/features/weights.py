@@ -1,0 +1,169 @@
+"""Published or local weights -> the encoder artifact: weights.safetensors and encoder.json.
+
+The door to open_clip's catalogue and to checkpoint files; `avset.features.encoder` reads only what this writes.
+"""
+
+import difflib
+import hashlib
+import json
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from avset.errors import AvsetError
+from avset.features.encoder import DESCRIPTION, WEIGHTS, build
+
+REQUIRED = {"embed_dim", "vision_cfg", "text_cfg", "vision_cfg.image_size"}
+
+
+OPTIONAL = {  # all else that a model config may say; any other key changes the computation
+    "quick_gelu", "vision_cfg.layers", "vision_cfg.width", "vision_cfg.patch_size", "vision_cfg.head_width",
+    "vision_cfg.mlp_ratio", "text_cfg.context_length", "text_cfg.vocab_size", "text_cfg.width",
+    "text_cfg.heads", "text_cfg.layers", "text_cfg.mlp_ratio",
+}  # fmt: skip
+
+
+PREPROCESS = {  # OpenAI's, where neither the tag nor the config says otherwise
+    "interpolation": "bicubic",
+    "mean": (0.48145466, 0.4578275, 0.40821073),
+    "resize_mode": "shortest",
+    "std": (0.26862954, 0.26130258, 0.27577711),
+}
+
+
+OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}  # entries that only OpenAI's files have
+
+
+def export(architecture: str, weights: str, folder: Path) -> None:
+    """Write the encoder artifact: weights.safetensors and encoder.json, the same bytes for the same input.
+
+    architecture  an open_clip name, or the path of an open_clip model config (.json; bare, or as the
+                  `model_cfg` of a file that may also have a `preprocess_cfg`)
+    weights       an open_clip tag ("openai"), or the path of a checkpoint: safetensors, a pickled state dict
+                  (read as data only), or OpenAI's TorchScript archive
+
+    The activation is never guessed. A tag says which one it was trained with, and OpenAI's files are known
+    to want QuickGELU; a config that disagrees is refused (open_clip builds it, with a warning at most). Any
+    other file cannot say, so the config must, by `"quick_gelu": true` or `false`.
+
+    AvsetError: unknown name or tag, no network, wrong activation, a checkpoint that does not fit, or a
+    model that is more than a plain CLIP with a ModifiedResNet or ViT image tower and a causal text tower.
+    """
+    config, preprocess = _config(architecture)
+    state, published = _checkpoint(architecture, weights, config)
+    preprocess = {key: (preprocess | published).get(key) or default for key, default in PREPROCESS.items()}
+    model = build(config)
+    try:
+        model.load_state_dict(state, assign=True)
+    except RuntimeError as e:
+        reason = str(e).splitlines()[-1].strip()[:200]
+        raise AvsetError(f"the weights {weights} do not fit the architecture {architecture}: {reason}") from e
+    tensors = {k: v.float() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    data = save_tensors({k: v.contiguous() for k, v in tensors.items()})
+    size, visual = config["vision_cfg"]["image_size"], model.visual
+    description = {
+        "activation": "quick_gelu" if config.get("quick_gelu") else "gelu",
+        "architecture": Path(architecture).stem if architecture.endswith(".json") else architecture,
+        "context": model.context_length,
+        "embedding": config["embed_dim"],
+        "grid": [size // 32, size // 32] if hasattr(visual, "attnpool") else list(visual.grid_size),
+        "model": config,
+        "preprocess": {**preprocess, "size": size},
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "token_width": model.token_embedding.embedding_dim,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / WEIGHTS).write_bytes(data)
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
+
+
+def _config(architecture: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The open_clip model config, known to be plain, and the preprocessing if it comes with one."""
+    import open_clip
+
+    tree: Any = None
+    if architecture.endswith(".json"):
+        try:
+            tree = json.loads(Path(architecture).read_text())
+        except (OSError, ValueError) as e:
+            raise AvsetError(f"the model config {architecture} cannot be read: {e}") from e
+    else:
+        tree = open_clip.get_model_config(architecture)
+    if not isinstance(tree, dict):
+        near = ", ".join(difflib.get_close_matches(architecture, open_clip.list_models(), cutoff=0.3))
+        raise AvsetError(f"{architecture!r} is neither an architecture of open_clip ({near}) nor a config file")
+    config, preprocess = tree.get("model_cfg", tree), tree.get("preprocess_cfg", {})
+    keys = {*config, *(f"{tower}.{k}" for tower in ("vision_cfg", "text_cfg") for k in config.get(tower, ()))}
+    strange, missing = ", ".join(sorted(keys - REQUIRED - OPTIONAL)), ", ".join(sorted(REQUIRED - keys))
+    if strange or missing:
+        saw = f"it says {strange}" if strange else f"it lacks {missing}"
+        raise AvsetError(f"{architecture} is not a plain CLIP, {saw}; take an RN* or ViT-* of OpenAI's form")
+    if preprocess.get("resize_mode", "shortest") not in ("shortest", "squash"):
+        raise AvsetError(f"{architecture}: preprocess_cfg.resize_mode must be shortest or squash")
+    return config, preprocess
+
+
+def _checkpoint(architecture: str, weights: str, config: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state dict, its activation checked, and what was published with a tag."""
+    import open_clip
+
+    builtin, quick = not architecture.endswith(".json"), bool(config.get("quick_gelu", False))
+    published = open_clip.get_pretrained_cfg(architecture, weights) if builtin else {}
+    state: dict[str, Tensor] = {}
+    if published:
+        trained = bool(published.get("quick_gelu", False))
+    elif Path(weights).is_file():
+        state, openai = _read(Path(weights))
+        trained = quick or openai
+    else:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
+        raise AvsetError(f"{weights!r} is neither a file nor a tag of {architecture} (its tags: {tags})")
+    if trained and not quick:
+        cure = f"take {architecture}-quickgelu" if builtin else 'let it say "quick_gelu": true'
+        raise AvsetError(f"the weights {weights} were trained with QuickGELU, {architecture} has GELU: {cure}")
+    if quick and not trained:
+        cure = f"take {architecture.removesuffix('-quickgelu')}"
+        raise AvsetError(f"the weights {weights} were trained with GELU, {architecture} has QuickGELU: {cure}")
+    if not published and "quick_gelu" not in config:
+        raise AvsetError(
+            f"neither {weights} nor {architecture} says which activation was trained: for OpenAI's weights "
+            f'take {architecture}-quickgelu, else a model config (.json) with "quick_gelu": false'
+        )
+    if published:
+        try:
+            state, _ = _read(Path(open_clip.download_pretrained(published)))
+        except (OSError, RuntimeError, ValueError) as e:
+            cure = "check the network, or give the path of a checkpoint"
+            raise AvsetError(f"{architecture} / {weights} could not be fetched ({e}); {cure}") from e
+    return state, published
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor], bool]:
+    """The state dict of a checkpoint, and whether it is known to be OpenAI's.
+
+    Known are their TorchScript archives (they alone publish such), and state dicts saved from those as they
+    were. A converted file, as on the Hugging Face hub, cannot be told from any other.
+    """
+    try:
+        names = zipfile.ZipFile(file).namelist() if zipfile.is_zipfile(file) else []
+        script = any("/code/" in name for name in names)
+        if script:
+            with warnings.catch_warnings():  # torch.jit is on its way out, but this is how they come
+                warnings.simplefilter("ignore", DeprecationWarning)
+                state = torch.jit.load(file, map_location="cpu").state_dict()
+        elif file.suffix == ".safetensors":
+            state = load_tensors(file.read_bytes())
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        state = dict(state.get("state_dict", state))
+    except Exception as e:  # whatever a broken or foreign file makes its reader raise
+        raise AvsetError(f"{file} cannot be read as a checkpoint ({type(e).__name__}: {str(e)[:200]})") from e
+    openai = script or bool(OPENAI_MARKS & set(state))
+    dropped = OPENAI_MARKS | {"attn_mask"}  # `_build` makes the mask, but a TorchScript archive has it too
+    return {k.removeprefix("module."): v for k, v in state.items() if k not in dropped}, openai

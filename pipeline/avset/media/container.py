@@ -1,0 +1,302 @@
+"""A media file: opened with care, probed, sought, decoded from a time on.
+
+The timeline of a file starts with its earliest track, as in a player: time 0 is the container's start time
+where that is positive (an MPEG-TS may start at 1.4 s), else the zero of its clock (codec priming has negative
+time stamps and is not shown). Pictures and sound share that timeline.
+"""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import dropwhile
+from pathlib import Path
+from typing import Any
+
+import av
+from av.stream import Disposition
+
+from avset.errors import AvsetError, ClipError
+
+TAIL = 0.5  # s; a track may end that much too early: its last picture stays, its sound is padded with zeros
+
+
+ROUNDING = 5e-4  # s; Matroska rounds time stamps to milliseconds
+
+
+BACK_OFF = (0.0, 1.0, 4.0, 16.0, 64.0, 256.0, math.inf)  # s before the time asked for, until a seek lands before it
+
+
+NEAR = 4.0  # s before the end of a track, from where on all its packets are looked at
+
+
+FORMATS = (  # containers that hold their media themselves: no playlists, pictures, texts
+    "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,nut,mxf,gxf,rm,dv,wtv,aac,ac3,aiff,amr,ape,au,caf,eac3,flac,"
+    "mp3,tta,w64,wav,wv"
+)
+
+
+UNTIMED = {("avi", "vorbis")}  # packets of unequal length in a container that counts them
+
+
+LOCAL = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+
+
+MOST_OBLONG = 32  # times as long as wide; this, and what follows: what is beyond comes from a damaged header
+
+
+MOST_PIXELS = 2**25  # of a picture, a little more than 8K
+
+
+MOST_PICTURES = 1000  # a second
+
+
+SPARSEST = 16  # bytes of a file a second
+
+
+FAR = 2**63 - 1  # ticks
+
+
+@dataclass(frozen=True)
+class Media:
+    """What is in a media file. The picture's size is as shown: turned upright, with square pixels."""
+
+    duration: float  # s that can be used from time 0 on: up to `TAIL` later, pictures and sound are there
+    declared: float  # s that the file says it lasts; not less than `duration`
+    width: int  # pixels
+    height: int
+    fps: float  # mean rate; 0 if unknown
+    sample_rate: int  # Hz
+    channels: int
+
+
+@contextmanager
+def open_media(path: Path) -> Iterator[Any]:
+    """An open PyAV container; what FFmpeg cannot read, here or in the block, raises ClipError("corrupt").
+
+    Nothing else is opened, whatever a playlist or a reference inside the file asks for. Raises
+    ClipError("missing"), and AvsetError for what is no property of the file.
+    """
+    if not path.is_file():
+        raise ClipError("missing", f"there is no file {path.name!r}")
+    container = None
+    try:  # an absolute path, so that no name is taken for a protocol
+        with av.open(str(path.absolute()), metadata_errors="replace", container_options=LOCAL) as container:
+            yield container
+    except av.error.FFmpegError as error:
+        if not os.access(path, os.R_OK):
+            raise AvsetError(f"cannot read {str(path)!r}: {error.strerror}; see its permissions") from error
+        unknown = container is None and isinstance(error, av.error.ArgumentError)
+        told = "it has none of the formats that are read" if unknown else error.strerror
+        raise ClipError("corrupt", f"{path.name!r}: {told}") from error
+
+
+def track(container: Any, kind: str) -> Any:
+    """The "video" or "audio" stream that plays: the first one marked as default, else the first; never cover art.
+
+    ClipError no_video, no_audio; corrupt if its format is unknown.
+    """
+    streams = [s for s in container.streams if s.type == kind and not s.disposition & Disposition.attached_pic]
+    if not streams:
+        raise ClipError(f"no_{kind}")
+    stream = max(streams, key=lambda s: bool(s.disposition & Disposition.default))
+    if stream.codec_context is None or not stream.time_base:
+        raise ClipError("corrupt", f"the {kind} track has an unknown format")
+    if (container.format.name, stream.codec_context.name) in UNTIMED:
+        raise ClipError("corrupt", f"{stream.codec_context.name} in {container.format.name} has no time stamps")
+    stream.codec_context.thread_count = 1  # clips are spread over processes
+    stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
+    return stream
+
+
+def time_of(frame: Any, container: Any) -> float:
+    """Seconds of a decoded frame on the file's timeline."""
+    if frame.time is None:
+        raise ClipError("corrupt", "a frame has no time stamp")
+    return float(frame.time) - origin(container)
+
+
+def origin(container: Any) -> float:
+    """Seconds on the container's clock at which the file's timeline starts."""
+    return max(container.start_time or 0, 0) / av.time_base
+
+
+def length(container: Any) -> float:
+    """Seconds that a container declares; inf if it says nothing."""
+    return (container.duration or math.inf) / av.time_base
+
+
+def declared_end(container: Any, stream: Any) -> float:
+    """Seconds on the file's timeline at which a track says it ends; inf if it says nothing (Matroska)."""
+    if stream.duration is None:
+        return math.inf
+    return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - origin(container)
+
+
+def seek(container: Any, stream: Any, seconds: float, any_frame: bool = False) -> None:
+    """To a keyframe of a track at or before some time, or to any frame, as well as the file allows it."""
+    guide, clock = stream, seconds + origin(container) if seconds > 0 else 0.0
+    if container.format.name.startswith("matroska") and seconds > _indexed(container, stream):
+        container.seek(0, stream=stream)  # reads the index, often one of the pictures only
+        guide = max((stream, *container.streams.video), key=lambda s: _indexed(container, s))
+    ticks = max(-FAR, min(math.floor(clock / guide.time_base), FAR))
+    if seconds <= 0 and len(guide.index_entries):  # AAC: a packet before time 0 makes the next one whole
+        ticks = min(ticks, guide.index_entries[0].timestamp)
+    try:
+        container.seek(ticks, stream=guide, any_frame=any_frame)
+    except av.error.FFmpegError:
+        if seconds > 0:
+            raise
+        container.seek(ticks, stream=guide, backward=False)  # the first picture is not marked as a keyframe
+
+
+def _indexed(container: Any, stream: Any) -> float:
+    """Seconds of the last entry in the index of a track; -inf if it has none."""
+    entries = stream.index_entries
+    return float(entries[-1].timestamp * stream.time_base) - origin(container) if len(entries) else -math.inf
+
+
+def whole_packets(container: Any, stream: Any) -> Iterator[Any]:
+    """The packets of a track from where the file is, without those that are cut off; the last one is empty."""
+    with suppress(IndexError):  # PyAV, after the last packet, if tracks turned up on the way
+        yield from (packet for packet in container.demux(stream) if not packet.is_corrupt)
+
+
+def decode_from(container: Any, stream: Any, seconds: float) -> Iterator[Any]:
+    """Decoded frames of one track in order, the first of them at or before `seconds` if there is one.
+
+    A seek may land too late (reordered pictures, a track without index, missing data): it is repeated
+    earlier, at last from the beginning. A file that cannot be sought in is read on from where it is.
+    """
+    lag = _lag(container, stream)
+    for lead in BACK_OFF:
+        target = max(seconds - lead, 0.0)
+        try:
+            seek(container, stream, target)
+        except av.error.FFmpegError:
+            if target > 0:
+                continue
+        packets = whole_packets(container, stream)
+        if target > 0 and stream.type == "video":  # before a keyframe some decoders show grey
+            packets = dropwhile(lambda p: not p.is_keyframe, packets)
+        frames = _decoded(packets, lag, target > 0)
+        first = next(frames, None)
+        if target == 0 or (first is not None and time_of(first, container) <= seconds + ROUNDING):
+            if first is not None:
+                yield first
+            yield from frames
+            return
+
+
+def _decoded(packets: Iterator[Any], lag: int | None, sought: bool) -> Iterator[Any]:
+    """The frames in some packets, of which the first may be in pieces after a seek.
+
+    With a `lag` they come one in each tick, in the decoder's order: FFmpeg would guess.
+    """
+    following = 0
+    for packet in packets:
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:
+            if not sought:
+                raise
+            continue
+        first = following if packet.dts is None or lag is None else packet.dts - lag
+        following = first + 1
+        for at, frame in enumerate(frames, first):  # several where the decoder is emptied
+            if lag is not None:
+                frame.pts = at
+            sought = False
+            yield frame
+
+
+def _lag(container: Any, stream: Any) -> int | None:
+    """Pictures that go into the decoder before the first comes out, where a container has no other clock (AVI)."""
+    if container.format.name != "avi" or stream.type != "video":
+        return None
+    seek(container, stream, 0.0)
+    for count, packet in enumerate(whole_packets(container, stream)):
+        if packet.decode():
+            return count
+    return 0
+
+
+def probe(path: Path, sound: bool = True) -> Media:
+    """What is in the file: its first picture is decoded, its tracks are followed to their ends.
+
+    Without `sound` a silent film will do (0 Hz). ClipError missing, corrupt, no_video, no_audio; truncated if
+    not even one picture is there.
+    """
+    with open_media(path) as container:
+        tracks, (sample_rate, channels) = [track(container, "video")], (0, 0)
+        if sound:
+            tracks.append(track(container, "audio"))
+            context = tracks[1].codec_context
+            sample_rate, channels = context.sample_rate, context.layout.nb_channels
+        rate = float(tracks[0].average_rate or tracks[0].guessed_rate or 0)
+        first = next(decode_from(container, tracks[0], 0.0), None)
+        if first is None:
+            raise ClipError("truncated", "no picture can be decoded")
+        width, height = shown_size(first, tracks[0])
+        duration, declared = _extent(container, tracks)
+    return Media(duration, declared, width, height, rate if rate <= MOST_PICTURES else 0.0, sample_rate, channels)
+
+
+def _extent(container: Any, tracks: Sequence[Any]) -> tuple[float, float]:
+    """Seconds up to which all tracks are there, and seconds declared (if nothing is: up to the last one's end).
+
+    Pictures may end early where their track says so: the last one stays, as in a player.
+    """
+    bound = container.size / SPARSEST
+    declared = max(container.duration or 0, 0) / av.time_base
+    ends = [track_end(container, stream, declared or bound) for stream in tracks]
+    if container.format.name == "avi":  # FFmpeg shortens what a cut file says
+        declared = max(declared, float(tracks[0].frames * tracks[0].time_base))
+    elif container.format.name.startswith("matroska"):  # its clock's last time, or the time between first and last
+        declared = min(declared, max(*ends, declared - origin(container)))
+    declared = declared or max(ends)
+    wanted = [min(declared, declared_end(container, tracks[0])), *(declared for _ in tracks[1:])]
+    duration = min((end for end, until in zip(ends, wanted, strict=True) if end + TAIL < until), default=declared)
+    if duration > bound:
+        raise ClipError("corrupt", f"{duration:.0f} s in {container.size} bytes")
+    return duration, declared
+
+
+def track_end(container: Any, stream: Any, bound: float) -> float:
+    """Seconds on the file's timeline at which the last packet of a track ends, or more than `bound`; 0 if none.
+
+    Looked for at the end, then by halving where a seek still finds a packet: little of a long file is read.
+    """
+    low, high = 0.0, max(bound - NEAR, 0.0)
+    end = _reach(container, stream, high, bound)
+    while end < 0 and high > low:
+        if high - low <= NEAR:
+            high, end = low, _reach(container, stream, low, bound)
+        else:
+            middle = (low + high) / 2
+            found = _reach(container, stream, middle, 0.0, any_frame=True) > -math.inf
+            low, high = (middle, high) if found else (low, middle)
+    return max(end, 0.0)
+
+
+def _reach(container: Any, stream: Any, seconds: float, enough: float, any_frame: bool = False) -> float:
+    """Seconds at which the packets after a seek end, at most one packet beyond `enough`; -inf if there are none."""
+    end = -math.inf
+    with suppress(av.error.FFmpegError):
+        seek(container, stream, seconds, any_frame)
+        for packet in whole_packets(container, stream):
+            stamp = packet.dts if packet.pts is None else packet.pts
+            if stamp is not None and packet.size:
+                end = max(end, float((stamp + (packet.duration or 0)) * stream.time_base) - origin(container))
+                if end > enough:
+                    break
+    return end
+
+
+def shown_size(frame: Any, stream: Any) -> tuple[int, int]:
+    """(width, height) in square pixels of a decoded frame as it is shown, upright. ClipError("corrupt")."""
+    width, height = round(frame.width * float(stream.sample_aspect_ratio or 1)), frame.height
+    if max(width, height) > MOST_OBLONG * min(width, height):
+        raise ClipError("corrupt", f"a picture of {width} x {height} pixels")
+    return (height, width) if frame.rotation % 180 == 90 else (width, height)

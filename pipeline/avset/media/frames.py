@@ -1,0 +1,102 @@
+"""Pictures of a media file: the frame grid of a clip, decoded by seeking. Door of Pillow."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from av.video.reformatter import Interpolation
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from avset.errors import ClipError
+from avset.media.container import (
+    ROUNDING,
+    TAIL,
+    declared_end,
+    decode_from,
+    length,
+    open_media,
+    origin,
+    shown_size,
+    time_of,
+    track,
+)
+
+CHROMA = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT)  # alike on all CPUs
+
+
+def frame_times(start: float, duration: float, count: int, spacing: float) -> Float[np.ndarray, "V"]:
+    """Seconds of V = count frames, `spacing` s apart, clamped into the excerpt; V // 2 is its centre."""
+    grid = start + duration / 2 + (np.arange(count) - count // 2) * spacing
+    return np.clip(grid, start, start + duration)
+
+
+def decode_frames(path: Path, times: Float[np.ndarray, "V"], size: int) -> UInt8[np.ndarray, "V size size 3"]:
+    """The RGB picture on screen at each time (s, any order): the last one whose time stamp is not later.
+
+    Upright, shorter side resized to `size` and centre cropped. Before the first picture that one is shown.
+    ClipError missing, corrupt, no_video; truncated if the pictures end more than `TAIL` s before a time
+    although the file declares more.
+    """
+    pictures = np.empty((len(times), size, size, 3), np.uint8)
+    order = np.argsort(times, kind="stable")
+    with open_media(path) as container:
+        stream = track(container, "video")
+        shown = _on_screen(container, stream, [float(times[i]) for i in order])
+        last, square = None, np.empty(0, np.uint8)
+        for i, frame in zip(order, shown, strict=True):
+            if frame.is_corrupt:
+                raise ClipError("corrupt", f"the picture at {times[i]:.2f} s is damaged")
+            if frame is not last:
+                last, square = frame, centre_square(frame, stream, size)
+            pictures[i] = square
+    return pictures
+
+
+def _on_screen(container: Any, stream: Any, times: Sequence[float]) -> Iterator[Any]:
+    """The frame shown at each of the ascending times; goes on decoding unless a later keyframe is nearer."""
+    frames: Iterator[Any] = iter(())
+    shown = ahead = None
+    for time in times:
+        if ahead is None or _keyframe_before(container, stream, time) > ahead.pts:
+            frames = decode_from(container, stream, time)
+            shown, ahead = None, next(frames, None)
+        while ahead is not None and time_of(ahead, container) <= time + ROUNDING:
+            shown, ahead = ahead, next(frames, None)
+        if ahead is None:
+            _check_end(container, stream, shown, time)
+        yield shown or ahead
+
+
+def _keyframe_before(container: Any, stream: Any, time: float) -> float:
+    """Ticks of the last keyframe that the container's index has at or before a time; -inf if it has none."""
+    ticks = math.floor((time + origin(container)) / stream.time_base)
+    found = stream.index_entries.search_timestamp(ticks)
+    return float(stream.index_entries[found].timestamp) if found >= 0 else -math.inf
+
+
+def _check_end(container: Any, stream: Any, last: Any, time: float) -> None:
+    """ClipError("truncated") if the pictures stop before `time`, and before the end declared for them."""
+    if last is None:
+        raise ClipError("truncated", "no picture can be decoded")
+    end = time_of(last, container) + float((last.duration or 0) * last.time_base)
+    inside = time <= length(container) + TAIL
+    if end + TAIL < (min(time, declared_end(container, stream)) if inside else time):
+        raise ClipError("truncated", f"the pictures end at {end:.2f} s, before {time:.2f} s")
+
+
+def centre_square(frame: Any, stream: Any, size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """A decoded frame as CLIP sees it: bicubic with antialiasing to the shorter side, then the centre."""
+    picture = frame.to_image(interpolation=CHROMA, threads=1)
+    turns = (None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
+    turn = turns[round(frame.rotation / 90) % 4]
+    if turn is not None:
+        picture = picture.transpose(turn)
+    width, height = shown_size(frame, stream)
+    shorter = min(width, height)
+    width, height = int(size * width / shorter), int(size * height / shorter)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(resized.crop((left, top, left + size, top + size)))

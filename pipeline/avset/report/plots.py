@@ -1,0 +1,192 @@
+"""Pictures: spectrograms, masks and heat maps as arrays, and the figures of the report as small PNG files.
+
+The only door to matplotlib and Pillow. The same input makes the same bytes: no dates, no names of software.
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
+from matplotlib.patches import Rectangle
+from numpy import ndarray
+from PIL import Image
+
+from avset.errors import AvsetError
+from avset.evaluation import metrics
+from avset.evaluation.examples import Example, Separation, ordered
+from avset.features import spectrograms
+from avset.storage.files import write_atomic
+
+BINS = 256  # log-frequency bins of a picture, whatever the model works on
+
+
+RANGE = 60.0  # dB between black and the loudest bin of the mixture
+
+
+LIMIT = 150_000  # bytes of a PNG that goes to git
+
+
+Aspect = Literal["equal", "auto"]
+
+
+GREEN = "#3ddc84"  # of the boxes
+
+
+def magnitude(waveform: Float[ndarray, " L"]) -> Float[ndarray, "M T"]:
+    """Log-frequency magnitude spectrogram of a sound for the eye, low frequencies first."""
+    sound = torch.from_numpy(np.ascontiguousarray(waveform, np.float32))
+    return spectrograms.warp(spectrograms.stft(sound).abs(), BINS).numpy()
+
+
+def loudness(magnitude: Float[ndarray, "M T"], peak: float) -> Float[ndarray, "M T"]:
+    """A magnitude in decibels as 0..1: 1 is `peak`, 0 is `RANGE` dB or more below it."""
+    return np.clip(1 + 20 * np.log10(magnitude / max(peak, 1e-9) + 1e-9) / RANGE, 0, 1)
+
+
+def coloured(values: Float[ndarray, "M T"], colours: str = "magma") -> UInt8[ndarray, "M T 3"]:
+    """0..1 as a picture, low frequencies at the bottom; larger values saturate."""
+    return _bytes(colormaps[colours](np.clip(values[::-1], 0, 1))[..., :3])
+
+
+def heat_map(
+    frame: UInt8[ndarray, "H W 3"], scores: Float[ndarray, " R"], grid: tuple[int, int]
+) -> UInt8[ndarray, "H W 3"]:
+    """The frame, grey where the score is low, under the map upsampled and stretched to its own range."""
+    heat = metrics.upsample(scores, grid, frame.shape[:2])
+    heat = (heat - heat.min()) / (np.ptp(heat) or 1.0)
+    grey = frame.mean(-1, keepdims=True)
+    picture = (grey + heat[..., None] * (frame - grey)) / 255
+    opacity = (0.2 + 0.45 * heat)[..., None]
+    return _bytes((1 - opacity) * picture + opacity * colormaps["inferno"](heat)[..., :3])
+
+
+def _bytes(picture: Float[ndarray, "H W 3"]) -> UInt8[ndarray, "H W 3"]:
+    return (picture * 255).round().astype(np.uint8)
+
+
+def jpeg(picture: UInt8[ndarray, "H W 3"], size: tuple[int, int] | None = None, quality: int = 78) -> bytes:
+    """The picture as JPEG, resized to (width, height) pixels if asked."""
+    image, out = Image.fromarray(picture), io.BytesIO()
+    image = image.resize(size, Image.Resampling.BICUBIC) if size else image
+    image.save(out, "JPEG", quality=quality, optimize=True)
+    return out.getvalue()
+
+
+def save_png(path: Path, picture: UInt8[ndarray, "H W 3"]) -> None:
+    """The picture as a PNG file; AvsetError if its name or place is no good."""
+    if path.suffix.lower() != ".png":
+        raise AvsetError(f"cannot write a picture as {str(path)!r}; give a name that ends in .png")
+    out = io.BytesIO()
+    Image.fromarray(picture).save(out, "PNG")
+    write_atomic(path, out.getvalue())
+
+
+def png(figure: Figure, colours: int = 256) -> bytes:
+    """The figure as PNG of that many colours and at most `LIMIT` bytes, at the best resolution that fits."""
+    for dots in (140, 120, 100, 85, 70, 60, 50, 40):  # per inch
+        figure.set_dpi(dots)
+        canvas, out = FigureCanvasAgg(figure), io.BytesIO()
+        canvas.draw()
+        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+        picture.quantize(colours, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+        if out.tell() <= LIMIT:
+            break
+    return out.getvalue()
+
+
+def example(shown: Example) -> bytes:
+    """The mixture; and for each source the frame with what its separated sound looks at, the separated sound
+    and the reference (PNG)."""
+    kind = ordered(shown.separations)[0]
+    found, n = shown.separations[kind], len(shown.labels)
+    figure = Figure(figsize=(11, 2.55 * n), layout="constrained")
+    cells = figure.add_gridspec(n, 4, width_ratios=(1.35, 1, 1.2, 1.2))
+    mixture = magnitude(shown.mixture)
+    top = float(mixture.max())
+    _picture(figure, cells[:, 0], coloured(loudness(mixture, top)), "mixture", "auto")
+    for i, label in enumerate(shown.labels):
+        axes = _heat(figure, cells[i, 1], shown, i, found.attention)
+        axes.set_title(f"“{found.queries[i] or label}”", fontsize=9, parse_math=False)
+        separated = coloured(loudness(magnitude(found.estimates[i]), top))
+        _picture(figure, cells[i, 2], separated, f"separated{_gain(found, i)}", "auto")
+        reference = coloured(loudness(magnitude(shown.references[i]), top))
+        _picture(figure, cells[i, 3], reference, "reference", "auto")
+    return png(figure)
+
+
+def localization(shown: Sequence[Example], columns: int = 6) -> bytes:
+    """What the latent caption looks at, and what the separated sound looks at, with the true boxes, for the
+    first sources of distinct clips (PNG; the paper's Fig. 5 and 6)."""
+    places = {clip: (e, i) for e in reversed(shown) for i, clip in reversed(list(enumerate(e.clip_ids)))}
+    chosen = [places[clip] for clip in dict.fromkeys(c for e in shown for c in e.clip_ids)][:columns]
+    kind = ordered(shown[0].separations)[0]
+    figure = Figure(figsize=(1.75 * len(chosen) + 0.4, 5.6), layout="constrained")
+    cells = figure.add_gridspec(3, len(chosen))
+    for column, (e, i) in enumerate(chosen):
+        maps = (
+            None,
+            e.attention.get("caption"),
+            e.separations[kind].attention if kind in e.separations else None,
+        )
+        for row, scores in enumerate(maps):
+            axes = _heat(figure, cells[row, column], e, i, scores)
+            if row == 0:
+                axes.set_title(e.labels[i], fontsize=9, parse_math=False)
+            if column == 0:
+                axes.set_ylabel(("frame", "latent caption", "separated sound")[row], fontsize=9)
+    return png(figure)
+
+
+def queries(shown: Example, kinds: Sequence[str] = ("word", "text")) -> bytes:
+    """The same mixture under different words: the mask and the separated sound of each, and the reference
+    (PNG; the paper's Fig. 7)."""
+    kinds = [k for k in kinds if k in shown.separations] or ordered(shown.separations)[:1]
+    n, width = len(shown.labels), 2 + 2 * len(kinds)
+    figure = Figure(figsize=(2 * width, 2.2 * n), layout="constrained")
+    cells = figure.add_gridspec(n, width)
+    mixture = magnitude(shown.mixture)
+    top = float(mixture.max())
+    _picture(figure, cells[:, 0], coloured(loudness(mixture, top)), "mixture", "auto")
+    for i, label in enumerate(shown.labels):
+        for k, kind in enumerate(kinds):
+            found = shown.separations[kind]
+            mask = coloured(found.masks[i], "gray")
+            _picture(figure, cells[i, 1 + 2 * k], mask, f"“{found.queries[i] or kind}”", "auto")
+            separated = coloured(loudness(magnitude(found.estimates[i]), top))
+            _picture(figure, cells[i, 2 + 2 * k], separated, f"separated{_gain(found, i)}", "auto")
+        reference = coloured(loudness(magnitude(shown.references[i]), top))
+        _picture(figure, cells[i, width - 1], reference, f"{label}, reference", "auto")
+    return png(figure, 64)  # two scales of colour and no photographs
+
+
+def _gain(found: Separation, source: int) -> str:
+    return "" if found.nsdr is None else f"  {found.nsdr[source]:+.1f} dB"
+
+
+def _picture(figure: Figure, cell: SubplotSpec, picture: ndarray, title: str, aspect: Aspect = "equal") -> Axes:
+    axes = figure.add_subplot(cell)
+    axes.imshow(picture, aspect=aspect, interpolation="antialiased")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.set_title(title, fontsize=9, parse_math=False)
+    return axes
+
+
+def _heat(figure: Figure, cell: SubplotSpec, shown: Example, source: int, scores: ndarray | None) -> Axes:
+    frame = shown.frames[source]
+    picture = frame if scores is None else heat_map(frame, scores[source], shown.grid)
+    axes = _picture(figure, cell, picture, "")
+    height, width = frame.shape[:2]
+    for x0, y0, x1, y1 in shown.boxes[source]:
+        corner, size = (x0 * width - 0.5, y0 * height - 0.5), ((x1 - x0) * width, (y1 - y0) * height)
+        axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=GREEN, linewidth=1.3))
+    return axes

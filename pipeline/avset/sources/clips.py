@@ -1,0 +1,269 @@
+"""Media files of a source, and the clips cut from them."""
+
+import hashlib
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from avset.compute.run import Job
+from avset.errors import REFUSED, TRANSIENT, AvsetError, ClipError, ParamsError
+from avset.media.container import TAIL, probe
+from avset.params import Download, digest
+from avset.sources import Entry
+from avset.sources.download import settle
+from avset.storage.cache import ABANDONED, ItemCache, fetched, kept_media
+from avset.storage.files import make_folder, share
+from avset.storage.items import Item
+
+INDEX = pa.schema(
+    [("clip_id", pa.string()), ("media_id", pa.string()), ("status", pa.string()), ("reason", pa.string()),
+     ("detail", pa.string()), ("split", pa.string()), ("labels", pa.list_(pa.string())), ("origin", pa.string()),
+     ("media", pa.string()), ("start_s", pa.float64()), ("origin_start_s", pa.float64()), ("duration_s", pa.float64()),
+     ("width", pa.int64()), ("height", pa.int64()), ("fps", pa.float64()), ("sample_rate", pa.int64()),
+     ("channels", pa.int64()), ("sha256", pa.string())]
+)  # fmt: skip
+
+
+COUNTS = {"train_per_label", "validation_per_label", "test_per_label", "duets"}  # how many media, never which
+
+
+BOXES = pa.schema([("clip_id", pa.string()), ("time_s", pa.float64()), ("label", pa.string())])
+
+
+for _side in ("x0", "y0", "x1", "y1"):
+    BOXES = BOXES.append(pa.field(_side, pa.float64()))
+
+
+def load_source(name: str, values: dict[str, Any]) -> tuple[Any, Any]:
+    """The module of a source and its checked options; ParamsError names the option that is wrong."""
+    from pydantic import ValidationError
+
+    source = import_module(f"avset.sources.{name}")
+    try:
+        return source, source.Options.model_validate(values)
+    except ValidationError as e:
+        first = e.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(source.Options.model_fields)
+        raise ParamsError(f"clips.options.{key}: {first['msg']}; options of {name}: {known}") from e
+
+
+def online(options: Any) -> bool:
+    """Whether a source fetches its media from the net."""
+    return hasattr(options, "address")
+
+
+def hull(entry: Entry) -> tuple[float, float] | None:
+    """From the start of the first part of a video to the end of the last (s); None: all of it."""
+    return (min(a for a, _ in entry.parts), max(b for _, b in entry.parts)) if entry.parts else None
+
+
+def identity(entry: Entry, options: Any, drawn: str) -> list[Any]:
+    """What decides the bytes of a medium: an address and a piece, a file's size and time, or code that draws."""
+    if online(options):
+        return [entry.origin, hull(entry), options.height]
+    origin = Path(entry.origin)
+    if origin.is_file():
+        stat = origin.stat()
+        return [entry.origin, stat.st_size, stat.st_mtime_ns]
+    return [entry.media_id, list(entry.labels), options.model_dump(mode="json", exclude=COUNTS), drawn]
+
+
+def jobs_of(entries: list[Entry], options: Any, code: str, drawn: str) -> list[Job]:
+    """The jobs that fetch and probe the media. `kept` names a medium whatever our code: it is fetched once."""
+    jobs = []
+    for entry in entries:
+        if not entry.fault:
+            told = identity(entry, options, drawn)
+            payload = {"entry": entry, "kept": digest(["media", told])}
+            jobs.append(Job(entry.media_id, digest(["clips", code, told]), payload))
+    return jobs
+
+
+def intact(cache: ItemCache, fields: dict[str, Any]) -> bool:
+    """Whether the media file of an item is as it was; its content is only read if its size or time is not."""
+    try:
+        path = kept_media(cache, fields)
+        stat = path.stat()
+        return [stat.st_size, stat.st_mtime_ns] == fields["stamp"] or _sha256(path) == fields["sha256"]
+    except OSError:
+        return False
+
+
+def forget(cache: ItemCache, jobs: list[Job], retry: str | None) -> int:
+    """Drop from the cache what is to be fetched again: damaged media; failures that are `transient`, or `all`."""
+    reasons = {"transient": TRANSIENT, None: set()}.get(retry)
+    dropped = 0
+    for job in jobs:
+        for items, key in ((cache, job.key), (fetched(cache), job.payload["kept"])):
+            found = items.get(key)  # removes an item that is damaged itself
+            if found is None:
+                continue
+            item, _ = found
+            again = (reasons is None or item.reason in reasons) if item.reason else not intact(cache, item.fields)
+            if again:
+                items.path(key).unlink(missing_ok=True)
+                dropped += items is cache
+    for pattern, age in ABANDONED.items():
+        for folder in cache.root.glob(pattern):
+            with suppress(FileNotFoundError):  # another process fetches
+                if time.time() - folder.stat().st_mtime > age:
+                    shutil.rmtree(folder, ignore_errors=True)
+    return dropped
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+class Fetch:
+    """Mapper: a medium fetched into the cache, and probed. Fields: what was found, its sha256, its boxes."""
+
+    def __init__(self, name: str, values: dict[str, Any], access: Download | None = None):
+        self.source, self.options = load_source(name, values)
+        self.access, self.cache = access, ItemCache()
+
+    def __call__(self, jobs: list[Job]) -> list[Item]:
+        return [self.item(job.payload["entry"], job.payload["kept"]) for job in jobs]
+
+    def item(self, entry: Entry, key: str) -> Item:
+        """The item of one medium, which is fetched if the cache does not have it; a ClipError is its failure."""
+        known = fetched(self.cache).get(key)
+        if known and (known[0].reason or intact(self.cache, known[0].fields)):
+            kept = known[0]
+        else:
+            kept = self._fetch(entry)
+            fetched(self.cache).put(key, kept)
+            if online(self.options) and kept.reason not in TRANSIENT:
+                settle(entry, self.options)
+        if kept.reason:
+            return kept
+        try:
+            return Item(fields={**kept.fields, **asdict(probe(kept_media(self.cache, kept.fields)))})
+        except ClipError as e:
+            return Item.failed(e)
+
+    def _fetch(self, entry: Entry) -> Item:
+        suffix = self.source.SUFFIX or Path(entry.origin).suffix.lower()
+        make_folder(self.cache.root)
+        with tempfile.TemporaryDirectory(dir=self.cache.root, prefix=".fetch-") as folder:
+            target = Path(folder) / f"media{suffix}"
+            try:
+                found = self.source.fetch(entry, self.options, target, self.access)
+            except ClipError as e:
+                return Item.failed(e)
+            fields = {"sha256": _sha256(target), "suffix": suffix, "start": found.start}
+            kept = kept_media(self.cache, fields)
+            make_folder(kept.parent)
+            target.replace(kept)
+            share(kept)
+        stat = kept.stat()
+        boxes = [asdict(box) for box in found.boxes]
+        return Item(fields={**fields, "boxes": boxes, "stamp": [stat.st_size, stat.st_mtime_ns]})
+
+
+class Breaker:
+    """Watches the outcomes of downloads: AvsetError when `limit` in a row were refused or had no connection."""
+
+    def __init__(self, limit: int):
+        self.limit, self.row = limit, 0
+
+    def __call__(self, receipts: list[tuple[str, str, str]]) -> None:
+        for _, reason, detail in receipts:
+            self.row = self.row + 1 if reason in {*REFUSED, "network"} else 0
+            if self.row >= self.limit:
+                raise AvsetError(
+                    f"clips: the last {self.row} videos failed, at the end by {reason} ({detail}); the site, or the "
+                    "way to it, is closed for now. What was fetched is kept: run again later, or from elsewhere, or "
+                    "with runtime.download.cookies"
+                )
+
+
+def place(kept: Path, target: Path) -> None:
+    """A media file of the cache in an artifact: a hard link where that is possible, else a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(kept, target)
+    except OSError:
+        shutil.copyfile(kept, target)
+
+
+def cut(start: float, end: float, length: float | None, min_seconds: float) -> list[tuple[float, float]]:
+    """Start and duration (s) of the clips of a span: whole, or a grid whose last cell may be half a length.
+
+    A span that is shorter than `min_seconds` has none: ClipError("too_short").
+    """
+    duration = end - start
+    if duration <= 0:
+        raise ClipError("too_short", f"it would start at {start:.2f} s, but the video ends at {end:.2f} s")
+    if duration < min_seconds:
+        raise ClipError("too_short", f"{duration:.2f} s, shorter than clips.min_seconds = {min_seconds}")
+    if length is None or duration <= length:
+        return [(start, duration)]
+    cells = [(start + i * length, min(length, duration - i * length)) for i in range(math.ceil(duration / length))]
+    return [cell for cell in cells if cell[1] >= max(min_seconds, length / 2)]
+
+
+def rows_of(entry: Entry, item: Item, length: float | None, min_seconds: float) -> list[dict[str, Any]]:
+    """The index rows of one medium: its clips, and a row with the reason for whatever gave none."""
+    row = {"media_id": entry.media_id, "split": entry.split, "labels": list(entry.labels), "origin": entry.origin}
+    found = item.fields
+
+    def failed(start: float, reason: str, detail: str) -> dict[str, Any]:
+        told = {"status": "failed", "reason": reason, "detail": detail}
+        return {**row, "clip_id": clip_id(entry.media_id, start), "origin_start_s": start, **told}
+
+    if entry.fault or item.reason:
+        first = hull(entry) or (0.0, 0.0)
+        return [failed(first[0], *(("invalid", entry.fault) if entry.fault else (item.reason, item.detail)))]
+    shared = {k: found[k] for k in ("width", "height", "fps", "sample_rate", "channels", "sha256")}
+    shared |= {"status": "ok", "reason": "", "detail": "", "media": f"media/{entry.media_id}{found['suffix']}"}
+    rows = []
+    for start, end, missing in spans(entry, found):
+        try:
+            for at, seconds in cut(start, end, length, min_seconds):
+                times = {"start_s": max(at - found["start"], 0.0), "origin_start_s": at, "duration_s": seconds}
+                rows.append({**row, **shared, "clip_id": clip_id(entry.media_id, at), **times})
+        except ClipError as e:
+            if not missing:
+                rows.append(failed(start, e.reason, e.detail))
+        if missing:
+            rows.append(failed(max(start, end), "truncated", f"the media end at {end:.2f} s, {missing:.2f} s early"))
+    return rows
+
+
+def spans(entry: Entry, found: dict[str, Any]) -> Iterator[tuple[float, float, float]]:
+    """Start, end and what is missing of it (s of the origin) of the parts of a video that the medium holds.
+
+    A part that the video declares but does not have is missing; one beyond the video's end is just not there.
+    """
+    begin, end, declared = (
+        found["start"],
+        found["start"] + found["duration"],
+        found["start"] + found["declared"],
+    )
+    for first, last in entry.parts or ((max(begin, 0.0), declared),):
+        missing = min(last, declared) - max(end, first)
+        yield first, min(last, end), missing if missing > TAIL else 0.0
+
+
+def clip_id(media_id: str, start: float) -> str:
+    """`<media_id>_<start in ms>`, on the timeline of the origin."""
+    return f"{media_id}_{round(start * 1000)}"
+
+
+def boxes_of(row: dict[str, Any], item: Item) -> list[dict[str, Any]]:
+    """The boxes of a medium that fall into one of its clips."""
+    start, end = row["start_s"], row["start_s"] + row["duration_s"]
+    return [{"clip_id": row["clip_id"], **box} for box in item.fields["boxes"] if start <= box["time_s"] <= end]

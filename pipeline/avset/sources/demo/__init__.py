@@ -1,0 +1,106 @@
+"""The offline source: drawn players with synthetic music, and the true box of each instrument.
+
+Everything about a clip follows from its `media_id` and `Options.seed`; the splits share no melody,
+scene or timbre.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from avset.params import Download
+from avset.sources import Box, Entry, Fetched, Listing
+from avset.sources.demo.media import write_mp4
+from avset.sources.demo.motion import motions
+from avset.sources.demo.pictures import Painter
+from avset.sources.demo.scenes import scene
+from avset.sources.demo.sounds import LABELS, Note, render
+
+SUFFIX = ".mp4"
+SAMPLE_RATE = 22050  # Hz
+PEAK = 0.95  # the sum of a duet is scaled down to it, never up
+DUETS_PER_TEST = 4  # one duet in this many is for testing
+
+
+class Options(BaseModel, extra="forbid"):
+    """What the demo draws and plays."""
+
+    seed: int = Field(default=0, ge=0, description="another seed, another data set")
+    duration: float = Field(default=6.0, ge=1.0, le=60.0, description="seconds of each clip")
+    size: int = Field(default=128, ge=64, le=512, multiple_of=2, description="pixels of the square picture's side")
+    fps: int = Field(default=10, ge=1, le=60, description="frames per second")
+    train_per_label: int = Field(default=16, ge=1, le=1000, description="training clips of each instrument")
+    validation_per_label: int = Field(default=3, ge=0, le=1000, description="validation clips of each instrument")
+    test_per_label: int = Field(default=6, ge=0, le=1000, description="test clips of each instrument")
+    duets: int = Field(
+        default=12, ge=0, le=1000, description="clips with two players: three in four train, the rest test"
+    )
+
+
+def listing(options: Options) -> Listing:
+    """All media of the demo: solos like `violin-train-003`, duets like `duet-flute-violin-007`.
+
+    A larger count only adds entries.
+    """
+    counts = {
+        "train": options.train_per_label,
+        "validation": options.validation_per_label,
+        "test": options.test_per_label,
+    }
+    solos = [
+        Entry(f"{_slug(label)}-{split}-{number:03d}", split, (label,), "demo")
+        for split, count in counts.items()
+        for label in LABELS
+        for number in range(count)
+    ]
+    duets = [_duet(number, options) for number in range(options.duets)]
+    return Listing(sorted(solos + duets, key=lambda entry: entry.media_id))
+
+
+def fetch(entry: Entry, options: Options, target: Path, access: Download | None = None) -> Fetched:
+    """Draw, play and write one clip to `target` (H.264 and AAC); the same bytes each time on one machine.
+
+    There is one box for each instrument and frame; the sound of a duet is the sum of two, limited in peak.
+    """
+    parts = [render(label, _seed(entry, options, f"sound {n}"), options.duration, SAMPLE_RATE)
+             for n, label in enumerate(entry.labels)]  # fmt: skip
+    waveform = np.sum([samples for samples, _ in parts], axis=0)
+    waveform *= min(1.0, PEAK / max(float(np.abs(waveform).max()), 1e-9))
+    frames, boxes = _draw(entry, options, [notes for _, notes in parts])
+    write_mp4(target, frames, options.fps, waveform, SAMPLE_RATE)
+    return Fetched(boxes=boxes)
+
+
+def _draw(entry: Entry, options: Options, scores: list[list[Note]]) -> tuple[list[np.ndarray], list[Box]]:
+    painter = Painter(scene(entry.labels, _seed(entry, options, "scene")), options.size)
+    times = np.arange(round(options.duration * options.fps)) / options.fps
+    phases = np.random.default_rng(_seed(entry, options, "sway")).uniform(0, 2 * np.pi, len(scores))
+    moves = [motions(notes, times, float(phase)) for notes, phase in zip(scores, phases, strict=True)]
+    frames, boxes = [], []
+    for time, *moment in zip(times.tolist(), *moves, strict=True):
+        pixels, corners = painter.frame(tuple(moment))
+        frames.append(pixels)
+        boxes += [Box(time, label, *corner) for label, corner in zip(entry.labels, corners, strict=True)]
+    return frames, boxes
+
+
+def _duet(number: int, options: Options) -> Entry:
+    rng = np.random.default_rng(_digest(f"{options.seed}/duet/{number}"))
+    first, second = sorted(rng.permutation(len(LABELS))[:2].tolist())
+    labels = (LABELS[first], LABELS[second])
+    split = "test" if number % DUETS_PER_TEST == DUETS_PER_TEST - 1 else "train"
+    return Entry(f"duet-{_slug(labels[0])}-{_slug(labels[1])}-{number:03d}", split, labels, "demo")
+
+
+def _slug(label: str) -> str:
+    return label.replace(" ", "_")
+
+
+def _seed(entry: Entry, options: Options, purpose: str) -> int:
+    return _digest(f"{options.seed}/{entry.media_id}/{purpose}")
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")

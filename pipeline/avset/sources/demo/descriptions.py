@@ -1,0 +1,124 @@
+"""Sentences about a scene, and which scenes a sentence is true of: both from the same plain facts."""
+
+import numpy as np
+
+from avset.sources.demo.instruments import TINTS
+from avset.sources.demo.people import POSES
+from avset.sources.demo.pictures import Scene
+from avset.sources.demo.scenes import COLOURS, word_for
+
+Facts = frozenset[str]
+OTHER_NAMES = {"acoustic guitar": "guitar", "saxophone": "sax"}
+FAMILIES = {
+    "string": ("acoustic guitar", "cello", "erhu", "violin"),
+    "bowed": ("cello", "erhu", "violin"),
+    "brass": ("trumpet", "tuba"),
+    "woodwind": ("clarinet", "flute", "saxophone"),
+    "percussion": ("xylophone",),
+}
+ABOUT_ONE = (
+    "person playing a {name}",
+    "person playing the {name}",
+    "someone playing {article} {name}",
+    "a person plays the {name}",
+    "{article} {name}",
+    "the {name}",
+    "{name}",
+    "a photo of someone playing the {name}",
+    "a picture of {article} {name}",
+    "a musician with {article} {name}",
+    "{article} {name} player",
+)
+ABOUT_TWO = (
+    "{article} {name} and {other_article} {other}",
+    "a duet of {name} and {other}",
+    "two people playing the {name} and the {other}",
+    "someone playing the {name} next to someone playing the {other}",
+)
+
+
+def facts(scene: Scene) -> Facts:
+    """Everything that a sentence may say about this scene."""
+    said = {scene.background, *(thing.kind for thing in scene.things)}
+    for player in scene.players:
+        label, top = player.label, word_for(player.top, COLOURS)
+        families = {f"{family} instrument" for family, members in FAMILIES.items() if label in members}
+        looks = {f"{word_for(player.tint, TINTS[label])} {label}", f"{label} in {top}", f"{top} clothes"}
+        said |= {label, *families, *looks, "sitting" if POSES[label].seated else "standing"}
+        said |= {"hat"} if player.hair_style == "hat" else set()
+    if len(scene.players) == 1:
+        x = scene.players[0].x
+        said |= {"one person", *(["on the left"] if x < 42 else []), *(["on the right"] if x > 58 else [])}
+    else:
+        said |= {"two people", f"{scene.players[0].label} left of {scene.players[1].label}"}
+    return frozenset(said)
+
+
+def describe(scene: Scene, rng: np.random.Generator) -> tuple[str, Facts]:
+    """One true sentence about the scene, and the facts that it needs to be true."""
+    kind = rng.random()
+    if len(scene.players) == 2 and kind < 0.3:
+        return _both(scene, rng)
+    if kind < 0.7:
+        return _plainly(scene, rng)
+    return _in_detail(scene, rng) if kind < 0.82 else _around(scene, rng)
+
+
+def _both(scene: Scene, rng: np.random.Generator) -> tuple[str, Facts]:
+    first, second = (player.label for player in scene.players)
+    if rng.random() < 0.3:
+        return (
+            f"{_article(first)} {first} on the left and {_article(second)} {second} on the right",
+            frozenset({f"{first} left of {second}"}),
+        )
+    labels = [first, second] if rng.random() < 0.5 else [second, first]
+    name, other = labels
+    words = {"name": name, "other": other, "article": _article(name), "other_article": _article(other)}
+    return ABOUT_TWO[int(rng.integers(len(ABOUT_TWO)))].format(**words), frozenset(labels)
+
+
+def _plainly(scene: Scene, rng: np.random.Generator) -> tuple[str, Facts]:
+    label = scene.players[int(rng.integers(len(scene.players)))].label
+    name = OTHER_NAMES.get(label, label) if rng.random() < 0.25 else label
+    pattern = ABOUT_ONE[0 if rng.random() < 0.25 else int(rng.integers(len(ABOUT_ONE)))]
+    return pattern.format(name=name, article=_article(name)), frozenset({label})
+
+
+def _in_detail(scene: Scene, rng: np.random.Generator) -> tuple[str, Facts]:
+    player = scene.players[int(rng.integers(len(scene.players)))]
+    label, top, tint = player.label, word_for(player.top, COLOURS), word_for(player.tint, TINTS[player.label])
+    choices = [
+        (f"{_article(tint)} {tint} {label}", frozenset({f"{tint} {label}"})),
+        (f"a person in {top} playing the {label}", frozenset({f"{label} in {top}"})),
+        (f"someone playing the {label}, {_place(scene.background)}", frozenset({label, scene.background})),
+    ]
+    choices += [
+        (f"{_article(label)} {label} and a {thing.kind}", frozenset({label, thing.kind})) for thing in scene.things
+    ]
+    side = facts(scene) & {"on the left", "on the right"}
+    choices += [(f"{_article(label)} {label} {where}", frozenset({label, where})) for where in sorted(side)]
+    return choices[int(rng.integers(len(choices)))]
+
+
+def _around(scene: Scene, rng: np.random.Generator) -> tuple[str, Facts]:
+    """About the room, the people or the family of the instrument."""
+    player = scene.players[int(rng.integers(len(scene.players)))]
+    top, crowd = word_for(player.top, COLOURS), "one person" if len(scene.players) == 1 else "two people"
+    choices = [
+        (f"a picture {_place(scene.background)}", frozenset({scene.background})),
+        (f"a person in {top}", frozenset({f"{top} clothes"})),
+        (crowd, frozenset({crowd})),
+    ]
+    choices += [(f"a {thing.kind}", frozenset({thing.kind})) for thing in scene.things]
+    choices += [("someone wearing a hat", frozenset({"hat"}))] if player.hair_style == "hat" else []
+    families = [family for family, members in FAMILIES.items() if player.label in members]
+    choices += [(f"a {family} instrument", frozenset({f"{family} instrument"})) for family in families]
+    return choices[int(rng.integers(len(choices)))]
+
+
+def _place(background: str) -> str:
+    return f"{'in' if background in ('room', 'garden', 'tiled hall') else 'in front of'} a {background}"
+
+
+def _article(name: str) -> str:
+    return "an" if name[0] in "aeiou" else "a"

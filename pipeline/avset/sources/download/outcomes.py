@@ -1,0 +1,114 @@
+"""What an exception of a download means: a reason of avset.errors, and whether it is worth asking again.
+
+Exceptions of yt-dlp are told by the names of their classes, so that nothing is imported here.
+"""
+
+import errno
+import re
+from collections.abc import Iterator
+
+from avset.errors import AvsetError, ClipError
+
+LONGEST = 300  # characters of a detail
+CLASSES = {  # of an exception, or of one that it was caused by
+    "GeoRestrictedError": "region",
+    "UserNotLive": "live",
+    "UnsupportedError": "corrupt",  # a page without a video
+    "TransportError": "network",  # resets, time-outs, proxies, certificates, bodies that end early
+    "ContentTooShortError": "network",
+    "ConnectionError": "network",
+    "TimeoutError": "network",
+}
+REFUSED = 403  # may be an address that has expired: asked again, then "rate_limited"
+EXPIRED = (404, 410)  # likewise, of media that a site has just told of; then "removed"
+STATUS = {  # of HTTP; 500 and above are "network", others "error"
+    401: "private",
+    402: "private",
+    REFUSED: "rate_limited",
+    404: "removed",
+    408: "network",
+    410: "removed",
+    416: "network",  # the file was longer when its size was told
+    429: "rate_limited",
+    451: "region",
+}
+WORDS = (  # of sites; the first that fits
+    ("invalid", "not a valid url|file:// urls are disabled"),
+    ("bot_check", "not a (ro)?bot|captcha|anti-bot|unusual traffic|likely being blocked"),
+    ("rate_limited", "rate.?limit|try again later|too many requests"),
+    ("age", "confirm your age|age.?(restrict|limit|verif|gate)|inappropriate for some"),
+    ("live", r"live event|premieres?\b|not currently live|upcoming|begin in|processing this video|is offline"),
+    ("region", "(in|from|to) your (country|region|location|territory)|geo.?(restrict|block)"),
+    ("network", "failed to extract any player response|incomplete data|needs to be reloaded|giving up after"),
+    ("error", "not available on this app|unable to extract|requested format|no video formats"),  # of yt-dlp, or us
+    ("private", r"private|members.?only|channel's members|join this channel|payment|\bpaid\b|premium|\brent"),
+    ("private", r"sign in|\blog ?in|logged in|registered users|password|subscri"),
+    ("no_video", r"\bdrm\b"),
+    ("removed", "unavailable|not available|isn.t available|no longer|removed|deleted|terminated|not exist"),
+    ("removed", "copyright|closed|taken down|not found|violat"),
+)
+ADVICE = r"\s*[(.;]?\s*(caused by|use --|see  ?http|also see|confirm you are on|please report|you might want)"
+POOLS = r"HTTPS?Connection\w*\([^()]*\): |Max retries exceeded with url: \S+ |<[\w.]+ object at 0x\w+>,? ?:? ?"
+
+
+def understand(error: Exception, secrets: tuple[str, ...] = ()) -> tuple[ClipError, bool]:
+    """The ClipError that an exception stands for, its detail fit for an index, and whether to ask again.
+
+    Other errors of ours go through, and a disk that cannot be written becomes one.
+    """
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, ClipError):
+            return ClipError(cause.reason, scrub(cause.detail, secrets)), cause.reason == "network"
+        if isinstance(cause, AvsetError):
+            raise cause
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            cure = "free space, or point AVSET_CACHE elsewhere"
+            raise AvsetError(f"cannot write what is downloaded: {cause.strerror}; {cure}") from error
+    text = getattr(causes[0], "orig_msg", None) or str(causes[0])
+    status = _status(causes, text)
+    reason = _reason(causes, status, text)
+    name = type(causes[0]).__name__
+    again = reason == "network" or status == REFUSED or (status in EXPIRED and name != "ExtractorError")
+    return ClipError(reason, scrub(f"{name}: {text}" if reason == "error" else text, secrets)), again
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The exception as an extractor raised it, then what it was caused by."""
+    told: object = error
+    if type(error).__name__ == "DownloadError":  # wraps another one, with advice for the command line
+        told = error.__context__ or (getattr(error, "exc_info", None) or (None, None))[1] or error
+    for _ in range(8):
+        if not isinstance(told, BaseException):
+            return
+        yield told
+        told = getattr(told, "cause", None) or told.__cause__
+
+
+def _status(causes: list[BaseException], text: str) -> int | None:
+    """The status of HTTP that was the cause."""
+    found = next((s for s in (getattr(cause, "status", None) for cause in causes) if isinstance(s, int)), None)
+    named = re.search(r"HTTP Error (\d{3})", text)
+    return found or (int(named[1]) if named else None)
+
+
+def _reason(causes: list[BaseException], status: int | None, text: str) -> str:
+    names = (kind.__name__ for cause in causes for kind in type(cause).__mro__)
+    if known := next((CLASSES[name] for name in names if name in CLASSES), None):
+        return known
+    if status is not None:
+        return STATUS.get(status, "network" if status >= 500 else "error")
+    return next((reason for reason, words in WORDS if re.search(words, text, re.IGNORECASE)), "error")
+
+
+def scrub(text: str, secrets: tuple[str, ...] = ()) -> str:
+    """One line without the secrets, queries and users of addresses, paths of this machine; at most `LONGEST`."""
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split()).removeprefix("ERROR: ").removeprefix("[download] ")
+    for secret in secrets:
+        text = text.replace(secret, "...")
+    text = re.sub(POOLS, "", text)
+    text = re.sub(ADVICE + ".*", "", text, flags=re.IGNORECASE)
+    text = re.sub(r"(?<=://)[^\s/@'\"]*@", "", text)
+    text = re.sub(r"(\w+://[^\s?#'\"<>]*)[?#][^\s'\"<>)]*", r"\1", text)
+    text = re.sub(r"(?<![\w:/.])~?/[^\s/'\":]+(/[^\s'\":]*)+", "...", text)
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."

@@ -1,0 +1,143 @@
+"""A file behind an address as a file object: what is read is fetched in blocks, by HTTP range requests."""
+
+import io
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from avset.errors import ClipError
+
+BLOCK = 1 << 18  # bytes
+RUN = 8  # blocks of one request, reached by doubling as long as blocks are missed in order
+KEPT = 64  # blocks in memory
+CHUNK = 1 << 23  # bytes of one request when all of a file is fetched; sites slow down longer ones
+PIECE = 1 << 13  # bytes read at once; a connection that breaks loses less
+BREAKS = 5  # connections that may break within one request's range, each after it brought something
+
+
+class Remote:
+    """A remote file. `request(start, end)` asks for its bytes [start, end), and answers with `status`, `headers`,
+    `read(amount)` and `close()`.
+
+    What these raise goes through, but for the exceptions `broken`: then the connection broke, and the rest is
+    asked for if it brought something. ClipError("network") if the lengths are wrong or the file changes;
+    io.UnsupportedOperation if the server ignores ranges.
+    """
+
+    def __init__(self, request: Callable[[int, int], Any], broken: tuple[type[Exception], ...] = (OSError,)):
+        self.request, self.broken = request, broken
+        self.requests = self.bytes = 0  # made; received
+        self.failure: Exception | None = None  # that a reader met
+        self.version: tuple[int, str] | None = None  # size in bytes, and what the server calls this version
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._next, self._run = -1, 1
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        if self.version is None:
+            for _ in self.stream(0, 1):
+                pass
+        assert self.version is not None
+        return self.version[0]
+
+    def stream(self, start: int, end: int) -> Iterator[bytes]:
+        """The bytes [start, end) of the file in pieces; fewer if the file ends before."""
+        position, breaks = start, 0
+        while position < (end if self.version is None else min(end, self.version[0])):
+            before = position
+            try:
+                self.requests += 1
+                with closing(self.request(position, end)) as response:
+                    stop = min(end, self._accept(response, position))
+                    while position < stop and (piece := response.read(min(PIECE, stop - position))):
+                        position += len(piece)
+                        self.bytes += len(piece)
+                        yield piece
+            except self.broken:
+                breaks += 1
+                if position == before or breaks > BREAKS:
+                    raise
+            if position == before:
+                raise ClipError("network", f"no bytes came after byte {position}")
+
+    def _accept(self, response: Any, position: int) -> int:
+        """The size of the file, if the response starts at the position of a file of the size that it had before."""
+        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range") or "")
+        if response.status != 206 or found is None:
+            raise io.UnsupportedOperation("the server gives no ranges of a file")
+        size = int(found[2])
+        if int(found[1]) != position or (self.version and size != self.version[0]):
+            raise ClipError("network", "the server gave other bytes than those asked for")
+        if self.version is None:
+            self.version = size, response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+        return size
+
+    def block(self, index: int) -> bytes:
+        """The block that starts at byte index * BLOCK; empty after the end of the file."""
+        if index not in self._blocks:
+            self._run = min(2 * self._run, RUN) if index == self._next else 1
+            stop = next((i for i in range(index + 1, index + self._run) if i in self._blocks), index + self._run)
+            data = b"".join(self.stream(index * BLOCK, stop * BLOCK))
+            for i in range(index, stop):
+                self._blocks[i] = data[(i - index) * BLOCK : (i - index + 1) * BLOCK]
+            self._next = stop
+        self._blocks.move_to_end(index)
+        while len(self._blocks) > KEPT:
+            self._blocks.popitem(last=False)
+        return self._blocks[index]
+
+    def save(self, path: Path) -> None:
+        """Append to `path` what it has not yet of the file."""
+        have = path.stat().st_size if path.exists() else 0
+        with path.open("ab") as file:
+            for start in range(have, self.size, CHUNK):
+                for piece in self.stream(start, start + CHUNK):
+                    file.write(piece)
+                    file.flush()  # so that a killed process loses nothing
+
+    def check(self) -> None:
+        """Raise what a reader met, if any."""
+        if self.failure is not None:
+            raise self.failure
+
+
+class Reader(io.RawIOBase):
+    """A position in a remote file; any number of readers share its blocks.
+
+    After a failure it is at its end, for the sake of a C library, which could only drop an exception: ask
+    `Remote.check` when it has finished.
+    """
+
+    def __init__(self, remote: Remote):
+        self.remote, self.position = remote, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = self.remote.size if whence == io.SEEK_END else self.position if whence == io.SEEK_CUR else 0
+        self.position = max(base + offset, 0)
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:
+        if self.remote.failure is not None:
+            return 0
+        index, offset = divmod(self.position, BLOCK)
+        try:
+            piece = self.remote.block(index)[offset : offset + len(buffer)]
+        except Exception as error:
+            self.remote.failure = error
+            return 0
+        buffer[: len(piece)] = piece
+        self.position += len(piece)
+        return len(piece)

@@ -1,0 +1,126 @@
+"""Lists of videos on the net, as text: of an address, fetched once, or of a file."""
+
+import hashlib
+import json
+import time
+import urllib.request
+from collections import Counter
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, TextIO
+from urllib.error import HTTPError
+
+from avset.errors import AvsetError
+from avset.storage.cache import ItemCache
+from avset.storage.files import write_atomic
+
+SHOWN = 60  # characters of a foreign text in one of ours
+LARGEST = 500_000_000  # bytes of a list
+LARGEST_TREE = 20_000_000  # bytes of a JSON list
+ATTEMPTS = 3  # to fetch a list
+PAUSE = 2.0  # s before the second attempt, twice that before the third
+TIMEOUT = 60.0  # s without a byte
+HEADERS = {"User-Agent": "avset-pipeline", "Accept-Encoding": "identity"}
+
+
+def open_list(place: str, option: str) -> TextIO:
+    """A list, opened: of an http(s) address, kept from then on in the cache of items, or of a local file.
+
+    Bytes that are no UTF-8 become surrogates, which no id and no label may contain. AvsetError names the cure.
+    """
+    path = _local(place, option)
+    try:
+        return path.open(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as e:
+        raise AvsetError(f"cannot read {place!r}: {e.strerror}; set clips.options.{option} to a readable list") from e
+
+
+def read_tree(place: str, option: str) -> Any:
+    """A JSON list; AvsetError if it is none, if it has a key twice, or more than LARGEST_TREE bytes."""
+    why = f"it has more than {LARGEST_TREE} bytes"
+    if _local(place, option).stat().st_size <= LARGEST_TREE:
+        try:
+            with open_list(place, option) as handle:
+                return json.loads(handle.read(), object_pairs_hook=_without_repetition)
+        except (ValueError, RecursionError) as e:
+            why = f"it is no JSON ({e})"
+    raise refused(place, option, why)
+
+
+def refused(place: str, option: str, why: str) -> AvsetError:
+    """The error for a list that is another one; what was kept of an address is dropped."""
+    if is_address(place):
+        _kept(place).unlink(missing_ok=True)
+    return AvsetError(f"{place!r} is not the list for clips.options.{option}: {why}; give the right one")
+
+
+def is_address(place: str) -> bool:
+    """Whether a list is on the net."""
+    return place.lower().startswith(("http://", "https://"))
+
+
+def shown(text: str) -> str:
+    """A foreign text, short and harmless, for one of ours."""
+    start = repr(text[:SHOWN])
+    whole = len(text) <= SHOWN and len(start) <= 2 * SHOWN
+    return start if whole else f"{start[: 2 * SHOWN]}... ({len(text)} characters)"
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{shown(repeated[0])} stands in it twice")
+    return dict(pairs)
+
+
+def _kept(address: str) -> Path:
+    """Where the list of an address is kept once it was fetched."""
+    return ItemCache().root / "lists" / hashlib.sha256(address.encode()).hexdigest()
+
+
+def _local(place: str, option: str) -> Path:
+    """The file of a list; an address is fetched once, through the proxies that the environment names."""
+    if is_address(place):
+        if not _kept(place).is_file():
+            write_atomic(_kept(place), _fetch(place, option))
+        return _kept(place)
+    path = Path(place)
+    if not path.is_file() or path.stat().st_size > LARGEST:
+        wrong = f"has more than {LARGEST} bytes" if path.is_file() else "is not there"
+        raise AvsetError(f"the file {place!r} {wrong}; set clips.options.{option} to a list or to its http(s) address")
+    return path
+
+
+def _fetch(address: str, option: str) -> bytes:
+    """What an address delivers; failures that may pass are tried again."""
+    for attempt in range(ATTEMPTS):
+        time.sleep(PAUSE * attempt)
+        try:
+            body = _body(address)
+        except HTTPError as e:
+            e.close()
+            why = f"the server answers {e.code}"
+            if e.code < 500 and e.code != 429:
+                break
+        except (OSError, HTTPException, ValueError) as e:
+            why = str(getattr(e, "reason", "") or e or type(e).__name__)
+        else:
+            page = body[:1000].removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<"
+            if not page and len(body) <= LARGEST:
+                return body
+            why = "that is an HTML page" if page else f"it has more than {LARGEST} bytes"
+            break
+    raise AvsetError(f"no list at {address}: {why}; give a local file in clips.options.{option}")
+
+
+def _body(address: str) -> bytes:
+    """All that an address delivers, or a little more than LARGEST bytes; OSError if it breaks off before its end."""
+    request = urllib.request.Request(address, headers=HEADERS)
+    with urllib.request.build_opener().open(request, timeout=TIMEOUT) as response:
+        size = int(response.headers.get("Content-Length", 0))
+        body = bytearray()
+        while len(body) <= LARGEST and (chunk := response.read(1 << 20)):
+            body += chunk
+    if len(body) < min(size, LARGEST):
+        raise OSError(f"the transfer broke off after {len(body)} of {size} bytes")
+    return bytes(body)

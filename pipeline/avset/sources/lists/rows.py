@@ -1,0 +1,215 @@
+"""The rows of lists of videos, every one checked.
+
+Nothing in a row can reach a path, a command or an address but an id that was checked. A row that cannot be used
+becomes an entry with a fault: it neither ends the reading nor vanishes.
+"""
+
+import csv
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any, TextIO
+from urllib.parse import quote, urlsplit
+
+from pydantic import BaseModel, Field, field_validator
+
+from avset.errors import AvsetError
+from avset.sources import Entry
+from avset.sources.lists import is_address, open_list, refused, shown
+
+SPLITS = ("test", "validation", "train")  # a video that lists give to several goes to the first of them
+FIRST = ("validation", "test")  # the splits of the first videos of a class, as in Co-Separation
+SITES = ("youtube.com", "youtu.be")
+SITE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
+OTHER_ID = re.compile(r"(?!row-)[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
+LATEST = 7 * 24 * 3600  # s; no part of a video ends later
+LABEL_LENGTH = 100  # characters
+LONGEST = 100_000  # characters of a line
+ENOUGH = 1000  # rows after which a list that is mostly unusable is refused
+
+
+class Online(BaseModel, extra="forbid"):
+    """What the sources of videos on the net have in common."""
+
+    address: str = Field(
+        default="https://www.youtube.com/watch?v={id}",
+        description="of a video. At YouTube an id has 11 letters, digits, - and _; elsewhere 1 to 64 of these and "
+        "dots, but no dot first, and it does not begin with row-",
+    )
+    height: int = Field(default=360, ge=16, description="px of the shorter side that is fetched")
+
+    @field_validator("address")
+    @classmethod
+    def _of_a_page(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname or not re.fullmatch(r"[!-~]+", value):
+            raise ValueError("must be an http or https address")
+        if "@" in parts.netloc:
+            raise ValueError("must not contain a user or a password: it is written into the index")
+        if "{id}" not in value or re.search(r"[{}]", value.replace("{id}", "")) or "{" in parts.netloc:
+            raise ValueError("must contain {id} after the host, and no other braces")
+        return value
+
+    def checked(self, video: Any) -> str:
+        """`video` if it is an id that may stand in the address and in a file name, else ValueError."""
+        host = urlsplit(self.address).hostname or ""
+        known = any(host == site or host.endswith("." + site) for site in SITES)
+        if not isinstance(video, str):
+            raise ValueError(f"a {type(video).__name__} is no video id")
+        if not (SITE_ID if known else OTHER_ID).fullmatch(video):
+            raise ValueError(f"{shown(video)} is no video id")
+        return video
+
+
+@dataclass
+class Reading:
+    """The reading of one list.
+
+    AvsetError if the list is empty, if no row can be used, or if not even half of a thousand rows or more can.
+    """
+
+    place: str  # address or file
+    option: str  # the name of that in clips.options
+    form: str  # what a row is
+    rows: int = 0
+    faults: int = 0
+
+    @property
+    def name(self) -> str:
+        """The file name of the list."""
+        path = urlsplit(self.place).path if is_address(self.place) else self.place
+        return PurePosixPath(path).name or self.option
+
+    def table(self, columns: tuple[str, ...]) -> Iterator[tuple[str, str, list[str]]]:
+        """Place, text and fields of every row of a CSV list; no fields if the row has not one for every column.
+
+        One line is one row, so an unclosed quote costs no other; of a line only the first LONGEST characters count.
+        Comments (#), blank lines and a header are no rows.
+        """
+        header = list(columns)
+        with open_list(self.place, self.option) as handle:
+            for number, line in enumerate(_lines(handle), 1):
+                row = line.strip()
+                try:
+                    fields = next(csv.reader((row,), skipinitialspace=True, strict=True))
+                except csv.Error:
+                    fields = []
+                if row and row[0] != "#" and fields != header:
+                    self.rows += 1
+                    yield f"line {number}", row, fields if len(fields) == len(columns) else []
+        self._close()
+
+    def by_class(
+        self,
+        options: Online,
+        tree: Any,
+        labels_of: Callable[[str], tuple[str, ...]],
+        splits: dict[str, str] | None,
+        first: tuple[str, ...] = FIRST,
+        parts_of: Callable[[str], Iterable[tuple[float, float]]] = lambda video: (),
+    ) -> list[Entry]:
+        """The entries of a {class: [id, ...]} list that have a split.
+
+        `splits` (id -> split) leaves out what it does not name. None: the first usable videos of a class have the
+        splits `first`, all others are for training.
+        """
+        if not isinstance(tree, dict):
+            raise self.refused(f"it is no {self.form}")
+        found = []
+        for name, videos in tree.items():
+            order: dict[str, int] = {}
+            for number, video in enumerate(videos if isinstance(videos, list) else [videos], 1):
+                self.rows += 1
+                text = video if isinstance(video, str) else type(video).__name__
+                split = "train" if splits is None else splits.get(text, "")
+                if not split:
+                    continue
+                where = f"{shown(name)}, video {number}"
+                entry = self.entry(options, where, f"{name}: {text}", video, split, labels_of(name), parts_of(text))
+                if splits is None and not entry.fault:
+                    at = order.setdefault(entry.media_id, len(order))
+                    entry = replace(entry, split=first[at]) if at < len(first) else entry
+                found.append(entry)
+        self._close()
+        return found
+
+    def entry(
+        self,
+        options: Online,
+        where: str,
+        row: str,
+        video: Any,
+        split: str,
+        labels: tuple[str, ...],
+        parts: Iterable[tuple[float, float]] = (),
+    ) -> Entry:
+        """The entry of a row, if its id, its labels and its parts (s) are what they must be; else its fault."""
+        try:
+            media_id = options.checked(video)
+            for label in labels:
+                if not _is_label(label):
+                    raise ValueError(f"{shown(label)} is no label")
+            origin = options.address.replace("{id}", quote(media_id, safe=""))
+            return Entry(media_id, split, labels, origin, spans(parts))
+        except ValueError as e:
+            return self.fault(where, row, split, labels, str(e))
+
+    def fault(self, where: str, row: str, split: str, labels: tuple[str, ...] = (), why: str = "") -> Entry:
+        """The entry of a row that cannot be used; its media_id is a hash of the row."""
+        self.faults += 1
+        if self.rows >= ENOUGH and self.faults > self.rows / 2:
+            raise self.refused(f"{self.faults} of its first {self.rows} rows are no {self.form}")
+        digest = hashlib.sha256(f"{self.option}\n{row}".encode(errors="surrogatepass")).hexdigest()
+        origin = f"{where} of {self.name}"
+        detail = f"{origin}: {why or f'{shown(row)} is no {self.form}'}"
+        return Entry(f"row-{digest[:10]}", split, tuple(filter(_is_label, labels)), origin, (), detail)
+
+    def refused(self, why: str) -> AvsetError:
+        """The error for a list that is another one."""
+        return refused(self.place, self.option, why)
+
+    def _close(self) -> None:
+        """The check of a list that was read to its end."""
+        if self.rows == 0:
+            raise self.refused("it is empty")
+        if self.faults >= self.rows:
+            raise self.refused(f"none of its {self.rows} rows is a {self.form}")
+
+
+def read_splits(place: str, option: str = "splits") -> dict[str, str]:
+    """A user's CSV with the columns id,split. AvsetError names the line that is wrong."""
+    splits: dict[str, str] = {}
+    reading = Reading(place, option, "id,split")
+    for where, row, fields in reading.table(("id", "split")):
+        video, split = (field.strip() for field in fields or ("", ""))
+        if split not in SPLITS or splits.setdefault(video, split) != split:
+            why = f"{where} of {reading.name}: {shown(row)} is no id with the one split"
+            raise AvsetError(f"{why} that it has; in clips.options.{option} that is train, validation or test")
+    return splits
+
+
+def spans(parts: Iterable[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    """Parts (s) in ascending order, those that overlap united; ValueError if one is no part of a video."""
+    united: list[tuple[float, float]] = []
+    for start, end in sorted(parts):
+        if not 0 <= start < end <= LATEST:
+            raise ValueError(f"{start} to {end} s is no part of a video")
+        if united and start < united[-1][1]:
+            start, end = united[-1][0], max(end, united.pop()[1])
+        united.append((start, end))
+    return tuple(united)
+
+
+def _lines(handle: TextIO) -> Iterator[str]:
+    """Lines, without what is beyond their first LONGEST characters."""
+    rest = False
+    while line := handle.readline(LONGEST):
+        if not rest:
+            yield line
+        rest = not line.endswith("\n")
+
+
+def _is_label(text: str) -> bool:
+    return 1 <= len(text) <= LABEL_LENGTH and text.isprintable()

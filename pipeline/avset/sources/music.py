@@ -1,0 +1,62 @@
+"""MUSIC: videos of musicians, solos of 11 instruments and duets (App. A.5). MUSIC21 is the same with another list."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from avset.sources import Entry, Listing
+from avset.sources.download import SUFFIX, fetch
+from avset.sources.lists import read_tree
+from avset.sources.lists.funnel import counted, listing_of, unite
+from avset.sources.lists.rows import FIRST, Online, Reading, read_splits
+
+__all__ = ["SUFFIX", "Options", "fetch", "listing"]
+
+HOME = "https://raw.githubusercontent.com/roudimit/MUSIC_dataset/master"
+
+
+class Options(Online):
+    """Which lists, which are trained on, and how they are split. A list is an address, or a file."""
+
+    solos: str = Field(default=f"{HOME}/MUSIC_solo_videos.json", description="MUSIC21: MUSIC21_solo_videos.json there")
+    duets: str | None = Field(default=f"{HOME}/MUSIC_duet_videos.json", description="read where train says so")
+    train: list[Literal["solos", "duets"]] = Field(
+        default=["solos"], min_length=1, description="lists to train on (Table 1: one or the other)"
+    )
+    splits: str | None = Field(
+        default=None,
+        description="CSV with the columns id,split; a video that it does not name is left out. null: the first and "
+        "the second solo of every class are for validation and test, all others for training",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Options":
+        if "duets" in self.train and self.duets is None:
+            raise ValueError("train names duets, but duets is null")
+        return self
+
+
+def listing(options: Options) -> Listing:
+    """One entry per video, whole, sorted by media_id.
+
+    Solos are for validation and test also where training is on duets: only mixed solos can be scored. A row that
+    cannot be used is not counted as the first of its class. AvsetError names a list that is another one.
+    """
+    splits = read_splits(options.splits) if options.splits else None
+    lists: dict[str, list[Entry]] = {}
+    funnel: dict[str, dict[str, int]] = {}
+    places = {"solos": options.solos, "duets": options.duets if "duets" in options.train else None}
+    for name, place in places.items():
+        if place is not None:
+            reading = Reading(place, name, '{"videos": {class: [id, ...]}}')
+            tree = read_tree(place, name)
+            videos = tree.get("videos") if isinstance(tree, dict) else None
+            found = reading.by_class(options, videos, labels_of, splits, FIRST if name == "solos" else ())
+            lists[name] = [entry for entry in found if entry.split != "train" or name in options.train]
+            funnel[name] = {"rows": reading.rows, "with a split": len(lists[name])}
+    return listing_of(funnel, counted(funnel, "distinct", unite(lists)), splits)
+
+
+def labels_of(name: str) -> tuple[str, ...]:
+    """The labels of a class: "saxophone acoustic_guitar" is a saxophone and an acoustic guitar."""
+    return tuple(dict.fromkeys(word.replace("_", " ") for word in name.split()))

@@ -1,0 +1,97 @@
+"""VGGSound: 10 s of videos with one of 309 labels, narrowed down to 15 musical instruments."""
+
+from typing import Any
+
+from pydantic import Field
+
+from avset.sources import Entry, Listing
+from avset.sources.download import SUFFIX, fetch
+from avset.sources.lists.funnel import Caps, Names, at_most, counted, listing_of, named, share, unite
+from avset.sources.lists.rows import Online, Reading
+
+__all__ = ["SUFFIX", "Options", "fetch", "listing"]
+
+SECONDS = 10.0  # of every clip
+COLUMNS = ("id", "start", "label", "split")
+INSTRUMENTS: dict[str, Any] = {
+    "accordion": "playing accordion",
+    "banjo": "playing banjo",
+    "cello": "playing cello",
+    "drum": ["playing drum kit", "playing snare drum", "playing bass drum"],
+    "flute": "playing flute",
+    "guitar": [
+        "playing acoustic guitar",
+        "playing electric guitar",
+        "playing bass guitar",
+        "playing steel guitar, slide guitar",
+    ],
+    "harmonica": "playing harmonica",
+    "harp": "playing harp",
+    "horn": "playing french horn",
+    "oboe": "playing oboe",
+    "piano": "playing piano",
+    "saxophone": "playing saxophone",
+    "trombone": "playing trombone",
+    "trumpet": "playing trumpet",
+    "violin": "playing violin, fiddle",
+}
+
+
+class Options(Online):
+    """Which list, and what is taken of it. A list is an address, or a file."""
+
+    table: str = Field(
+        default="https://www.robots.ox.ac.uk/~vgg/data/vggsound/vggsound.csv",
+        description="CSV of id, start in s, label, train or test",
+    )
+    classes: dict[str, Names] | None = Field(
+        default=INSTRUMENTS,
+        validate_default=True,
+        min_length=1,
+        description="our label -> labels in VGGSound; null: all, as they are",
+    )
+    validation: float = Field(default=0.1, ge=0, lt=1, description="fraction of train, by a hash of the ids")
+    max_per_class: Caps = Caps()
+
+
+def listing(options: Options) -> Listing:
+    """One entry per video that has a label of a class, sorted by media_id.
+
+    AvsetError names a list that is another one, and a label of your own `classes` that no row has.
+    """
+    wanted: dict[str, list[str]] = {}
+    for label, names in (options.classes or {}).items():
+        for name in names:
+            wanted.setdefault(name, []).append(label)
+    reading = Reading(options.table, "table", "row of " + ", ".join(COLUMNS))
+    found, seen = _read(reading, options, wanted)
+    if options.classes and "classes" in options.model_fields_set:
+        for name in wanted:
+            named(name, seen, f"classes.{wanted[name][0]}")
+    funnel = {"table": {"rows": reading.rows, "with a class": len(found)}}
+    lists = counted(funnel, "distinct", unite({"table": found}))
+    if options.max_per_class != Caps():
+        lists = counted(funnel, "at most per class", at_most(lists, options.max_per_class))
+    return listing_of(funnel, lists)
+
+
+def _read(reading: Reading, options: Options, wanted: dict[str, list[str]]) -> tuple[list[Entry], set[str]]:
+    """The rows that have a label of a class or cannot be read, and all labels that the list has."""
+    found = []
+    seen: set[str] = set()
+    weights = {"validation": options.validation, "train": 1 - options.validation}
+    for where, row, fields in reading.table(COLUMNS):
+        try:
+            video, start, name, split = fields
+            begin = float(start)
+            if split not in ("train", "test"):
+                raise ValueError
+        except ValueError:
+            found.append(reading.fault(where, row, "train"))
+            continue
+        seen.add(name)
+        labels = tuple(wanted.get(name, ())) if options.classes else (name,)
+        if labels:
+            split = split if split == "test" else share(video, weights)
+            found.append(reading.entry(options, where, row, video, split, labels, [(begin, begin + SECONDS)]))
+    return found, seen

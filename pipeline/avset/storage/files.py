@@ -1,0 +1,104 @@
+"""Files and folders that are there whole or not at all."""
+
+import errno
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from avset.errors import AvsetError, MissingArtifact
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; what a group may do in the one that exists, it may do in the new ones."""
+    if not folder.exists():
+        make_folder(folder.parent)
+        with suppress(FileExistsError):
+            folder.mkdir()
+            share(folder)
+
+
+def share(path: Path) -> None:
+    """Give a new file or folder the group's rights to the folder that it lies in: caches are shared by teams."""
+    above, own = path.parent.stat().st_mode, path.stat().st_mode
+    rights = above & (stat.S_IRWXG | stat.S_ISGID if stat.S_ISDIR(own) else stat.S_IRGRP | stat.S_IWGRP)
+    if own | rights != own:
+        path.chmod(own | rights)
+
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # the fault of no clip
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """AvsetError where a file cannot be written, whatever the library says."""
+    try:
+        yield
+    except (OSError, RuntimeError) as e:
+        why = getattr(e, "strerror", None) or " ".join(str(e).split())
+        raise AvsetError(f"cannot write {path}: {why}; free space, or point AVSET_CACHE elsewhere") from e
+
+
+def replace_folder(fresh: Path, folder: Path) -> None:
+    """Put a folder in the place of another one, which is there whole until it is gone."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")  # no process id: machines may share the folder
+    with writing(path):
+        try:
+            make_folder(path.parent)
+            with temporary.open("wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            share(temporary)
+            temporary.replace(path)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Sorted keys, no time stamps, a newline at the end."""
+    write_atomic(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def require(path: Path) -> Path:
+    """`path` if it exists, else a MissingArtifact that names the stage to run."""
+    if not path.exists():
+        stage = {"models": "train", "scores": "evaluate"}
+        room = path.parts[2] if path.parts[0] == "data" and len(path.parts) > 2 else ""
+        how = f"dvc repro {stage.get(room, room)}".strip()
+        raise MissingArtifact(f"{path} is not there; make it with `{how}`, or `dvc pull`")
+    return path
+
+
+def link(source: Path, target: Path) -> None:
+    """The same file under another name: a hard link where that is possible, else a copy, whole or not at all."""
+    temporary = target.with_name(f".{target.name}.{uuid4().hex[:8]}")
+    with writing(target):
+        make_folder(target.parent)
+        try:
+            try:
+                os.link(source, temporary)
+            except OSError:  # another disk, another owner
+                shutil.copy2(source, temporary)
+                share(temporary)
+            temporary.replace(target)
+        finally:
+            with suppress(OSError):  # still there if both were one file, or if it failed
+                temporary.unlink(missing_ok=True)

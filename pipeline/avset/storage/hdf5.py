@@ -1,0 +1,60 @@
+"""HDF5 files: new ones that are there whole or not at all, and old ones read without a lock."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from avset.storage.files import writing
+
+
+class _Sink:
+    """A new file for HDF5 to write to. It never hears that it cannot: it would crash. `error` is the first one."""
+
+    def __init__(self, file: Any):
+        self.file = file
+        self.error: OSError | None = None
+        self.read, self.readinto, self.seek, self.tell, self.flush = (
+            file.read, file.readinto, file.seek, file.tell, file.flush
+        )  # fmt: skip
+
+    def write(self, data: Any) -> int:
+        """All of it, or as if."""
+        left = memoryview(data).cast("B")
+        while left and not self.error:
+            try:
+                left = left[self.file.write(left) :]
+            except OSError as e:
+                self.error = e
+        return len(data)
+
+    def truncate(self, size: int) -> int:
+        """To a size, or as if."""
+        try:
+            return self.file.truncate(size)
+        except OSError as e:
+            self.error = self.error or e
+            return size
+
+
+@contextmanager
+def new_hdf5(path: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file, on the disk when the block ends; AvsetError if it cannot be written."""
+    with writing(path):
+        raw = path.open("w+b", buffering=0)
+    with raw:
+        sink = _Sink(raw)
+        with h5py.File(sink, "w") as file:
+            yield file
+        with writing(path):
+            if sink.error:
+                raise sink.error
+            os.fsync(raw.fileno())
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """An HDF5 file to read from. What nobody writes to needs no lock, and some file systems have none."""
+    return h5py.File(path, "r", locking="best-effort")

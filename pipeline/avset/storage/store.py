@@ -1,0 +1,73 @@
+"""A store of HDF5 shards, read-only."""
+
+import hashlib
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow.parquet as pq
+
+from avset.storage.files import require
+from avset.storage.hdf5 import open_hdf5
+from avset.storage.tables import Rows
+
+OPEN = 32  # shards that a store keeps open, in each process; HDF5 keeps up to 7 MB for each
+
+
+KNOWN = 128  # datasets of such a shard that need not be looked up again
+
+
+class Store:
+    """A store, read-only. Handles open lazily and once per process, so it may cross into data workers."""
+
+    def __init__(self, folder: Path):
+        require(folder / "store.json")
+        self.folder = folder
+        text = (folder / "store.json").read_bytes() + (folder / "index.parquet").read_bytes()
+        self.digest = hashlib.sha256(text).hexdigest()
+        self.info = json.loads((folder / "store.json").read_text())
+        self.rows = Rows(pq.read_table(folder / "index.parquet", read_dictionary=["status", "reason", "made"]))
+        self._files: OrderedDict[tuple[int, str], tuple[h5py.File, dict[str, h5py.Dataset]]] = OrderedDict()
+
+    @property
+    def clips(self) -> list[str]:
+        """Names of the clips that have data, sorted."""
+        return [clip for clip, status in self.rows.columns("clip_id", "status") if status == "ok"]
+
+    def dataset(self, clip: str, name: str) -> h5py.Dataset:
+        """The HDF5 dataset of one array of a clip. Read it at once: few shards stay open."""
+        at = (os.getpid(), self.rows.value(clip, "shard"))
+        if at not in self._files:
+            self._files[at] = open_hdf5(self.folder / "shards" / f"{at[1]}.h5"), {}
+            if len(self._files) > OPEN:
+                self._files.popitem(last=False)[1][0].close()
+        self._files.move_to_end(at)
+        file, known = self._files[at]
+        if (path := f"{clip}/{name}") not in known:  # looking it up takes as long as reading a crop
+            if len(known) == KNOWN:
+                known.clear()
+            known[path] = file[path]
+        return known[path]
+
+    def read(self, clip: str, name: str, part: slice = slice(None)) -> np.ndarray:
+        """One array of a clip, or a slice of its first axis."""
+        return self.dataset(clip, name)[part]
+
+    def stack(self, clips: Sequence[str], name: str) -> np.ndarray:
+        """One array of many clips, of one shape, stacked; each shard is opened once."""
+        at = {clip: i for i, clip in enumerate(clips)}
+        order = [(shard, clip) for clip, shard in self.rows.columns("clip_id", "shard") if clip in at]
+        found: np.ndarray | None = None
+        for _, clip in sorted(order):
+            one = self.read(clip, name)
+            found = np.empty((len(clips), *one.shape), one.dtype) if found is None else found
+            found[at[clip]] = one
+        return np.empty(0) if found is None else found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": OrderedDict()}

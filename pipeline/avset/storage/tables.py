@@ -1,0 +1,66 @@
+"""Parquet tables: rows in, rows or columns out."""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from avset.storage.files import make_folder, require, writing
+
+PIECE = 65536  # rows that are Python objects at once
+
+
+def write_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema | None = None) -> None:
+    """Rows as Parquet; give the schema where there may be no row to take it from."""
+    with writing(path):
+        make_folder(path.parent)
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """The rows of a Parquet file; MissingArtifact names the command that makes it."""
+    require(path)
+    return pq.read_table(path).to_pylist()
+
+
+def read_columns(path: Path, *names: str) -> Iterator[list[list[Any]]]:
+    """Some columns of a Parquet file, piece by piece: an index may have millions of rows."""
+    with pq.ParquetFile(require(path)) as file:
+        for piece in file.iter_batches(columns=list(names)):
+            yield [piece[name].to_pylist() for name in names]
+
+
+class Rows(Mapping[str, dict[str, Any]]):
+    """The rows of an index by clip, sorted; kept as columns, since a row as a dict takes ten times the memory."""
+
+    def __init__(self, table: pa.Table):
+        self.table = table.combine_chunks()
+        chunks = self.table["clip_id"].chunks
+        self.names = chunks[0] if chunks else pa.array([], pa.string())
+
+    def __getitem__(self, clip: str) -> dict[str, Any]:
+        return self.table.slice(self._place(clip), 1).to_pylist()[0]
+
+    def value(self, clip: str, name: str) -> Any:
+        """One column of one clip."""
+        return self.table[name][self._place(clip)].as_py()
+
+    def _place(self, clip: str) -> int:
+        i = bisect_left(range(len(self.names)), clip, key=lambda i: self.names[i].as_py())
+        if i == len(self.names) or self.names[i].as_py() != clip:
+            raise KeyError(clip)
+        return i
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names.to_pylist())
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def columns(self, *names: str) -> Iterator[tuple[Any, ...]]:
+        """Some columns, row by row."""
+        for piece in self.table.select(names).to_batches(PIECE):
+            yield from zip(*(column.to_pylist() for column in piece.columns), strict=True)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from avset import params
+from avset.compute.identity import Recipe
 from avset.compute.making import enough_room
 from avset.errors import AvsetError
 from avset.params import Params
@@ -44,9 +45,20 @@ Verify = Annotated[
 ]
 
 
-def begin(stage: str, path: Path, method: str = "") -> Params:
+Adopt = Annotated[
+    int,
+    typer.Option(min=0, help="Make so many random clips anew; if all come out the same, the code keeps its version."),
+]
+NewVersion = Annotated[
+    bool, typer.Option("--new-version", help="Give the code as it is a new version: nothing that was kept is reused.")
+]
+
+
+def begin(stage: str, path: Path, method: str = "", new_version: bool = False) -> Params:
     """Load the parameters and say which profile runs; AvsetError if the disks are too full to start."""
     p = params.load(path)
+    if new_version:
+        Recipe(stage).renew()
     print(
         f"{stage}: dataset {p.dataset}" + (f", method {method}" if method else ""),
         file=sys.stderr,

@@ -16,13 +16,11 @@ from avset.compute.build import build, store_payloads
 from avset.compute.run import Job
 from avset.features.padding import whole
 from avset.params import Params
-from avset.storage.artifacts import encoder_digest
+from avset.storage.artifacts import ARTIFACTS
 from avset.storage.items import Item
 from avset.storage.store import Store
 from avset.storage.tables import read_table
-from stages import PARAMS, ParamsFile, Verify, begin, command, device_of
-
-DIMENSIONS = {"caption": ("D",), "tokens": ("K", "E"), "curve": ("S",)}
+from stages import PARAMS, Adopt, NewVersion, ParamsFile, Verify, begin, command, device_of
 
 
 class Invert:
@@ -38,8 +36,9 @@ class Invert:
         return [(job.clip_id, self.regions.read(job.clip_id, "embedding")) for job in jobs]
 
     def __call__(self, embeddings: list[tuple[str, np.ndarray]]) -> list[Item]:
+        arrays = ARTIFACTS["captions"].arrays
         return [
-            Item({k: one[k] for k in DIMENSIONS}, {k: v for k, v in one.items() if k not in DIMENSIONS})
+            Item({k: one[k] for k in arrays}, {k: v for k, v in one.items() if k not in arrays})
             for one in self.captions(embeddings)
         ]
 
@@ -67,19 +66,18 @@ def centres(rows: list[dict[str, Any]], usable: Collection[str]) -> dict[str, st
     return chosen
 
 
-def main(path: ParamsFile = PARAMS, verify: Verify = 0) -> None:
+def main(path: ParamsFile = PARAMS, verify: Verify = 0, adopt: Adopt = 0, new_version: NewVersion = False) -> None:
     """Invert the centre frame of every clip, or of the centre clip of every video."""
-    p = begin("captions", path)
+    p = begin("captions", path, new_version=new_version)
     regions, encoder = Store(p.data / "regions"), p.data / "encoder"
     recipe = p.captions.recipe()
     per = recipe.pop("per")  # decides which caption a clip has, and no caption
-    inputs = {"encoder": encoder_digest(encoder)}
     factory = partial(Invert, regions.folder, encoder, recipe, p)
     of = {clip: clip for clip in regions.clips}
     if per == "video":
         of = centres(read_table(p.data / "clips" / "index.parquet"), of)
     clips, batch = store_payloads(regions), whole(p.captions.batch_size)
-    build("captions", p, clips, factory, recipe, inputs, DIMENSIONS, batch, of, verify)
+    build("captions", p, clips, factory, recipe, batch, of, verify, adopt)
 
 
 if __name__ == "__main__":

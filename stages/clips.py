@@ -1,7 +1,7 @@
 """clips: media files and the list of clips cut from them.
 
 Makes data/<dataset>/clips/: media/, index.parquet (every clip, with the reason if it failed), boxes.parquet
-(ground truth where the source has it), store.json.
+(ground truth where the source has it), record.json.
 """
 
 import json
@@ -13,13 +13,13 @@ from typing import Annotated, Literal
 import typer
 
 from avset.compute.build import gate
-from avset.compute.identity import code_digest
+from avset.compute.identity import Recipe
 from avset.compute.making import making
 from avset.compute.run import compute
 from avset.sources import clips
 from avset.sources.dry_run import as_text, estimate, in_a_line
+from avset.storage.artifacts import Record
 from avset.storage.cache import ItemCache, fetched, kept_media
-from avset.storage.files import write_json
 from avset.storage.items import Item
 from avset.storage.tables import write_table
 from stages import PARAMS, ParamsFile, begin, command
@@ -42,9 +42,10 @@ def main(path: ParamsFile = PARAMS, retry: Retry = None, dry_run: DryRun = False
     source, options = clips.load_source(p.clips.source, p.clips.options)
     listing = source.listing(options)
     entries = {entry.media_id: entry for entry in listing.entries}
-    code = code_digest("clips")
-    drawn = code_digest("clips", "pipeline/avset/sources/demo") if p.clips.source == "demo" else ""
-    jobs = clips.jobs_of(listing.entries, options, code, drawn)
+    recipe, drawing = Recipe("clips"), clips.drawing(p.clips.source)
+    for one in filter(None, (recipe, drawing)):
+        one.check()
+    jobs = clips.jobs_of(listing.entries, options, recipe.version, drawing.version if drawing else "")
     folder, cache, access = p.data / "clips", ItemCache(), p.runtime.download
     runtime, watch = p.runtime.model_copy(update={"device": "cpu"}), clips.Breaker(access.give_up_after)
     if dry_run or clips.online(options):
@@ -72,8 +73,8 @@ def main(path: ParamsFile = PARAMS, retry: Retry = None, dry_run: DryRun = False
                 boxes += [box for row in found if row["status"] == "ok" for box in clips.boxes_of(row, item)]
         write_table(fresh / "index.parquet", rows, clips.INDEX)
         write_table(fresh / "boxes.parquet", boxes, clips.BOXES)
-        told = {"stage": "clips", "recipe": p.clips.recipe(), "code": code, "funnel": listing.funnel}
-        write_json(fresh / "store.json", told)
+        record = Record("clips", recipe.version, p.clips.recipe(), facts={"funnel": listing.funnel})
+        record.write(fresh)
     gate("clips", Counter((row["reason"], row["detail"]) for row in rows), p.clips.min_success)
 
 

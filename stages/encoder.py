@@ -6,6 +6,7 @@ sha256). Later stages load only this, so a colleague gets it by `dvc pull` and n
 
 from avset.compute.making import making
 from avset.features import weights
+from avset.storage.artifacts import Record, encoder_facts
 from stages import PARAMS, ParamsFile, begin, command
 
 
@@ -14,6 +15,7 @@ def main(path: ParamsFile = PARAMS) -> None:
     p = begin("encoder", path)
     with making(p.data / "encoder") as fresh:
         weights.export(p.encoder.architecture, p.encoder.weights, fresh)
+        Record("encoder", facts=encoder_facts(fresh)).write(fresh)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,7 @@ from avset.compute.run import Job
 from avset.media.frames import decode_frames, frame_times
 from avset.params import Frames
 from avset.storage.items import Item
-from stages import PARAMS, ParamsFile, Verify, begin, command
-
-DIMENSIONS = {"frames": ("V", "H", "W", "C"), "times": ("V",)}
+from stages import PARAMS, Adopt, NewVersion, ParamsFile, Verify, begin, command
 
 
 class Decode:
@@ -31,11 +29,12 @@ class Decode:
         return Item({"frames": decode_frames(media, times, self.grid.size), "times": times})
 
 
-def main(path: ParamsFile = PARAMS, verify: Verify = 0) -> None:
+def main(path: ParamsFile = PARAMS, verify: Verify = 0, adopt: Adopt = 0, new_version: NewVersion = False) -> None:
     """Decode the frames of every clip."""
-    p = begin("frames", path)
+    p = begin("frames", path, new_version=new_version)
     p = p.model_copy(update={"runtime": p.runtime.model_copy(update={"device": "cpu"})})  # no worker holds a GPU
-    build("frames", p, media_payloads(p), partial(Decode, p.frames), p.frames.recipe(), {}, DIMENSIONS, verify=verify)
+    factory = partial(Decode, p.frames)
+    build("frames", p, media_payloads(p), factory, p.frames.recipe(), verify=verify, adopt=adopt)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 """mixtures: the frozen evaluation mixtures, shared by every method, run and colleague.
 
 Makes data/<dataset>/mixtures/: mixtures.parquet (clips, offsets, gains of validation and test mixtures) and
-scores.parquet (what the mixture itself and the ideal ratio mask score), store.json.
+scores.parquet (what the mixture itself and the ideal ratio mask score), record.json.
 """
 
 import numpy as np
 
-from avset.compute.identity import code_digest
 from avset.compute.making import making
 from avset.evaluation import scores
 from avset.features import samples
-from avset.storage.files import write_json
+from avset.storage.artifacts import Record
 from avset.storage.store import Store
 from avset.storage.tables import read_table, write_table
 from avset.training import mixtures
@@ -45,15 +44,7 @@ def main(path: ParamsFile = PARAMS) -> None:
         own = scores.own_scores(rows, store, transform, p.runtime.workers)
         write_table(fresh / "scores.parquet", own)
         inputs = {"spectrograms": store.digest}
-        write_json(
-            fresh / "store.json",
-            {
-                "stage": "mixtures",
-                "recipe": p.mixtures.recipe(),
-                "code": code_digest("mixtures"),
-                "inputs": inputs,
-            },
-        )
+        Record("mixtures", recipe=p.mixtures.recipe(), inputs=inputs).write(fresh)
     for method in ("mixture", "ideal"):
         mean = np.mean([row["sdr"] for row in own if row["method"] == method])
         print(f"mixtures: {len(rows)} mixtures, mean SDR of the {method}: {mean:.2f} dB")

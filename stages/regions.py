@@ -13,12 +13,9 @@ from avset.compute.build import build, store_payloads
 from avset.compute.run import Job
 from avset.features.padding import whole
 from avset.params import Params
-from avset.storage.artifacts import encoder_digest
 from avset.storage.items import Item
 from avset.storage.store import Store
-from stages import PARAMS, ParamsFile, Verify, begin, command, device_of
-
-DIMENSIONS = {"regions": ("V", "R", "D"), "embedding": ("D",)}
+from stages import PARAMS, Adopt, NewVersion, ParamsFile, Verify, begin, command, device_of
 
 
 class Encode:
@@ -47,14 +44,14 @@ def clips_at_once(frames: int, batch_size: int) -> int:
     return max(range(1, max(1, 4 * batch_size // frames) + 1), key=filled)
 
 
-def main(path: ParamsFile = PARAMS, verify: Verify = 0) -> None:
+def main(path: ParamsFile = PARAMS, verify: Verify = 0, adopt: Adopt = 0, new_version: NewVersion = False) -> None:
     """Encode the frames of every clip."""
-    p = begin("regions", path)
+    p = begin("regions", path, new_version=new_version)
     frames, encoder = Store(p.data / "frames"), p.data / "encoder"
-    inputs = {"encoder": encoder_digest(encoder)}
     factory = partial(Encode, frames.folder, encoder, p)
     batch = clips_at_once(p.frames.count, whole(p.regions.batch_size))
-    build("regions", p, store_payloads(frames), factory, p.regions.recipe(), inputs, DIMENSIONS, batch, verify=verify)
+    clips, recipe = store_payloads(frames), p.regions.recipe()
+    build("regions", p, clips, factory, recipe, batch, verify=verify, adopt=adopt)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,9 @@ import shutil
 
 from avset.compute.making import only_writer
 from avset.report import report
+from avset.storage.artifacts import ARTIFACTS, Record
 from avset.storage.files import require
 from stages import PARAMS, ParamsFile, begin, command
-
-STAGES = ("clips", "frames", "spectrograms", "regions", "captions")
 
 
 def main(path: ParamsFile = PARAMS) -> None:
@@ -25,9 +24,9 @@ def main(path: ParamsFile = PARAMS) -> None:
             shutil.rmtree(folder)
     with only_writer(p.reports):
         shutil.rmtree(p.reports, ignore_errors=True)
-        indices = {stage: p.data / stage / "index.parquet" for stage in STAGES}
+        indices = {name: p.data / name / "index.parquet" for name, artifact in ARTIFACTS.items() if artifact.per_clip}
         facts = json.loads(require(scores / p.methods[0] / "facts.json").read_text())
-        funnel = json.loads(require(p.data / "clips" / "store.json").read_text()).get("funnel")
+        funnel = Record.read(p.data / "clips").facts["funnel"]
         numbers = report.build(scores, p.data / "mixtures", p.methods, indices, facts, p.reports, funnel)
     print(report.table(numbers))
     print(f"\nlisten: {(p.reports / 'html' / 'index.html').absolute()}")

@@ -17,9 +17,7 @@ from avset.features import spectrograms as sp
 from avset.media import waveforms
 from avset.params import Spectrograms
 from avset.storage.items import Item
-from stages import PARAMS, ParamsFile, Verify, begin, command
-
-DIMENSIONS = {"stft": ("T", "plane", "F"), "waveform": ("L",)}
+from stages import PARAMS, Adopt, NewVersion, ParamsFile, Verify, begin, command
 
 
 class Transform:
@@ -40,13 +38,13 @@ class Transform:
         return Item({"stft": sp.pack(spectrum).numpy().astype(np.dtype(sizes.precision)), "waveform": stored})
 
 
-def main(path: ParamsFile = PARAMS, verify: Verify = 0) -> None:
+def main(path: ParamsFile = PARAMS, verify: Verify = 0, adopt: Adopt = 0, new_version: NewVersion = False) -> None:
     """Decode the sound of every clip and transform it."""
-    p = begin("spectrograms", path)
+    p = begin("spectrograms", path, new_version=new_version)
     p = p.model_copy(update={"runtime": p.runtime.model_copy(update={"device": "cpu"})})  # no worker holds a GPU
     recipe = {**p.spectrograms.recipe(), "silence": p.clips.silence}
     factory = partial(Transform, p.spectrograms, p.clips.silence)
-    build("spectrograms", p, media_payloads(p), factory, recipe, {}, DIMENSIONS, verify=verify)
+    build("spectrograms", p, media_payloads(p), factory, recipe, verify=verify, adopt=adopt)
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ import typer
 
 from avset import params
 from avset.compute import ray_train as group
-from avset.compute.identity import code_digest
+from avset.compute.identity import Recipe
 from avset.compute.making import making
 from avset.errors import AvsetError
 from avset.evaluation.estimates import Validation
 from avset.models.checkpoint import Model, Settings
 from avset.params import Params
-from avset.storage.artifacts import encoder_digest
+from avset.storage.artifacts import identity_of
 from avset.storage.cache import ItemCache
 from avset.storage.store import Store
 from avset.training import distributed, train
@@ -40,13 +40,15 @@ def settings_of(p: Params, method: str, regions: Store) -> Settings:
     switches = ("norm", "level", "query_norm", "scale", "shared_encoder", "embedding_input")
     model = {name: getattr(preset, name) for name in switches}
     model |= {"dim": dim, "n_regions": n_regions, "channels": p.model.channels}
-    return Settings(model, transform_of(p), p.regions.positional, preset.similarity, encoder_digest(p.data / "encoder"))
+    return Settings(
+        model, transform_of(p), p.regions.positional, preset.similarity, identity_of(p.data / "encoder", "encoder")
+    )
 
 
 def state_of(p: Params, method: str, material: Material) -> Path:
     """Where the state of a training is kept while it runs: a name for all that decides it."""
     settings = repr(settings_of(p, method, material.regions))
-    told = [p.train.recipe(), p.preset(method).recipe(), settings, code_digest("train"), material.identity(), method]
+    told = [p.train.recipe(), p.preset(method).recipe(), settings, Recipe("train").version, material.identity(), method]
     return ItemCache().root.absolute() / "runs" / f"{params.digest(told)}.pt"
 
 

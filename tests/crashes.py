@@ -33,16 +33,19 @@ import stages
 from avset import params
 from avset.compute import run as parallel
 from avset.compute.build import build
+from avset.compute.identity import RECIPES, code_digest
 from avset.compute.run import Job
+from avset.storage.artifacts import ARTIFACTS, Artifact
 from avset.storage.cache import ItemCache
+from avset.storage.files import write_json
 from avset.storage.items import Item
 
 CHANGES = {"open", "os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.utime"}
 MAKING = {"open", "os.link", "os.mkdir", "os.rename", "os.symlink"}  # those of them that need room
 OURS = (
     "pipeline/avset/storage/shards.py",
-    "pipeline/avset/storage/store.py",
-    "stages/__init__.py",
+    "pipeline/avset/storage/files.py",
+    "pipeline/avset/compute/build.py",
 )  # code in which a kill comes at any line
 MADE = Path("made")  # the clips that were worked on, a line each
 POISON, HELD = Path("poison"), Path("held")  # clips that end their process; that wait until the file is gone
@@ -89,7 +92,8 @@ def main() -> None:
     told = yaml.safe_load(Path("clips.yaml").read_text())
     parallel.WORTH, p = told["worth"], settings(Path.cwd())
     clips: dict[str, Any] = {name: {"digest": number} for name, number in told["clips"].items()}
-    build("toy", p, clips, Draw, {}, {}, {"x": ("T", "D"), "y": ("L",)})
+    ARTIFACTS["toy"] = Artifact("toy", "toy", (), {"x": ("T", "D"), "y": ("L",)}, identity=ARTIFACTS["frames"].identity)
+    build("toy", p, clips, Draw, {})
 
 
 def project(folder: Path, clips: dict[str, int], worth: int = 1, held: str = "", **runtime: Any) -> Path:
@@ -102,6 +106,8 @@ def project(folder: Path, clips: dict[str, int], worth: int = 1, held: str = "",
     (folder / HELD).write_text(" ".join(held))
     stage = {"cmd": "python -m crashes", "deps": ["clips.yaml"], "outs": ["data/demo/toy"]}
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"toy": stage}}))
+    code = code_digest([])
+    write_json(folder / RECIPES, {"toy": {"version": 1, "born": code, "code": code}})
     return folder
 
 

@@ -199,9 +199,9 @@ def test_identities_are_made_as_the_page_says(toy_data: Path):
     encoder = hashlib.sha256((data / "encoder" / "encoder.json").read_bytes()).hexdigest()
     weights = hashlib.sha256((data / "encoder" / "weights.safetensors").read_bytes()).hexdigest()
     assert json.loads((data / "encoder" / "encoder.json").read_text())["sha256"] == weights
-    assert {Store(data / stage).info["inputs"]["encoder"] for stage in ("regions", "captions")} == {encoder}
-    text = [(data / "spectrograms" / name).read_bytes() for name in ("store.json", "index.parquet")]
-    mixtures = json.loads((data / "mixtures" / "store.json").read_text())
+    assert {Store(data / stage).record.inputs["encoder"] for stage in ("regions", "captions")} == {encoder}
+    text = [(data / "spectrograms" / name).read_bytes() for name in ("record.json", "index.parquet")]
+    mixtures = json.loads((data / "mixtures" / "record.json").read_text())
     assert mixtures["inputs"] == {"spectrograms": hashlib.sha256(b"".join(text)).hexdigest()}
     for row in read_table(data / "clips" / "index.parquet"):
         assert row["clip_id"] == f"{row['media_id']}_{round(row['origin_start_s'] * 1000)}"

@@ -10,6 +10,7 @@ import torch
 from avset.errors import AvsetError
 from avset.features import spectrograms as sp
 from avset.features.samples import to_int16
+from avset.storage.artifacts import Record
 from avset.storage.items import Item
 from avset.storage.shards import assemble, spread
 from avset.storage.store import Store
@@ -32,7 +33,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         regions = np.full((1, 4, 8), float(i), np.float16)
         items[clip] = Item({"stft": planes.astype(np.float32), "waveform": wave, "regions": regions})
     folder = tmp_path_factory.mktemp("mixtures") / "store"
-    assemble(folder, "toy", spread(items), lambda clip: (items[clip], ""), {}, DIMENSIONS)
+    assemble(folder, Record("frames"), spread(items), lambda clip: (items[clip], ""), DIMENSIONS)
     return Store(folder)
 
 

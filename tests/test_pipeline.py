@@ -139,7 +139,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(undisturbed: dict[str, str], tmp
         os.killpg(running.pid, signal.SIGKILL)
     finished = project.items()
     assert 8 <= finished < 37, "killed midway through the clips"
-    assert not (project.folder / "data" / "demo" / "clips" / "store.json").exists()
+    assert not (project.folder / "data" / "demo" / "clips" / "record.json").exists()
     said = project.dvc("repro")
     counted = re.search(r"clips: 37/37 clips \((\d+) cached\)", said)
     assert counted and int(counted[1]) == finished, "what was finished is not done again"

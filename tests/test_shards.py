@@ -12,12 +12,13 @@ from test_store import DIMENSIONS, item, tree_digest
 from avset.errors import AvsetError
 from avset.params import digest
 from avset.storage import shards
+from avset.storage.artifacts import Record
 from avset.storage.cache import ItemCache
 from avset.storage.items import Item
 from avset.storage.shards import BITS, CAPACITY, Kept, Part, assemble, bits_of, spread
 from avset.storage.store import Store
 
-IDENTITY = {"recipe": {"a": 1}}
+RECORD = Record("frames", recipe={"a": 1})
 
 
 def names(count: int, start: int = 0) -> list[str]:
@@ -41,7 +42,7 @@ def make(folder: Path, clips: list[str], ask: Callable[[str], None] = lambda cli
         found = content(clip)
         return found, shards.hashlib.sha256(found.dump()).hexdigest()
 
-    assemble(folder, "toy", plan, item_of, IDENTITY, DIMENSIONS)
+    assemble(folder, RECORD, plan, item_of, DIMENSIONS)
     return [shard.name for shard in plan if shard.rows is None]
 
 
@@ -63,14 +64,14 @@ def test_a_store_says_where_its_clips_lie(tmp_path: Path):
     row = store.rows["clip2_0"]
     assert row["input"] == "input of clip2_0" and row["made"] == "numpy 2.0"
     assert (tmp_path / "toy" / "shards" / f"{row['shard']}.h5").exists()
-    assert store.info["versions"] == {"numpy": "2.0"}
+    assert store.record.libraries == {"numpy": "2.0"}
     assert np.array_equal(store.read("clip2_0", "x"), item(2).arrays["x"])
 
 
 def test_mixed_versions_are_told(tmp_path: Path):
     items = {"a_0": replace(item(1), made="av 1, numpy 2.0"), "b_0": replace(item(1), made="av 1, numpy 2.1")}
-    assemble(tmp_path / "toy", "toy", spread(items), lambda clip: (items[clip], ""), {}, DIMENSIONS)
-    assert Store(tmp_path / "toy").info["versions"] == {"av": "1", "numpy": "2.0, 2.1"}
+    assemble(tmp_path / "toy", Record("frames"), spread(items), lambda clip: (items[clip], ""), DIMENSIONS)
+    assert Store(tmp_path / "toy").record.libraries == {"av": "1", "numpy": "2.0, 2.1"}
 
 
 def test_what_a_clip_tells_is_kept_though_another_of_its_shard_failed(tmp_path: Path):
@@ -83,7 +84,7 @@ def test_what_a_clip_tells_is_kept_though_another_of_its_shard_failed(tmp_path: 
     plan, kept = spread(parts, parts), Kept("toy", DIMENSIONS)
     for _ in ("written", "taken from the cache"):
         kept.look(plan)
-        index = assemble(tmp_path / "toy", "toy", plan, lambda clip: (items[clip], ""), {}, DIMENSIONS)
+        index = assemble(tmp_path / "toy", Record("frames"), plan, lambda clip: (items[clip], ""), DIMENSIONS)
         told = {row.pop("clip_id"): row for row in index.to_pylist()}
         assert all((told[c]["of"], told[c]["score"], told[c]["frames"]) == ("its maker", 0.5, 3) for c in others)
         assert (told[first]["of"], told[first]["score"], told[first]["reason"]) == (None, None, "upstream")
@@ -172,7 +173,7 @@ def test_a_failure_that_is_tried_again_keeps_no_shard(tmp_path: Path, private_ca
     plan = spread(["a_0", "b_0"], {clip: Part(clip, clip) for clip in ("a_0", "b_0")})
     items = {"a_0": Item(reason="worker_died"), "b_0": Item(reason="corrupt")}
     Kept("toy", DIMENSIONS).look(plan)
-    assemble(tmp_path / "toy", "toy", plan, lambda clip: (items[clip], ""), {}, DIMENSIONS)
+    assemble(tmp_path / "toy", Record("frames"), plan, lambda clip: (items[clip], ""), DIMENSIONS)
     kept = {path.parent.name for path in private_cache.glob("shards/toy/*/*.rows")}
     assert kept == {bits_of("b_0")[:BITS]} != {bits_of("a_0")[:BITS]}
 

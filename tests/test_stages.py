@@ -16,7 +16,6 @@ import toy
 from test_store import tree_digest
 
 import stages
-from avset.compute.identity import code_digest
 from avset.compute.making import only_writer
 from avset.errors import AvsetError, MissingArtifact
 from avset.features.encoder import Encoder
@@ -75,8 +74,8 @@ def test_a_store_holds_every_clip(toy_data: Path, stage: str, name: str, axes: s
         found = store.dataset(clip, name)
         assert ([axis.label for axis in found.dims], found.shape, found.dtype) == (axes.split(), shape, dtype)
         assert (np.isfinite(found[:]).all() and np.ptp(found[:].astype(float)) > 0) or name == "times"
-    assert store.info["stage"] == stage
-    assert all(len(digest) == 64 for digest in (store.info["code"], *store.info["inputs"].values()))
+    assert store.record.artifact == stage
+    assert all(len(digest) == 64 for digest in store.record.inputs.values())
 
 
 def test_clips_tells_all_of_its_media(toy_data: Path):
@@ -201,21 +200,6 @@ def test_nothing_pending_makes_no_mapper(
     said = capsys.readouterr().err
     assert all(f"{stage}: dataset demo\n" in said for stage in PER_CLIP)
     assert said.count(f"{CLIPS}/{CLIPS} clips ({CLIPS} cached), failed: none") == 5
-
-
-def test_other_code_of_a_source_draws_again_and_comments_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    shutil.copy(toy.ROOT / "dvc.yaml", tmp_path)
-    shutil.copytree(toy.ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("*.safetensors"))
-    monkeypatch.chdir(tmp_path)
-    sounds, clips = Path("pipeline/avset/sources/demo/sounds.py"), Path("pipeline/avset/sources/clips.py")
-    before = code_digest("clips"), code_digest("clips", "pipeline/avset/sources/demo")
-    sounds.write_text(f"# A comment.\n{sounds.read_text()}")
-    assert (code_digest("clips"), code_digest("clips", "pipeline/avset/sources/demo")) == before
-    sounds.write_text(f"{sounds.read_text()}\nLOUDER = 2\n")
-    assert code_digest("clips") == before[0], "files of other sources are not fetched again"
-    assert code_digest("clips", "pipeline/avset/sources/demo") != before[1]
-    clips.write_text(f"{clips.read_text()}\nLONGER = 2\n")
-    assert code_digest("clips") != before[0]
 
 
 def test_a_second_writer_is_refused(copy: tuple[Path, Path]):

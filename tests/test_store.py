@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from avset.errors import AvsetError, ClipError, MissingArtifact
+from avset.storage.artifacts import Record
 from avset.storage.cache import ItemCache
 from avset.storage.files import require
 from avset.storage.items import Item
@@ -36,7 +37,11 @@ def make(folder: Path, clips: list[str]) -> None:
     items = {clip: item(i) for i, clip in enumerate(sorted(clips))}
     items["bad_0"] = Item.failed(ClipError("corrupt", "no header"))
     assemble(
-        folder, "toy", spread(items), lambda clip: (items[clip], f"digest of {clip}"), {"recipe": {"a": 1}}, DIMENSIONS
+        folder,
+        Record("frames", recipe={"a": 1}),
+        spread(items),
+        lambda clip: (items[clip], f"digest of {clip}"),
+        DIMENSIONS,
     )
 
 
@@ -90,7 +95,7 @@ def test_a_store_reads_back_with_labels_and_reasons(tmp_path: Path):
         "clip_id": "bad_0", "status": "failed", "reason": "corrupt", "detail": "no header", "shard": "1000",
         "digest": "digest of bad_0", "input": "", "made": "", "cosine": None, "words": None,
     }  # fmt: skip
-    assert store.info["recipe"] == {"a": 1}
+    assert store.record.recipe == {"a": 1}
 
 
 def test_bytes_depend_on_the_content_only(tmp_path: Path):
@@ -107,7 +112,7 @@ def test_a_new_clip_touches_one_shard(tmp_path: Path):
     clips = [f"clip{i}_0" for i in range(100)]
     items = {clip: item(i) for i, clip in enumerate([*clips, "new_0"])}
     for name, members in (("before", clips), ("after", [*clips, "new_0"])):
-        assemble(tmp_path / name, "toy", spread(members), lambda c: (items[c], ""), {}, DIMENSIONS)
+        assemble(tmp_path / name, Record("frames"), spread(members), lambda c: (items[c], ""), DIMENSIONS)
     before, after = tree_digest(tmp_path / "before"), tree_digest(tmp_path / "after")
     changed = [k for k in after if before.get(k) != after[k]]
     assert len([k for k in changed if k.startswith("shards/")]) == 1
@@ -115,7 +120,7 @@ def test_a_new_clip_touches_one_shard(tmp_path: Path):
 
 def test_a_missing_artifact_names_its_stage(tmp_path: Path):
     with pytest.raises(MissingArtifact, match="dvc repro regions"):
-        require(Path("data/nowhere/regions/store.json"))
+        require(Path("data/nowhere/regions/record.json"))
     with pytest.raises(MissingArtifact, match="dvc repro train"):
         require(Path("data/nowhere/models/avset/model.safetensors"))
     with pytest.raises(MissingArtifact, match="dvc repro clips"):

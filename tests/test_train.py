@@ -13,6 +13,7 @@ from avset import params
 from avset.errors import AvsetError
 from avset.features.spectrograms import Transform
 from avset.models.checkpoint import Model, Settings
+from avset.storage.artifacts import Record
 from avset.storage.items import Item
 from avset.storage.shards import assemble, spread
 from avset.storage.store import Store
@@ -38,7 +39,7 @@ def two_kinds(folder: Path) -> TrainingMixtures:
         regions[:, :, 0 if low else 1] += 2
         items[f"c{i}_0"] = Item({"stft": planes.half().numpy(), "regions": regions.numpy()})
     axes = {"stft": ("T", "plane", "F"), "regions": ("V", "R", "D")}
-    assemble(folder, "toy", spread(items), lambda clip: (items[clip], ""), {}, axes)
+    assemble(folder, Record("frames"), spread(items), lambda clip: (items[clip], ""), axes)
     return TrainingMixtures(sorted(items), Store(folder), Store(folder), 16, 16, 2, (0.5, 1.5), 0, 4000)
 
 

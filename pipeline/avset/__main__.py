@@ -113,10 +113,11 @@ def list_stores(
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    print(f"{'stage':14}{'ok':>9}{'failed':>9}{'MB':>12}  digest        complete")
+    print(f"{'artifact':20}{'ok':>9}{'failed':>9}{'MB':>12}  digest        complete")
     for s in found:
         lacks = f"no: {', '.join(s['lacks'][:3])} missing ({len(s['lacks'])})" if s["lacks"] else "yes"
-        print(f"{s['stage']:14}{s['ok']:9}{s['failed']:9}{s['bytes'] / 1e6:12.1f}  {s['digest'][:12]:12}  {lacks}")
+        ok, failed = ("–" if s[key] is None else s[key] for key in ("ok", "failed"))
+        print(f"{s['artifact']:20}{ok:>9}{failed:>9}{s['bytes'] / 1e6:12.1f}  {s['digest'][:12]:12}  {lacks}")
 
 
 @store.command()
@@ -153,10 +154,10 @@ def verify(
     """Check that every clip is in its place, and that some hash to what they were. Exit code 1 if not."""
     from avset.storage import inspect as stores
 
-    drawn, damaged = stores.verify(folder, count, seed)
+    read, damaged = stores.verify(folder, count, seed)
     for clip, wrong in damaged.items():
         print(f"{clip}: {wrong}")
-    print(f"{folder}: {drawn} clips read and hashed, {len(damaged)} damaged")
+    print(f"{folder}: {read}, {len(damaged)} damaged")
     raise typer.Exit(bool(damaged))
 
 

@@ -1,5 +1,6 @@
 """The whole of a per-clip stage: jobs, what the cache lacks, the store, the gate on failures."""
 
+import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -8,24 +9,206 @@ from typing import Any
 
 import numpy as np
 
-from avset import params
-from avset.compute.identity import code_digest
+from avset.compute.identity import Recipe
 from avset.compute.making import only_writer
 from avset.compute.run import Job, Mapper, Worker, compute
 from avset.errors import REASONS, AvsetError
-from avset.params import Params
-from avset.storage.artifacts import encoder_facts
+from avset.params import Params, digest
+from avset.storage.artifacts import ARTIFACTS, Record, encoder_facts, identity_of
 from avset.storage.cache import ItemCache
-from avset.storage.inspect import _shard
 from avset.storage.items import SCHEMA, Item
-from avset.storage.shards import Kept, Part, assemble, spread
+from avset.storage.previous import previous
+from avset.storage.shards import Kept, Part, Shard, assemble, spread
 from avset.storage.store import Store
 from avset.storage.tables import read_columns
 
+Payloads = dict[str, dict[str, Any] | None]  # of the jobs of all clips; None: the clip failed in an earlier stage
 
-def _arrays(store: Store, clip: str) -> dict[str, np.ndarray]:
-    with _shard(store, clip) as file:
-        return {name: np.asarray(array[()]) for name, array in file[clip].items()}
+
+def build(
+    stage: str,
+    p: Params,
+    clips: Payloads,
+    factory: Callable[[], Mapper],
+    recipe: dict[str, Any],
+    batch_size: int = 1,
+    of: dict[str, str] | None = None,
+    verify: int = 0,
+    adopt: int = 0,
+) -> None:
+    """The whole of a per-clip stage: compute what the cache lacks, assemble the store, gate on failures.
+
+    `clips` maps every clip to the payload of its job, whose "digest" identifies its input; `recipe` is what else
+    decides a value. Where several clips share an item, `of` names for each clip (but those that failed upstream) the
+    clip whose job makes the item; the index has it as a column.
+    With `verify` so many random clips are made anew and compared with the store, and nothing is written. With
+    `adopt` so many are made anew; if all are the same to the byte, the code as it is takes over what was kept.
+    """
+    plan = Plan(stage, p, clips, factory, recipe, batch_size, of)
+    if verify:
+        plan.verify(verify)
+    elif adopt:
+        plan.adopt(adopt)
+    else:
+        plan.make()
+
+
+class Plan:
+    """What a per-clip stage is to make: the record of its store, its jobs, and the part of every clip."""
+
+    def __init__(
+        self, stage: str, p: Params, clips: Payloads, factory: Callable[[], Mapper], recipe: dict[str, Any],
+        batch_size: int, of: dict[str, str] | None,
+    ):  # fmt: skip
+        self.stage, self.p, self.factory, self.batch_size = stage, p, factory, batch_size
+        self.artifact, self.folder, self.code = ARTIFACTS[stage], p.data / stage, Recipe(stage)
+        inputs = {
+            name: identity_of(p.data / name, name) for name in self.artifact.parents if not ARTIFACTS[name].per_clip
+        }
+        facts = {"encoder": encoder_facts(p.data / "encoder")} if "encoder" in inputs else {}
+        self.record = Record(stage, self.code.version, recipe, inputs, facts=facts)
+        self.base = digest([SCHEMA, stage, self.record.version, recipe, inputs])
+        self.makers = {clip: clip if of is None else of.get(clip, clip) for clip in clips}
+        self.jobs = {
+            clip: Job(clip, self.key_of(clip, input_of(payload)), payload)
+            for clip, payload in clips.items()
+            if payload is not None and (of is None or of[clip] == clip)
+        }
+        self.parts = dict.fromkeys(clips, Part())
+        for clip, maker in self.makers.items():
+            if job := self.jobs.get(maker):
+                self.parts[clip] = Part(job.key, input_of(job.payload), None if of is None else maker)
+        self.kept, self.cache = Kept(stage, self.artifact.arrays), ItemCache()
+
+    def key_of(self, clip: str, input: str) -> str:
+        """The name of a clip's item in the cache: everything that decides its value."""
+        return digest([self.base, clip, input])
+
+    def make(self) -> None:
+        """Compute what is missing, assemble the store; AvsetError if the code is not that of its version."""
+        self.code.check()
+        with only_writer(self.folder):
+            shards = spread(self.parts, self.parts)
+            elsewhere = self.find(shards)
+            needed = self.needed(shards)
+            todo = [self.jobs[clip] for clip in sorted(needed) if self.jobs[clip].key not in elsewhere]
+            cached = len(self.jobs) - len(todo)
+            forgotten = compute(self.stage, todo, self.factory, self.p.runtime, self.batch_size, cached=cached)
+
+            def item_of(clip: str) -> tuple[Item, str]:
+                if (maker := self.makers[clip]) not in self.jobs:
+                    return Item(reason="upstream"), ""
+                key = self.jobs[maker].key
+                known = self.item(key, elsewhere)
+                if known is None and maker not in forgotten:  # damaged in the cache: once more
+                    forgotten.update(compute(self.stage, [self.jobs[maker]], self.factory, self.p.runtime))
+                    known = self.cache.get(key)
+                return known or (forgotten[maker], "")
+
+            index = assemble(self.folder, self.record, shards, item_of, self.artifact.arrays)
+        outcomes = zip(index["reason"].to_pylist(), index["detail"].to_pylist(), strict=True)
+        gate(self.stage, Counter(outcomes), self.p.clips.min_success)
+
+    def find(self, shards: list[Shard]) -> dict[str, Path]:
+        """Look up the shards that are kept; key -> kept shard, of the items that the others need and the cache lacks.
+
+        If that leaves something to compute, the store that was here before is asked first.
+        """
+        self.kept.look(shards)
+        elsewhere, missing = self._elsewhere(shards)
+        if not missing:
+            return elsewhere
+        with previous(self.folder) as store:
+            if store is None or Record.read(store).differs(self.record):
+                return elsewhere
+            self.kept.inherit(store, self.key_of)
+        self.kept.look(shards)
+        return self._elsewhere(shards)[0]
+
+    def _elsewhere(self, shards: list[Shard]) -> tuple[dict[str, Path], bool]:
+        wanted = {self.jobs[clip].key: clip for clip in self.needed(shards) if self.jobs[clip].key not in self.cache}
+        elsewhere = self.kept.find(wanted)
+        return elsewhere, len(elsewhere) < len(wanted)
+
+    def needed(self, shards: list[Shard]) -> set[str]:
+        """The clips whose items go into shards that are to be written."""
+        return {self.makers[clip] for shard in shards if shard.rows is None for clip in shard.parts} & self.jobs.keys()
+
+    def item(self, key: str, elsewhere: dict[str, Path]) -> tuple[Item, str] | None:
+        """An item and the digest of its content, from a kept shard or from the cache."""
+        return self.kept.item(key, elsewhere[key]) if key in elsewhere else self.cache.get(key)
+
+    def verify(self, count: int) -> None:
+        """Make some clips of the store anew and print the largest difference; AvsetError if the store is another's."""
+        store = Store(self.folder)
+        if other := store.record.differs(self.record):
+            raise AvsetError(f"{self.folder} was made with other {', '.join(other)}; run `dvc repro {self.stage}`")
+        usable = set(store.clips)
+        there = [job for job in self.jobs.values() if job.clip_id in usable]
+        drawn = random.sample(there, min(count, len(there)))
+        for name, apart in recompute(store, drawn, self.factory).items():
+            print(f"{self.folder}: {name} of {len(drawn)} clips made anew differs by at most {apart:g}")
+
+    def adopt(self, count: int) -> None:
+        """Give the code as it is the version that it had before, if some clips come out the same to the byte.
+
+        AvsetError with the largest difference if one does not, or if there is no item to compare with.
+        """
+        shards = spread(self.parts, self.parts)  # of which none is looked up: every item is wanted
+        self.find(shards)
+        for shard in shards:
+            shard.rows = None
+        elsewhere = self._elsewhere(shards)[0]
+        known = [job for job in self.jobs.values() if job.key in elsewhere or job.key in self.cache]
+        if not known:
+            raise AvsetError(
+                f"{self.stage}: no item of version {self.code.number} is here to compare with; bring the store with "
+                f"`dvc pull {self.stage}`, or raise the version with `python -m stages.{self.stage} --new-version`"
+            )
+        drawn = random.sample(known, min(count, len(known)))
+        pairs = []
+        for job, item in zip(drawn, Worker(self.factory).attempt(drawn), strict=True):
+            old = self.item(job.key, elsewhere)
+            if old is not None and hashlib.sha256(item.dump()).hexdigest() != old[1]:
+                pairs.append((old[0], item))
+        if pairs:
+            raise AvsetError(
+                f"{self.stage}: {len(pairs)} of {len(drawn)} clips made anew differ ({largest_difference(pairs)}); the "
+                f"code is not that of version {self.code.number}: mend it, or raise the version with "
+                f"`python -m stages.{self.stage} --new-version`"
+            )
+        self.code.adopt()
+        print(
+            f"{self.stage}: {len(drawn)} of {len(known)} clips made anew are the same to the byte; the code as it is "
+            f"has version {self.code.number} now, and all items, shards and stores of that version stay"
+        )
+
+
+def input_of(payload: dict[str, Any]) -> str:
+    """The digest of what a clip is computed from, as the index of a store tells it."""
+    told = payload["digest"]
+    return told if isinstance(told, str) else digest(told)
+
+
+def apart(x: np.ndarray | None, y: np.ndarray | None) -> float:
+    """The largest absolute difference; infinite where one is missing, or of another shape."""
+    if x is None or y is None or x.shape != y.shape:
+        return np.inf
+    return float(np.abs(x.astype(float) - y.astype(float)).max(initial=0))
+
+
+def largest_difference(pairs: list[tuple[Item, Item]]) -> str:
+    """In words, of items that should be the same: outcomes, arrays, fields."""
+    words: dict[str, float | str] = {}
+    for old, new in pairs:
+        if old.reason != new.reason:
+            words["outcome"] = f"{old.reason or 'ok'} before, {new.reason or 'ok'} now"
+        elif old.fields != new.fields or old.detail != new.detail:
+            names = [name for name in old.fields | new.fields if old.fields.get(name) != new.fields.get(name)]
+            words.setdefault("fields", ", ".join(names) or "detail")
+        for name in old.arrays.keys() | new.arrays.keys():
+            words[name] = max(float(words.get(name, 0.0)), apart(old.arrays.get(name), new.arrays.get(name)))
+    return ", ".join(f"{k}: {f'at most {v:g}' if isinstance(v, float) else v}" for k, v in sorted(words.items()))
 
 
 def recompute(store: Store, jobs: list[Job], factory: Callable[[], Mapper]) -> dict[str, float]:
@@ -35,97 +218,16 @@ def recompute(store: Store, jobs: list[Job], factory: Callable[[], Mapper]) -> d
     """
     largest: dict[str, float] = {}
     for job, item in zip(jobs, Worker(factory).attempt(jobs), strict=True):
-        stored = _arrays(store, job.clip_id) if store.rows[job.clip_id]["status"] == "ok" else {}
+        stored = store.arrays(job.clip_id) if store.rows[job.clip_id]["status"] == "ok" else {}
         for name in stored.keys() | item.arrays.keys():
-            x, y = stored.get(name), item.arrays.get(name)
-            apart = np.inf
-            if x is not None and y is not None and x.shape == y.shape:
-                apart = float(np.abs(x.astype(float) - y.astype(float)).max(initial=0))
-            largest[name] = max(largest.get(name, 0.0), apart)
+            largest[name] = max(largest.get(name, 0.0), apart(stored.get(name), item.arrays.get(name)))
     return dict(sorted(largest.items()))
 
 
-def build(
-    stage: str,
-    p: Params,
-    clips: dict[str, dict[str, Any] | None],
-    factory: Callable[[], Mapper],
-    recipe: dict[str, Any],
-    inputs: dict[str, str],
-    dimensions: dict[str, tuple[str, ...]],
-    batch_size: int = 1,
-    of: dict[str, str] | None = None,
-    verify: int = 0,
-) -> None:
-    """The whole of a per-clip stage: compute what the cache lacks, assemble the store, gate on failures.
-
-    `clips` maps every clip to the payload of its job, whose "digest" identifies its input (None: it failed
-    upstream); `recipe` is what else decides a value, `inputs` what the whole stage reads (the encoder, ...).
-    Where several clips share an item, `of` names for each clip (but those that failed upstream) the one whose job
-    makes it; the index has it as a column. With `verify` so many random clips are made anew and compared with the
-    store, and nothing is written.
-    """
-    identity = {"recipe": recipe, "code": code_digest(stage), "inputs": inputs}
-    base = params.digest([SCHEMA, stage, identity])
-    jobs = {
-        clip: Job(clip, params.digest([base, clip, payload["digest"]]), payload)
-        for clip, payload in clips.items()
-        if payload is not None and (of is None or of[clip] == clip)
-    }
-    if verify:
-        return compare(p.data / stage, identity, list(jobs.values()), factory, verify)
-
-    makers = {clip: clip if of is None else of.get(clip, clip) for clip in clips}
-    parts = dict.fromkeys(clips, Part())
-    for clip, maker in makers.items():
-        if job := jobs.get(maker):
-            parts[clip] = Part(job.key, input_of(job.payload["digest"]), None if of is None else maker)
-    with only_writer(p.data / stage):
-        shards, kept, cache = spread(clips, parts), Kept(stage, dimensions), ItemCache()
-        kept.look(shards)
-        needed = {makers[clip] for shard in shards if shard.rows is None for clip in shard.parts} & jobs.keys()
-        elsewhere = kept.find({jobs[clip].key: clip for clip in needed if jobs[clip].key not in cache})
-        todo = [jobs[clip] for clip in sorted(needed) if jobs[clip].key not in elsewhere]
-        forgotten = compute(stage, todo, factory, p.runtime, batch_size, cached=len(jobs) - len(todo))
-
-        def item_of(clip: str) -> tuple[Item, str]:
-            if (maker := makers[clip]) not in jobs:
-                return Item(reason="upstream"), ""
-            key = jobs[maker].key
-            found = kept.item(key, elsewhere[key]) if key in elsewhere else cache.get(key)
-            if found is None and maker not in forgotten:  # damaged in the cache: once more
-                forgotten.update(compute(stage, [jobs[maker]], factory, p.runtime))
-                found = cache.get(key)
-            return found or (forgotten[maker], "")
-
-        encoder = {"encoder": encoder_facts(p.data / "encoder")} if "encoder" in inputs else {}
-        index = assemble(p.data / stage, stage, shards, item_of, identity | encoder, dimensions)
-    gate(
-        stage, Counter(zip(index["reason"].to_pylist(), index["detail"].to_pylist(), strict=True)), p.clips.min_success
-    )
-
-
-def input_of(told: Any) -> str:
-    """The digest of what a clip is computed from, as the index of a store tells it."""
-    return told if isinstance(told, str) else params.digest(told)
-
-
-def compare(folder: Path, identity: dict[str, Any], jobs: list[Job], factory: Callable[[], Mapper], count: int) -> None:
-    """Make some clips of a store anew and print the largest difference; AvsetError if it is not of this identity."""
-    store = Store(folder)
-    if other := [name for name, value in identity.items() if store.info[name] != value]:
-        raise AvsetError(f"{folder} was made with other {', '.join(other)}; run `dvc repro {folder.name}`")
-    usable = set(store.clips)
-    there = [job for job in jobs if job.clip_id in usable]
-    drawn = random.sample(there, min(count, len(there)))
-    for name, apart in recompute(store, drawn, factory).items():
-        print(f"{folder}: {name} of {len(drawn)} clips made anew differs by at most {apart:g}")
-
-
-def media_payloads(p: Params) -> dict[str, dict[str, Any] | None]:
+def media_payloads(p: Params) -> Payloads:
     """The jobs of a stage that reads media: every clip, None where it failed in the clips stage."""
     folder = p.data / "clips"
-    payloads: dict[str, dict[str, Any] | None] = {}
+    payloads: Payloads = {}
     names = ("clip_id", "status", "media", "sha256", "start_s", "duration_s")
     for columns in read_columns(folder / "index.parquet", *names):
         for clip, status, media, *piece in zip(*columns, strict=True):
@@ -134,7 +236,7 @@ def media_payloads(p: Params) -> dict[str, dict[str, Any] | None]:
     return payloads
 
 
-def store_payloads(store: Store) -> dict[str, dict[str, Any] | None]:
+def store_payloads(store: Store) -> Payloads:
     """The jobs of a stage that reads another's store: every clip, None where it failed there."""
     rows = store.rows.columns("clip_id", "status", "digest")
     return {clip: {"digest": content} if status == "ok" else None for clip, status, content in rows}

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from avset.compute.identity import Recipe
 from avset.compute.run import Job
 from avset.errors import REFUSED, TRANSIENT, AvsetError, ClipError, ParamsError
 from avset.media.container import TAIL, probe
@@ -56,6 +57,13 @@ def load_source(name: str, values: dict[str, Any]) -> tuple[Any, Any]:
         key = ".".join(str(part) for part in first["loc"])
         known = ", ".join(source.Options.model_fields)
         raise ParamsError(f"clips.options.{key}: {first['msg']}; options of {name}: {known}") from e
+
+
+def drawing(name: str) -> Recipe | None:
+    """The recipe of a source whose media are drawn by code of its own; None of one that fetches them."""
+    modules = Path(__file__).with_name(name).glob("*.py") if name == "demo" else ()
+    drawn = [path for path in modules if path.stem != "train_encoder"]
+    return Recipe("clips", name, drawn) if drawn else None
 
 
 def online(options: Any) -> bool:

@@ -1,16 +1,111 @@
-"""What the artifacts of a data set are."""
+"""The artifacts of a data set, one row each, and the record of identity that lies beside every one of them.
+
+A new artifact is a row here and a stage. Building, checking that artifacts belong together, coverage, `avset store`
+and the tables of docs/artifacts.md read these rows.
+"""
 
 import hashlib
 import json
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from avset.storage.files import require
+from avset.errors import AvsetError
+from avset.storage.files import require, write_json
+from avset.storage.items import SCHEMA
+
+RECORD = "record.json"
+Dimensions = dict[str, tuple[str, ...]]
 
 
-def encoder_digest(folder: Path) -> str:
-    """The identity of an encoder artifact: sha256 of encoder.json, which holds that of the weights."""
-    return hashlib.sha256(require(folder / "encoder.json").read_bytes()).hexdigest()
+@dataclass(frozen=True)
+class Artifact:
+    """What one stage makes: `stage` reads `parents`. Letters of dimensions are those of `avset`."""
+
+    name: str
+    stage: str
+    parents: tuple[str, ...]
+    arrays: Dimensions = field(default_factory=dict)  # of a clip, in HDF5 shards
+    of: str = ""  # the parent that has, clip by clip, what this one is made of
+    files: tuple[str, ...] = ()  # besides record.json, and index.parquet and shards/ where there are arrays
+    identity: tuple[str, ...] = (RECORD,)  # the files that name the content, once they are known
+
+    @property
+    def per_clip(self) -> bool:
+        """Whether there is an index.parquet with a row for every clip."""
+        return bool(self.arrays) or self.name == "clips"
+
+
+def _store(name: str, parents: tuple[str, ...], of: str, **arrays: tuple[str, ...]) -> Artifact:
+    return Artifact(name, name, parents, arrays, of, ("index.parquet", "shards"), (RECORD, "index.parquet"))
+
+
+ARTIFACTS = {
+    artifact.name: artifact
+    for artifact in (
+        Artifact("clips", "clips", (), files=("index.parquet", "boxes.parquet", "media"),
+                 identity=(RECORD, "index.parquet", "boxes.parquet")),
+        _store("frames", ("clips",), "clips", frames=("V", "H", "W", "C"), times=("V",)),
+        _store("spectrograms", ("clips",), "clips", stft=("T", "plane", "F"), waveform=("L",)),
+        Artifact("encoder", "encoder", (), files=("encoder.json", "weights.safetensors"), identity=("encoder.json",)),
+        _store("regions", ("frames", "encoder"), "frames", regions=("V", "R", "D"), embedding=("D",)),
+        _store("captions", ("clips", "regions", "encoder"), "regions", caption=("D",), tokens=("K", "E"), curve=("S",)),
+        Artifact("mixtures", "mixtures", ("clips", "spectrograms"), files=("mixtures.parquet", "scores.parquet"),
+                 identity=(RECORD, "mixtures.parquet", "scores.parquet")),
+        Artifact("models", "train",
+                 ("captions", "clips", "encoder", "frames", "mixtures", "regions", "spectrograms"),
+                 files=("model.safetensors", "curves"), identity=("model.safetensors",)),
+        Artifact("scores", "evaluate",
+                 ("captions", "clips", "encoder", "frames", "mixtures", "models", "regions", "spectrograms"),
+                 files=("scores.parquet", "localization.parquet", "examples.h5", "facts.json"),
+                 identity=(RECORD, "scores.parquet", "localization.parquet")),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Record:
+    """What made an artifact: the same form beside every one. No time, no place, no digest of the code.
+
+    version    of the stage's recipe (see `compute.identity`), which decides reuse; None where nothing is reused
+    recipe     the parameters that change the content
+    inputs     artifacts that it was made of as a whole -> their identity; what a clip is made of stands in its row
+    libraries  name -> the versions that computed it
+    facts      what else one may want to know of it
+    """
+
+    artifact: str
+    version: str | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    libraries: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def write(self, folder: Path) -> None:
+        """Write the record of the artifact in `folder`: the last of its files."""
+        write_json(folder / RECORD, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> "Record":
+        """The record in `folder`; MissingArtifact if there is none, AvsetError if it is not one of ours."""
+        path = require(folder / RECORD)
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as e:
+            raise AvsetError(f"{path} is damaged ({e}); bring it back with `dvc checkout`, or make it again") from e
+
+    def differs(self, other: "Record") -> list[str]:
+        """Which of the entries that decide the content differ between two records."""
+        return [
+            name for name in ("schema", "version", "recipe", "inputs") if getattr(self, name) != getattr(other, name)
+        ]
+
+
+def identity_of(folder: Path, name: str) -> str:
+    """The identity of the artifact `name` in `folder`: sha256 of the files that its row names."""
+    content = b"".join(require(folder / file).read_bytes() for file in ARTIFACTS[name].identity)
+    return hashlib.sha256(content).hexdigest()
 
 
 def encoder_facts(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Look after stores: list them, say what made one, what differs between two, and whether one is intact."""
+"""Look after artifacts: list them, say what made one, what differs between two, and whether one is intact."""
 
 import hashlib
 import json
@@ -6,12 +6,16 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import h5py
+import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
 
 from avset.errors import AvsetError
+from avset.storage.artifacts import ARTIFACTS, RECORD, Artifact, Record, identity_of
 from avset.storage.files import require
 from avset.storage.hdf5 import open_hdf5
 from avset.storage.shards import item_of
@@ -19,52 +23,101 @@ from avset.storage.store import Store
 from avset.storage.tables import read_columns
 
 MEDIUM = ("sha256", "start_s", "duration_s", "split", "labels")  # what a row of clips is
-
-
-BROKEN = (OSError, KeyError, RuntimeError, ValueError)  # what a damaged file raises, depending on where it is
-
-
+BROKEN = (OSError, KeyError, RuntimeError, ValueError, SafetensorError)  # what a damaged file raises, by where it is
 NAMES = 10  # clips named of each kind of difference
 
 
-def summaries(data: Path) -> list[dict[str, Any]]:
-    """The `summary` of every store in the folder of a data set."""
-    folders = sorted(folder for folder in require(data).iterdir() if not folder.name.startswith("."))
-    return [summary(f) for f in folders if (f / "index.parquet").exists() or (f / "shards").exists()]
+def artifact_of(folder: Path) -> Artifact:
+    """The row of the artifact in a folder, by the record, or by the folder's name without one; AvsetError if none."""
+    path = folder.absolute()
+    told = [Record.read(folder).artifact] if (folder / RECORD).exists() else []
+    for name in (*told, path.name, path.parent.name):
+        if name in ARTIFACTS:
+            return ARTIFACTS[name]
+    raise AvsetError(f"{folder} is no artifact; give the folder of one of {', '.join(ARTIFACTS)}")
+
+
+def summaries(*places: Path) -> list[dict[str, Any]]:
+    """The `summary` of every artifact in these folders, one row a method of models and scores."""
+    found = []
+    for place in places:
+        for name in ARTIFACTS:
+            folder = require(place) / name
+            inner = sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
+            if folder.is_dir():
+                found += [summary(path) for path in (inner if name in ("models", "scores") else [folder])]
+    return found
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    """stage, ok and failed (clips), bytes, digest (as `Store.digest`), lacks (files of it that are not there)."""
-    files = [folder / "store.json", folder / "index.parquet"]
-    lacks = [path.name for path in files if not path.exists()]
-    digest, counts, parts = "", Counter[str](), set[str]()
-    if not lacks:
-        digest = hashlib.sha256(files[0].read_bytes() + files[1].read_bytes()).hexdigest()
+    """What one sees of an artifact from outside.
+
+    artifact, ok and failed (clips; None where it has none), bytes, digest (its identity), lacks (files not there).
+    """
+    artifact = artifact_of(folder)
+    name = artifact.name if folder.absolute().name == artifact.name else f"{artifact.name}/{folder.name}"
+    parts = {RECORD, *artifact.files} - {"shards", "media"}
+    lacks = [part for part in sorted(parts) if not (folder / part).exists()]
+    counts, digest = Counter[str](), ""
+    if not {*artifact.identity, *(["index.parquet"] if artifact.per_clip else [])}.intersection(lacks):
+        digest = identity_of(folder, artifact.name)
         try:
-            column = "media" if json.loads(files[0].read_text())["stage"] == "clips" else "shard"
-            for statuses, places in read_columns(files[1], "status", column):
-                counts.update(statuses)
-                parts |= {at if column == "media" else f"shards/{at}.h5" for at in places if at is not None}
+            counts, clips = _counts(folder, artifact)
+            lacks += sorted(part for part in clips if not (folder / part).exists())
         except BROKEN:
             lacks.append("readable index")
-    lacks += sorted(part for part in parts if not (folder / part).exists())
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    told = {"stage": folder.name, "ok": counts["ok"], "failed": counts["failed"]}
-    return {**told, "bytes": size, "digest": digest, "lacks": lacks}
+    ok, failed = (counts["ok"], counts["failed"]) if artifact.per_clip else (None, None)
+    return {"artifact": name, "ok": ok, "failed": failed, "bytes": size, "digest": digest, "lacks": lacks}
+
+
+def _counts(folder: Path, artifact: Artifact) -> tuple[Counter[str], set[str]]:
+    """Clips by status, and the files that the index names."""
+    counts, parts = Counter[str](), set[str]()
+    column = "shard" if artifact.arrays else "media"
+    if artifact.per_clip:
+        for statuses, places in read_columns(folder / "index.parquet", "status", column):
+            counts.update(statuses)
+            parts |= {f"shards/{at}.h5" if artifact.arrays else at for at in places if at is not None}
+    return counts, parts
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """The `summary` of a store, its identity, clips by reason, and the arrays of its first clip: shape, type, axes."""
-    arrays = {}
+    """The `summary` of an artifact, its record, and what is in it.
+
+    Per clip: clips by reason, and of the first clip's arrays shape, type and axes. Else: what each file holds.
+    """
+    artifact = artifact_of(folder)
     with _readable(folder):
-        store = Store(folder)
-        if store.info["stage"] != "clips" and store.clips:
-            with _shard(store, store.clips[0]) as file:
-                for name, array in file[store.clips[0]].items():
-                    axes = " ".join(axis.label for axis in array.dims)
-                    arrays[name] = f"{'x'.join(map(str, array.shape))} {array.dtype} ({axes})"
-    reasons = Counter(reason for (reason,) in store.rows.columns("reason") if reason)
-    return {**summary(folder), "reasons": dict(sorted(reasons.items())), "identity": store.info, "arrays": arrays}
+        record, told = asdict(Record.read(folder)), dict[str, Any]()
+        if artifact.per_clip:
+            store = Store(folder)
+            reasons = Counter(reason for (reason,) in store.rows.columns("reason") if reason)
+            told["reasons"] = dict(sorted(reasons.items()))
+            if artifact.arrays and store.clips:
+                with open_hdf5(store.shard(store.clips[0])) as file:
+                    told["arrays"] = {name: _shape(array) for name, array in file[store.clips[0]].items()}
+        else:
+            told["files"] = {name: _content(folder / name) for name in artifact.files if (folder / name).is_file()}
+    return {**summary(folder), "record": record, **told}
+
+
+def _shape(array: h5py.Dataset) -> str:
+    return f"{'x'.join(map(str, array.shape))} {array.dtype} ({' '.join(axis.label for axis in array.dims)})"
+
+
+def _content(path: Path) -> str:
+    """What a file holds, in words; one of `BROKEN` if it cannot be read."""
+    if path.suffix == ".parquet":
+        table = pq.read_table(path)
+        return f"{len(table)} rows of {', '.join(table.column_names)}"
+    if path.suffix == ".safetensors":
+        with safe_open(str(path), "np") as file:
+            return f"{len(file.keys())} tensors"
+    if path.suffix == ".h5":
+        with open_hdf5(path) as file:
+            return f"{len(file)} groups"
+    return f"{len(json.loads(path.read_text()))} entries"
 
 
 @contextmanager
@@ -75,24 +128,42 @@ def _readable(folder: Path) -> Iterator[None]:
         raise AvsetError(f"{folder} is damaged ({e}); bring it back with `dvc checkout`, or make it again") from e
 
 
-def _shard(store: Store, clip: str) -> h5py.File:
-    return open_hdf5(store.folder / "shards" / f"{store.rows[clip]['shard']}.h5")
-
-
 def diff(a: Path, b: Path) -> dict[str, Any]:
-    """What differs between two stores of a stage; empty where nothing does.
+    """What differs between two artifacts of a kind; empty where nothing does.
 
-    identity: entry -> [in A, in B]. clips: kind of difference ->
-    count and first names; of the clips whose outcome or content differs, `input` names those made of something else.
-    AvsetError if they are of different stages.
+    record: entry -> [in A, in B]. clips: kind of difference -> count and first names; of the clips whose outcome or
+    content differs, `input` names those made of something else. files: those of other bytes, where there are no clips.
+    AvsetError if they are of different kinds.
     """
-    one, two = dict(flat(_told(a))), dict(flat(_told(b)))
-    stage = one["stage"]
-    if stage != two["stage"]:
-        raise AvsetError(f"{a} holds {stage}, {b} holds {two['stage']}; compare two stores of the same stage")
-    keys = sorted(one.keys() | two.keys())
-    told = {key: [one.get(key, "(none)"), two.get(key, "(none)")] for key in keys}
-    before, after = _outcomes(a), _outcomes(b)
+    artifact, other = artifact_of(a), artifact_of(b)
+    if artifact is not other:
+        raise AvsetError(f"{a} holds {artifact.name}, {b} holds {other.name}; compare two of the same kind")
+    with _readable(a):
+        one = dict(flat(asdict(Record.read(a))))
+    with _readable(b):
+        two = dict(flat(asdict(Record.read(b))))
+    pairs = {key: [one.get(key, "(none)"), two.get(key, "(none)")] for key in sorted(one.keys() | two.keys())}
+    entries = {key: values for key, values in pairs.items() if values[0] != values[1]}
+    clips = _clips_apart(a, b, artifact) if artifact.per_clip else {}
+    files = [] if artifact.per_clip else [name for name in artifact.files if _bytes_of(a / name) != _bytes_of(b / name)]
+    told = (("record", entries), ("clips", clips), ("files", files))
+    return {key: value for key, value in told if value}
+
+
+def _bytes_of(path: Path) -> str:
+    """sha256 of a file, or of all files of a folder; empty if it is not there."""
+    paths = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return " ".join(sha256_of(part) for part in paths if part.is_file())
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's content."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _clips_apart(a: Path, b: Path, artifact: Artifact) -> dict[str, Any]:
+    before, after = _outcomes(a, artifact), _outcomes(b, artifact)
     both = before.keys() & after.keys()
     outcome = {c for c in both if before[c][0] != after[c][0]}
     content = {c for c in both - outcome if before[c][1] != after[c][1]}
@@ -100,14 +171,7 @@ def diff(a: Path, b: Path) -> dict[str, Any]:
     named = {kind: sorted(clips) for kind, clips in kinds.items()}
     named["outcome"] = [f"{c}: {before[c][0] or 'ok'}, {after[c][0] or 'ok'}" for c in sorted(outcome)]
     named["input"] = [c for c in sorted(outcome | content) if before[c][2] != after[c][2]]
-    clips = {kind: {"count": len(found), "first": found[:NAMES]} for kind, found in named.items() if found}
-    entries = {key: values for key, values in told.items() if values[0] != values[1]}
-    return {key: value for key, value in (("identity", entries), ("clips", clips)) if value}
-
-
-def _told(folder: Path) -> dict[str, Any]:
-    with _readable(folder):
-        return json.loads(require(folder / "store.json").read_text())
+    return {kind: {"count": len(clips), "first": clips[:NAMES]} for kind, clips in named.items() if clips}
 
 
 def flat(tree: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -119,36 +183,49 @@ def flat(tree: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{above}{key}", value
 
 
-def _outcomes(folder: Path) -> dict[str, tuple[str, Any, str]]:
+def _outcomes(folder: Path, artifact: Artifact) -> dict[str, tuple[str, Any, str]]:
     """Clip -> its reason, content and input; the clips stage has no digests: what decides a value is the content."""
-    content = MEDIUM if _told(folder)["stage"] == "clips" else ("digest", "input")
-    found = {}
+    content = ("digest", "input") if artifact.arrays else MEDIUM
+    outcomes = {}
     with _readable(folder):
         for columns in read_columns(folder / "index.parquet", "clip_id", "reason", *content):
             for clip, reason, *told in zip(*columns, strict=True):
-                found[clip] = (reason, told, "") if content == MEDIUM else (reason, *told)
-    return found
+                outcomes[clip] = (reason, *told) if artifact.arrays else (reason, told, "")
+    return outcomes
 
 
-def verify(folder: Path, count: int, seed: int = 0) -> tuple[int, dict[str, str]]:
-    """How many clips were read and hashed, at most `count`, drawn at random; and what is wrong, by clip.
+def verify(folder: Path, count: int, seed: int = 0) -> tuple[str, dict[str, str]]:
+    """What was read, in words, and what is wrong, by clip or file.
 
-    Every clip must be where the index says. What was drawn must hash to the digest in the index: arrays and
-    fields of a clip are all of its item; of the clips stage, the media file.
+    Every clip must be where the index says. Of `count` clips, drawn at random, what is read must hash to the digest in
+    the index: arrays and fields of a clip are all of its item; of the clips stage, the media file. Of an artifact
+    without clips every file must be there and readable.
     """
+    artifact = artifact_of(folder)
+    if not artifact.per_clip:
+        Record.read(folder)
+        return f"{len(artifact.files)} files read", dict(_unreadable(folder, artifact))
     with _readable(folder):
         store = Store(folder)
-    clips = store.info["stage"] == "clips"
-    damaged = _lost_media(store) if clips else _misplaced(store)
-    signed = [clip for clip, sign in store.rows.columns("clip_id", "media" if clips else "digest") if sign]
+    damaged = _misplaced(store) if artifact.arrays else _lost_media(store)
+    signed = [clip for clip, sign in store.rows.columns("clip_id", "digest" if artifact.arrays else "media") if sign]
     drawn = random.Random(seed).sample(signed, min(count, len(signed)))
     for clip in sorted(set(drawn) - damaged.keys()):
         try:
-            if not (_medium_intact if clips else _item_intact)(store, clip):
+            if not (_item_intact if artifact.arrays else _medium_intact)(store, clip):
                 damaged[clip] = "its content is not that of the index"
         except BROKEN as e:
             damaged[clip] = f"cannot be read: {e}"
-    return len(drawn), dict(sorted(damaged.items()))
+    return f"{len(drawn)} clips read and hashed", dict(sorted(damaged.items()))
+
+
+def _unreadable(folder: Path, artifact: Artifact) -> Iterator[tuple[str, str]]:
+    for name in artifact.files:
+        try:
+            if not (folder / name).is_dir():
+                _content(folder / name)
+        except BROKEN as e:
+            yield name, f"cannot be read: {e}"
 
 
 def _lost_media(store: Store) -> dict[str, str]:
@@ -165,7 +242,7 @@ def _misplaced(store: Store) -> dict[str, str]:
             shards.setdefault(shard, []).append(clip)
     for shard, clips in shards.items():
         try:
-            with _shard(store, clips[0]) as file:
+            with open_hdf5(store.shard(clips[0])) as file:
                 names = set(file)
         except BROKEN as e:
             found |= dict.fromkeys(clips, f"shard {shard} cannot be opened: {e}")
@@ -177,10 +254,9 @@ def _misplaced(store: Store) -> dict[str, str]:
 
 def _medium_intact(store: Store, clip: str) -> bool:
     row = store.rows[clip]
-    with (store.folder / row["media"]).open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest() == row["sha256"]
+    return bool(sha256_of(store.folder / row["media"]) == row["sha256"])
 
 
 def _item_intact(store: Store, clip: str) -> bool:
-    with _shard(store, clip) as file:
+    with open_hdf5(store.shard(clip)) as file:
         return item_of(store.rows[clip], file) is not None

@@ -12,7 +12,7 @@ from safetensors.numpy import save as save_tensors
 
 from avset.errors import ClipError
 
-SCHEMA = 2
+SCHEMA = 2  # of items and stores: what another number wrote is not read
 
 
 LIBRARIES = ("av", "numpy", "open_clip_torch", "pillow", "torch", "torchaudio")  # whose versions an item tells

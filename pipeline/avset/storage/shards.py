@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +24,9 @@ import pyarrow.parquet as pq
 
 from avset.errors import RETRIED, AvsetError
 from avset.params import digest
+from avset.storage.artifacts import Dimensions, Record
 from avset.storage.cache import ItemCache
-from avset.storage.files import link, make_folder, replace_folder, share, write_atomic, write_json, writing
+from avset.storage.files import link, make_folder, replace_folder, share, write_atomic, writing
 from avset.storage.hdf5 import new_hdf5, open_hdf5
 from avset.storage.items import SCHEMA, Item
 
@@ -39,9 +40,6 @@ LAYOUT = 2  # of kept shards: those that lie in the item cache under another num
 
 
 COLUMNS = ("clip_id", "status", "reason", "detail", "shard", "digest", "input", "made")
-
-
-Dimensions = dict[str, tuple[str, ...]]
 
 
 class Part(NamedTuple):
@@ -93,9 +91,32 @@ class Kept:
     def look(self, shards: list[Shard]) -> None:
         """Find out which of these shards are kept."""
         for shard in shards:
-            key = digest([self.told, shard.name, list(shard.parts.items())])
-            shard.path = self.folder / shard.name / f"{key}.h5"
+            shard.path = self._place(shard.name, shard.parts)
             shard.rows = self.rows(shard.path)
+
+    def _place(self, name: str, parts: dict[str, Part]) -> Path:
+        return self.folder / name / f"{digest([self.told, name, list(parts.items())])}.h5"
+
+    def inherit(self, store: Path, key_of: Callable[[str, str], str]) -> None:
+        """Take over the shards of a store that lies there, as if they had been made here: no item is copied.
+
+        `key_of` makes a key of a clip and the digest of its input. A shard with a failure that is to be tried again is
+        never kept: its items are taken one by one.
+        """
+        index = pq.read_table(store / "index.parquet")
+        for name in pc.unique(index["shard"]).to_pylist():
+            path, rows = (store / "shards" / f"{name}.h5").resolve(), index.filter(pc.equal(index["shard"], name))
+            if not path.exists():
+                continue
+            told = rows.to_pylist()
+            parts = {row["clip_id"]: _part(row, key_of) for row in told}
+            keys = [part.key for part in parts.values()]
+            if RETRIED.intersection(row["reason"] for row in told if row["input"]):
+                _take_items(told, keys, path)
+                continue
+            table, place = rows.append_column("key", pa.array(keys, pa.string())), self._place(name, parts)
+            link(path, place)
+            self.keep(place, table)
 
     def rows(self, path: Path) -> pa.Table | None:
         """The rows of a kept shard; None if it is not there, or no longer what was written."""
@@ -147,6 +168,21 @@ class Kept:
         return None
 
 
+def _part(row: dict[str, Any], key_of: Callable[[str, str], str]) -> Part:
+    """The part that a row of an index tells of."""
+    of = row.get("of")
+    return Part(key_of(of or row["clip_id"], row["input"]), row["input"], of) if row["input"] else Part()
+
+
+def _take_items(rows: list[dict[str, Any]], keys: list[str], path: Path) -> None:
+    """Put the items of a shard into the item cache."""
+    cache = ItemCache()
+    with open_hdf5(path) as file:
+        for row, key in zip(rows, keys, strict=True):
+            if key and key not in cache and (item := item_of(row, file)):
+                cache.put(key, item)
+
+
 def _touch(path: Path) -> None:
     """Count as used: linking is no reading."""
     with suppress(OSError):  # of another user, or a read-only cache
@@ -177,17 +213,16 @@ def item_of(row: dict[str, Any], file: h5py.File) -> Item | None:
 
 def assemble(
     folder: Path,
-    stage: str,
+    record: Record,
     shards: list[Shard],
     item_of: Callable[[str], tuple[Item, str]],
-    identity: dict[str, Any],
     dimensions: Dimensions,
 ) -> pa.Table:
     """Write the store of a stage from its items and their digests; returns the index.
 
     `folder` gets shards/<bits>.h5 (one group a clip, one contiguous dataset an array, axes labelled by
     `dimensions`), index.parquet (every clip, with status, reason, digest of its content and its fields) and
-    store.json (identity, written last). Bytes depend on the content only. Shards that have a path are kept there,
+    the `record`, written last. Bytes depend on the content only. Shards that have a path are kept there,
     or taken from there; `item_of` is asked for the clips of the others alone.
     """
     fresh, tables = folder.with_name(f".{folder.name}.new"), []
@@ -209,8 +244,7 @@ def assemble(
     index = _index(tables)
     with writing(fresh):
         pq.write_table(index, fresh / "index.parquet", compression="zstd")
-    told = {"schema": SCHEMA, "stage": stage, "versions": versions_of(index), **identity}
-    write_json(fresh / "store.json", told)
+    replace(record, libraries=versions_of(index)).write(fresh)
     replace_folder(fresh, folder)
     return index
 

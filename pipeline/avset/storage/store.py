@@ -1,7 +1,5 @@
 """A store of HDF5 shards, read-only."""
 
-import hashlib
-import json
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,7 +10,7 @@ import h5py
 import numpy as np
 import pyarrow.parquet as pq
 
-from avset.storage.files import require
+from avset.storage.artifacts import Record, identity_of
 from avset.storage.hdf5 import open_hdf5
 from avset.storage.tables import Rows
 
@@ -26,11 +24,8 @@ class Store:
     """A store, read-only. Handles open lazily and once per process, so it may cross into data workers."""
 
     def __init__(self, folder: Path):
-        require(folder / "store.json")
-        self.folder = folder
-        text = (folder / "store.json").read_bytes() + (folder / "index.parquet").read_bytes()
-        self.digest = hashlib.sha256(text).hexdigest()
-        self.info = json.loads((folder / "store.json").read_text())
+        self.folder, self.record = folder, Record.read(folder)
+        self.digest = identity_of(folder, self.record.artifact)
         self.rows = Rows(pq.read_table(folder / "index.parquet", read_dictionary=["status", "reason", "made"]))
         self._files: OrderedDict[tuple[int, str], tuple[h5py.File, dict[str, h5py.Dataset]]] = OrderedDict()
 
@@ -57,6 +52,15 @@ class Store:
     def read(self, clip: str, name: str, part: slice = slice(None)) -> np.ndarray:
         """One array of a clip, or a slice of its first axis."""
         return self.dataset(clip, name)[part]
+
+    def arrays(self, clip: str) -> dict[str, np.ndarray]:
+        """All arrays of a clip, by name."""
+        with open_hdf5(self.shard(clip)) as file:
+            return {name: np.asarray(array[()]) for name, array in file[clip].items()}
+
+    def shard(self, clip: str) -> Path:
+        """The HDF5 file that has a clip."""
+        return self.folder / "shards" / f"{self.rows.value(clip, 'shard')}.h5"
 
     def stack(self, clips: Sequence[str], name: str) -> np.ndarray:
         """One array of many clips, of one shape, stacked; each shard is opened once."""

@@ -1,7 +1,6 @@
 """What training and evaluation read of a data set, and a model's estimates on its frozen mixtures."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 from avset.errors import AvsetError
 from avset.features.boxes import crop_boxes
 from avset.params import digest
-from avset.storage.files import require
+from avset.storage.artifacts import ARTIFACTS, Record, identity_of
 from avset.storage.store import Store
 from avset.storage.tables import read_columns, read_table
 from avset.training.mixtures import Mixture
@@ -95,28 +94,18 @@ def check(data: Path, stores: dict[str, Store]) -> None:
 
     Also if embeddings were made by another encoder, or mixtures drawn from other spectrograms.
     """
-    encoder = hashlib.sha256(require(data / "encoder" / "encoder.json").read_bytes()).hexdigest()
-    mixed = json.loads(require(data / "mixtures" / "store.json").read_text())["inputs"]["spectrograms"]
-    for stage, name, told, there in (
-        ("regions", "encoder", stores["regions"].info["inputs"]["encoder"], encoder),
-        ("captions", "encoder", stores["captions"].info["inputs"]["encoder"], encoder),
-        ("mixtures", "spectrograms", mixed, stores["spectrograms"].digest),
-    ):
-        if told != there:
-            raise AvsetError(f"{data / stage} was made with another {data / name}; run `dvc repro {stage}`")
+    for stage in (*stores, "mixtures"):
+        for name, told in Record.read(data / stage).inputs.items():
+            if told != identity_of(data / name, name):
+                raise AvsetError(f"{data / stage} was made with another {data / name}; run `dvc repro {stage}`")
     index = read_columns(data / "clips" / "index.parquet", "clip_id", "sha256", "start_s", "duration_s")
     media = {clip: digest(piece) for columns in index for clip, *piece in zip(*columns, strict=True)}
     content = {name: dict(store.rows.columns("clip_id", "digest")) for name, store in stores.items()}
-    for stage, source, known in (
-        ("frames", "clips", media),
-        ("spectrograms", "clips", media),
-        ("regions", "frames", content["frames"]),
-        ("captions", "regions", content["regions"]),
-    ):
-        columns = (
-            ("clip_id", "of", "input", "status") if stage == "captions" else ("clip_id", "clip_id", "input", "status")
-        )
-        rows = list(stores[stage].rows.columns(*columns))
+    for stage, store in stores.items():
+        source = ARTIFACTS[stage].of
+        known = media if source == "clips" else content[source]
+        shared = "of" in store.rows.table.column_names
+        rows = list(store.rows.columns("clip_id", "of" if shared else "clip_id", "input", "status"))
         if strange := [clip for clip, of, made_of, status in rows if status == "ok" and known.get(of) != made_of]:
             raise AvsetError(
                 f"{data / stage} does not belong to {data / source}: {len(strange)} of {len(rows)} clips were made of "

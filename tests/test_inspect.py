@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from avset.compute.run import Job
 from avset.errors import AvsetError, ClipError
 from avset.params import digest
 from avset.storage import inspect as stores
-from avset.storage.artifacts import encoder_digest
+from avset.storage.artifacts import Record, identity_of
 from avset.storage.cache import ItemCache
 from avset.storage.files import write_json
 from avset.storage.gc import sweep
@@ -55,13 +56,15 @@ def make(folder: Path, items: dict[str, Item], **identity: object) -> Path:
         content = items[clip]
         return content, "" if content.reason == "upstream" else digest(content.dump().hex())
 
-    assemble(folder, "toy", spread(items), item_of, identity, DIMENSIONS)
+    assemble(folder, Record("frames", **identity), spread(items), item_of, DIMENSIONS)
     return folder
 
 
 def test_all_stores_are_listed_and_complete(toy_data: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    found = {s["stage"]: s for s in stores.summaries(toy_data / "data" / "demo")}
-    assert tuple(found) == STAGES
+    listed = {s["artifact"]: s for s in stores.summaries(toy_data / "data" / "demo")}
+    assert not any(told["lacks"] for told in listed.values())
+    assert {"encoder", "mixtures"} <= listed.keys()
+    found = {stage: listed[stage] for stage in STAGES}
     for stage, told in found.items():
         folder = toy_data / "data" / "demo" / stage
         assert (told["ok"], told["failed"], told["lacks"]) == (CLIPS, 0, [])
@@ -69,20 +72,20 @@ def test_all_stores_are_listed_and_complete(toy_data: Path, monkeypatch: pytest.
         assert told["bytes"] == sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     monkeypatch.chdir(toy_data)
     code, said = run(monkeypatch, capsys, "ls")
-    assert code == 0 and said.count(" yes\n") == 5
+    assert code == 0 and said.count(" yes\n") == len(listed)
     assert found["regions"]["digest"][:12] in said
-    assert json.loads(run(monkeypatch, capsys, "ls", "data/demo", "--json")[1]) == list(found.values())
+    assert json.loads(run(monkeypatch, capsys, "ls", "data/demo", "--json")[1]) == list(listed.values())
 
 
 def test_what_a_store_lacks_is_named(data: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     medium = read_table(data / "clips" / "index.parquet")[3]["media"]
     shard = sorted((data / "frames" / "shards").iterdir())[2]
-    for path in (data / "clips" / medium, shard, data / "regions" / "store.json"):
+    for path in (data / "clips" / medium, shard, data / "regions" / "record.json"):
         path.unlink()
     (data / "captions" / "index.parquet").write_bytes(b"PAR1")
-    lacks = {s["stage"]: s["lacks"] for s in stores.summaries(data)}
+    lacks = {s["artifact"]: s["lacks"] for s in stores.summaries(data)}
     assert lacks["clips"] == [medium] and lacks["frames"] == [f"shards/{shard.name}"]
-    assert lacks["regions"] == ["store.json"] and lacks["captions"] == ["readable index"]
+    assert lacks["regions"] == ["record.json"] and lacks["captions"] == ["readable index"]
     code, said = run(monkeypatch, capsys, "ls", data)
     assert code == 0 and f"no: {medium} missing (1)" in said
     for command in (("info",), ("verify",), ("diff", data / "captions")):
@@ -95,20 +98,23 @@ def test_info_tells_identity_reasons_and_arrays(tmp_path: Path, toy_data: Path, 
     folder = make(tmp_path / "toy", {"a_0": silent, "b_0": item(1), "c_0": upstream, "d_0": silent}, recipe={"k": 7})
     told = stores.describe(folder)
     assert told["arrays"] == {"x": "3x4 float16 (T D)", "y": "7 int16 (L)"}
-    assert told["reasons"] == {"silent": 2, "upstream": 1} and (told["ok"], told["failed"]) == (1, 3)
+    assert told["reasons"] == {"silent": 2, "upstream": 1} and (told["ok"], told["failed"]) == (
+        "1 clips read and hashed",
+        3,
+    )
     code, said = run(monkeypatch, capsys, "info", folder)
-    assert code == 0 and "identity.recipe.k: 7\n" in said and "reasons.silent: 2\n" in said
-    assert stores.describe(toy_data / "data" / "demo" / "clips")["arrays"] == {}
+    assert code == 0 and "record.recipe.k: 7\n" in said and "reasons.silent: 2\n" in said
+    assert "arrays" not in stores.describe(toy_data / "data" / "demo" / "clips")
 
 
 def test_diff_finds_each_kind_of_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     shared = {f"s{i:02}_0": item(i) for i in range(20)}
     failed = Item.failed(ClipError("silent"))
-    a = make(tmp_path / "a", shared | {"old_0": item(1), "x_0": item(2)}, recipe={"k": 3, "lr": 1}, code="c")
+    a = make(tmp_path / "a", shared | {"old_0": item(1), "x_0": item(2)}, recipe={"k": 3, "lr": 1}, version="1-c")
     b = make(tmp_path / "b", {c: item(99) if c < "s12" else v for c, v in shared.items()} | {"x_0": failed},
-             recipe={"k": 5, "lr": 1}, code="c", inputs={"encoder": "e"})  # fmt: skip
+             recipe={"k": 5, "lr": 1}, version="1-c", inputs={"encoder": "e"})  # fmt: skip
     assert stores.diff(a, b) == {
-        "identity": {"inputs.encoder": ["(none)", "e"], "recipe.k": [3, 5]},
+        "record": {"inputs.encoder": ["(none)", "e"], "recipe.k": [3, 5]},
         "clips": {
             "only in A": {"count": 1, "first": ["old_0"]},
             "content": {"count": 12, "first": [f"s{i:02}_0" for i in range(10)]},
@@ -117,7 +123,7 @@ def test_diff_finds_each_kind_of_difference(tmp_path: Path, monkeypatch: pytest.
     }
     assert stores.diff(b, a)["clips"]["only in B"]["first"] == ["old_0"]
     code, said = run(monkeypatch, capsys, "diff", a, b)
-    assert code == 1 and "identity.recipe.k: 3, 5\n" in said and "clips.content.count: 12\n" in said
+    assert code == 1 and "record.recipe.k: 3, 5\n" in said and "clips.content.count: 12\n" in said
     assert run(monkeypatch, capsys, "diff", a, a) == (0, "no difference\n")
     assert run(monkeypatch, capsys, "diff", a, a, "--json") == (0, "{}\n")
 
@@ -126,18 +132,18 @@ def test_diff_says_whether_weights_or_input_are_others(data: Path, toy_data: Pat
     theirs, (first, second) = toy_data / "data" / "demo", Store(data / "regions").clips[:2]
     told = json.loads((data / "encoder" / "encoder.json").read_text())
     write_json(data / "encoder" / "encoder.json", told | {"sha256": "0" * 64})
-    ours = {"encoder": encoder_digest(data / "encoder")}
-    info = Store(data / "captions").info | {"inputs": ours, "encoder": told | {"sha256": "0" * 64}}
-    write_json(data / "captions" / "store.json", info)
+    ours = {"encoder": identity_of(data / "encoder", "encoder")}
+    facts = {"encoder": told | {"sha256": "0" * 64}}
+    replace(Record.read(data / "captions"), inputs=ours, facts=facts).write(data / "captions")
     rows = {row["clip_id"]: row for row in read_table(data / "captions" / "index.parquet")}
     rows[first]["digest"] = rows[second]["digest"] = rows[second]["input"] = "f" * 64
     write_table(data / "captions" / "index.parquet", list(rows.values()))
     found = stores.diff(theirs / "captions", data / "captions")
-    assert found["identity"].keys() == {"encoder.sha256", "inputs.encoder"}
-    assert found["identity"]["encoder.sha256"] == [told["sha256"], "0" * 64]
+    assert found["record"].keys() == {"facts.encoder.sha256", "inputs.encoder"}
+    assert found["record"]["facts.encoder.sha256"] == [told["sha256"], "0" * 64]
     assert found["clips"]["content"] == {"count": 2, "first": [first, second]}
     assert found["clips"]["input"] == {"count": 1, "first": [second]}
-    with pytest.raises(AvsetError, match="same stage"):
+    with pytest.raises(AvsetError, match="same kind"):
         stores.diff(data / "regions", data / "captions")
 
 
@@ -154,7 +160,7 @@ def test_diff_of_clips_looks_at_media_and_splits(data: Path, toy_data: Path):
 @pytest.mark.parametrize("stage", STAGES)
 def test_what_the_stages_made_is_intact(toy_data: Path, stage: str):
     """Every digest can be made again from arrays and index."""
-    assert stores.verify(toy_data / "data" / "demo" / stage, 10**6) == (CLIPS, {})
+    assert stores.verify(toy_data / "data" / "demo" / stage, 10**6) == (f"{CLIPS} clips read and hashed", {})
 
 
 def test_failed_clips_are_hashed_too_and_the_draw_follows_its_seed(tmp_path: Path):
@@ -163,10 +169,15 @@ def test_failed_clips_are_hashed_too_and_the_draw_follows_its_seed(tmp_path: Pat
     for clip, made in items.items():
         cache.put(keys[clip], made)
     assemble(
-        tmp_path / "toy", "toy", spread(items), lambda clip: cache.get(keys[clip]) or pytest.fail(), {}, DIMENSIONS
+        tmp_path / "toy",
+        Record("frames"),
+        spread(items),
+        lambda clip: cache.get(keys[clip]) or pytest.fail(),
+        {},
+        DIMENSIONS,
     )
     index = tmp_path / "toy" / "index.parquet"
-    assert stores.verify(tmp_path / "toy", 99) == (10, {})
+    assert stores.verify(tmp_path / "toy", 99) == ("10 clips read and hashed", {})
     rows = read_table(index)
     write_table(index, [r | {"detail": "-20 dBFS"} if r["reason"] else r | {"cosine": 0.1} for r in rows])
     assert stores.verify(tmp_path / "toy", 99)[1].keys() == items.keys()
@@ -187,8 +198,8 @@ def test_damage_is_named(data: Path, monkeypatch: pytest.MonkeyPatch, capsys):
         file.move(lost, "stray_0")
     path = folder / "shards" / f"{two}.h5"
     path.write_bytes(path.read_bytes()[:-100])
-    drawn, damaged = stores.verify(folder, 99)
-    assert drawn == CLIPS and damaged.keys() == {flipped, lost, "stray_0", *cut}
+    read, damaged = stores.verify(folder, 99)
+    assert read == f"{CLIPS} clips read and hashed" and damaged.keys() == {flipped, lost, "stray_0", *cut}
     assert damaged[flipped] == "its content is not that of the index"
     assert damaged["stray_0"] == f"in shard {one}, but not in the index"
     code, said = run(monkeypatch, capsys, "verify", folder, "--count", 0)

@@ -1,6 +1,7 @@
 """Training refuses stores that do not belong together, and says which."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import toy
 
 from avset.errors import AvsetError
+from avset.storage.artifacts import Record
 from avset.storage.files import write_json
 from avset.storage.store import Store
 from avset.storage.tables import read_table, write_table
@@ -49,8 +51,8 @@ def test_a_clip_of_another_making_is_named(
     data: Path, changed: str, column: str, value: Any, stage: str, source: str, monkeypatch: pytest.MonkeyPatch
 ):
     clips = change(data / changed / "index.parquet", column, value, 2)
-    told = data / "mixtures" / "store.json"
-    write_json(told, {"inputs": {"spectrograms": Store(data / "spectrograms").digest}})
+    inputs = {"spectrograms": Store(data / "spectrograms").digest}
+    replace(Record.read(data / "mixtures"), inputs=inputs).write(data / "mixtures")
     names = f"2 of 37 clips were made of something else ({', '.join(clips)}); run `dvc repro {stage}`"
     with pytest.raises(AvsetError) as refused:
         Material.load(data)
@@ -58,8 +60,7 @@ def test_a_clip_of_another_making_is_named(
 
 
 def forget_encoder(data: Path, stage: str) -> None:
-    told = Store(data / stage).info
-    write_json(data / stage / "store.json", told | {"inputs": {"encoder": "0" * 64}})
+    replace(Record.read(data / stage), inputs={"encoder": "0" * 64}).write(data / stage)
 
 
 @pytest.mark.parametrize(

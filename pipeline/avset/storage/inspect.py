@@ -107,7 +107,7 @@ def diff(a: Path, b: Path) -> dict[str, Any]:
 
 def _told(folder: Path) -> dict[str, Any]:
     with _readable(folder):
-        return json.loads(require(folder / "store.json").read_text())
+        return dict(json.loads(require(folder / "store.json").read_text()))
 
 
 def flat(tree: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -178,7 +178,7 @@ def _misplaced(store: Store) -> dict[str, str]:
 def _medium_intact(store: Store, clip: str) -> bool:
     row = store.rows[clip]
     with (store.folder / row["media"]).open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest() == row["sha256"]
+        return bool(hashlib.file_digest(f, "sha256").hexdigest() == row["sha256"])
 
 
 def _item_intact(store: Store, clip: str) -> bool:

@@ -69,6 +69,7 @@ def write_clips(count: int) -> None:
     """The artifacts of `clips`, `encoder` and `mixtures` for so many clips that nobody has."""
     from avset.params import digest
     from avset.sources.clips import BOXES, INDEX
+    from avset.storage.artifacts import Record
     from avset.storage.files import write_json
     from avset.storage.tables import write_table
 
@@ -82,24 +83,26 @@ def write_clips(count: int) -> None:
     ]  # fmt: skip
     write_table(folder / "clips" / "index.parquet", rows, INDEX)
     write_table(folder / "clips" / "boxes.parquet", [], BOXES)
-    write_json(folder / "clips" / "store.json", {"stage": "clips"})
+    Record("clips").write(folder / "clips")
     write_json(folder / "encoder" / "encoder.json", {"sha256": ""})
 
 
 def run_stage(stage: str) -> None:
     """One per-clip stage as `python -m stages.<stage>` runs it, but for its mapper."""
+    from dataclasses import replace
     from functools import partial
 
-    import stages
     from avset import params
+    from avset.compute.build import build, media_payloads, store_payloads
+    from avset.storage.artifacts import ARTIFACTS
     from avset.storage.store import Store
 
     p = params.load()
     source = {"regions": "frames", "captions": "regions"}.get(stage)
-    clips = stages.store_payloads(Store(p.data / source)) if source else stages.media_payloads(p)
-    inputs = {"encoder": stages.encoder_digest(p.data / "encoder")} if source else {}
+    clips = store_payloads(Store(p.data / source)) if source else media_payloads(p)
+    ARTIFACTS[stage] = replace(ARTIFACTS[stage], arrays=AXES[stage])
     of = {clip: clip for clip in clips} if stage == "captions" else None
-    stages.build(stage, p, clips, partial(Tiny, stage), {}, inputs, AXES[stage], batch_size=64, of=of)
+    build(stage, p, clips, partial(Tiny, stage), {}, batch_size=64, of=of)
 
 
 def open_training_set() -> None:
@@ -107,7 +110,7 @@ def open_training_set() -> None:
     import pyarrow as pa
     from torch.utils.data import DataLoader
 
-    from avset.storage.files import write_json
+    from avset.storage.artifacts import Record
     from avset.storage.store import Store
     from avset.storage.tables import write_table
     from avset.training.batches import TrainingMixtures
@@ -119,7 +122,7 @@ def open_training_set() -> None:
     )
     write_table(data / "mixtures" / "scores.parquet", [], empty)
     write_table(data / "mixtures" / "mixtures.parquet", [], empty)
-    write_json(data / "mixtures" / "store.json", {"inputs": {"spectrograms": Store(data / "spectrograms").digest}})
+    Record("mixtures", inputs={"spectrograms": Store(data / "spectrograms").digest}).write(data / "mixtures")
     material = Material.load(data)
     clips = material.complete()
     videos = [material.videos[clip] for clip in clips]

@@ -40,12 +40,11 @@ class Corpus:
         import soundfile
 
         from avset.params import Spectrograms
+        from avset.storage.artifacts import ARTIFACTS, Record
         from avset.storage.items import Item
         from avset.storage.shards import assemble, spread
         from avset.storage.store import Store
         from avset.training.batches import TrainingMixtures
-        from stages.regions import DIMENSIONS as OF_REGIONS
-        from stages.spectrograms import DIMENSIONS as OF_SPECTROGRAMS
         from stages.spectrograms import Transform
 
         sizes = Spectrograms(sample_rate=TARGET, window_length=WINDOW, hop_length=HOP, precision="float16")
@@ -64,10 +63,8 @@ class Corpus:
         def spectrogram(clip: str) -> tuple[Item, str]:
             return mapper.transform(self.files[clip], 0.0, float(seconds), ""), ""
 
-        for stage, item_of, axes in (
-            ("spectrograms", spectrogram, OF_SPECTROGRAMS), ("regions", features, OF_REGIONS),
-        ):  # fmt: skip
-            assemble(folder / stage, stage, spread(self.clips), item_of, {}, axes)
+        for stage, item_of in (("spectrograms", spectrogram), ("regions", features)):
+            assemble(folder / stage, Record(stage), spread(self.clips), item_of, ARTIFACTS[stage].arrays)
         self.data = TrainingMixtures(
             self.clips, Store(folder / "spectrograms"), Store(folder / "regions"), CROP, BINS, 2, (0.5, 1.5), 0, 10**6
         )

@@ -1,13 +1,12 @@
 """clips: media files and the list of clips cut from them.
 
 Makes data/<dataset>/clips/: media/, index.parquet (every clip, with the reason if it failed), boxes.parquet
-(ground truth where the source has it), record.json.
+(ground truth where the source has it), media.parquet (what became of every medium), record.json.
 """
 
 import json
 import sys
 from collections import Counter
-from functools import partial
 from typing import Annotated, Literal
 
 import typer
@@ -15,14 +14,12 @@ import typer
 from avset.compute.build import gate
 from avset.compute.identity import Recipe
 from avset.compute.making import making
-from avset.compute.run import compute
-from avset.sources import clips
+from avset.sources import clips, reuse
 from avset.sources.dry_run import as_text, estimate, in_a_line
 from avset.storage.artifacts import Record
-from avset.storage.cache import ItemCache, fetched, kept_media
-from avset.storage.items import Item
+from avset.storage.cache import ItemCache
 from avset.storage.tables import write_table
-from stages import PARAMS, ParamsFile, begin, command
+from stages import PARAMS, Adopt, NewVersion, ParamsFile, begin, command
 
 Retry = Annotated[
     Literal["transient", "all"] | None,
@@ -36,43 +33,42 @@ DryRun = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="The same as JSON.")]
 
 
-def main(path: ParamsFile = PARAMS, retry: Retry = None, dry_run: DryRun = False, as_json: AsJson = False) -> None:
+def main(
+    path: ParamsFile = PARAMS,
+    retry: Retry = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    adopt: Adopt = 0,
+    new_version: NewVersion = False,
+) -> None:
     """Fetch the media of the source, probe them, cut them into clips."""
-    p = begin("clips", path)
+    p = begin("clips", path, new_version=new_version)
     source, options = clips.load_source(p.clips.source, p.clips.options)
     listing = source.listing(options)
-    entries = {entry.media_id: entry for entry in listing.entries}
     recipe, drawing = Recipe("clips"), clips.drawing(p.clips.source)
-    for one in filter(None, (recipe, drawing)):
-        one.check()
+    if new_version and drawing:
+        drawing.renew()
     jobs = clips.jobs_of(listing.entries, options, recipe.version, drawing.version if drawing else "")
-    folder, cache, access = p.data / "clips", ItemCache(), p.runtime.download
-    runtime, watch = p.runtime.model_copy(update={"device": "cpu"}), clips.Breaker(access.give_up_after)
     if dry_run or clips.online(options):
-        there = {job.clip_id for job in jobs if job.payload["kept"] in fetched(cache)}
-        expected = estimate(listing, there, p.clips, access, options)
+        expected = estimate(listing, clips.in_cache(jobs), p.clips, p.runtime.download, options)
     if dry_run:
         print(json.dumps(expected, indent=2) if as_json else as_text(expected))
         return
     if clips.online(options):
         print(f"clips: {in_a_line(expected)}", file=sys.stderr, flush=True)
-        runtime = runtime.model_copy(update={"workers": access.workers})
-    with making(folder) as fresh:
-        clips.forget(cache, jobs, retry)
-        fetch = partial(clips.Fetch, p.clips.source, p.clips.options, access)
-        worth = 2 if clips.online(options) else 0
-        forgotten = compute("clips", jobs, fetch, runtime, worth=worth, watch=watch)
-        rows, boxes, keys = [], [], {job.clip_id: job.key for job in jobs}
-        for name, entry in sorted(entries.items()):
-            kept = cache.get(keys[name]) if name in keys else None
-            item = kept[0] if kept else forgotten.get(name, Item(reason="error"))
-            found = clips.rows_of(entry, item, p.clips.length, p.clips.min_seconds)
-            rows += found
-            if media := next((row["media"] for row in found if row["status"] == "ok"), None):
-                clips.place(kept_media(cache, item.fields), fresh / media)
-                boxes += [box for row in found if row["status"] == "ok" for box in clips.boxes_of(row, item)]
+    reuse.inherit(p.data / "clips", jobs)
+    if adopt:
+        reuse.adopt(jobs, clips.Fetch(p.clips.source, p.clips.options), recipe, drawing, adopt)
+        return
+    for one in filter(None, (recipe, drawing)):
+        one.check()
+    with making(p.data / "clips") as fresh:
+        clips.forget(ItemCache(), jobs, retry)
+        failures = clips.fetch_all(jobs, p.clips, options, p.runtime)
+        rows, boxes = clips.collect(listing.entries, jobs, failures, p.clips, fresh)
         write_table(fresh / "index.parquet", rows, clips.INDEX)
         write_table(fresh / "boxes.parquet", boxes, clips.BOXES)
+        write_table(fresh / "media.parquet", reuse.media_rows(jobs), reuse.MEDIA)
         record = Record("clips", recipe.version, p.clips.recipe(), facts={"funnel": listing.funnel})
         record.write(fresh)
     gate("clips", Counter((row["reason"], row["detail"]) for row in rows), p.clips.min_success)

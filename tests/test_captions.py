@@ -17,6 +17,7 @@ from test_store import tree_digest
 from avset.errors import AvsetError, ClipError, ParamsError
 from avset.features.captions import Captions, invert, seed_of
 from avset.features.encoder import Encoder
+from avset.storage.artifacts import Record
 from avset.storage.items import Item
 from avset.storage.shards import assemble, spread
 from avset.storage.store import Store
@@ -234,7 +235,7 @@ class Project:
             return Item({"embedding": embedding}), hashlib.sha256(embedding).hexdigest()
 
         clips = [row["clip_id"] for row in listed]
-        assemble(self.data / "regions", "regions", spread(clips), item_of, {}, {"embedding": ("D",)})
+        assemble(self.data / "regions", Record("regions"), spread(clips), item_of, {"embedding": ("D",)})
 
     def run(self, per: str) -> Store:
         """The store of captions."""

@@ -15,7 +15,7 @@ from avset.compute.run import Job, deadline
 from avset.errors import AvsetError, ClipError
 from avset.params import load
 from avset.sources import Entry, Listing, clips, dry_run, folder
-from avset.storage.cache import ItemCache, fetched, kept_media
+from avset.storage.cache import ItemCache, fetched_items, kept_media
 from avset.storage.items import Item
 
 ACCESS = load(ROOT / "params.yaml").runtime.download
@@ -117,7 +117,7 @@ def test_damaged_media_are_fetched_again_and_others_are_not(videos: Path):
     assert clips.forget(cache, jobs, None) == 0
     media[0].write_bytes(media[0].read_bytes()[:-1] + b"?")
     assert clips.forget(cache, jobs, None) == 3, "all three are the same file, kept once"
-    assert all(job.key not in cache and job.payload["kept"] not in fetched(cache) for job in jobs)
+    assert all(job.key not in cache and job.payload["kept"] not in fetched_items(cache) for job in jobs)
 
 
 @pytest.mark.parametrize(("retry", "dropped"), [(None, 0), ("transient", 1), ("all", 3)])
@@ -127,7 +127,7 @@ def test_failures_are_retried_as_asked(videos: Path, retry: str | None, dropped:
     for name, reason in reasons.items():
         jobs.append(Job(name, name, {"kept": f"kept-{name}"}))
         ItemCache().put(name, Item(reason=reason))
-        fetched(ItemCache()).put(f"kept-{name}", Item(reason=reason))
+        fetched_items(ItemCache()).put(f"kept-{name}", Item(reason=reason))
     assert clips.forget(ItemCache(), jobs, retry) == dropped
     left = {job.clip_id for job in jobs if job.key in ItemCache()}
     assert left == {"a", "bad", "gone", "stream"} - {None: set(), "transient": {"stream"}}.get(retry, {"bad", *reasons})

@@ -257,10 +257,10 @@ def test_ctrl_c_does_not_wait_for_ray():
     began = threading.Event()
     threading.Thread(target=lambda: began.wait() and os.kill(os.getpid(), signal.SIGINT), daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        group.fit(Trainers(lambda: began.set() or threading.Event().wait()), alone=True)
+        group.run_trainer(Trainers(lambda: began.set() or threading.Event().wait()), alone=True)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        group.fit(Trainers(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN) and sys.exit(0)), alone=False)
+        group.run_trainer(Trainers(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN) and sys.exit(0)), alone=False)
     assert signal.getsignal(signal.SIGINT) is before
 
 

@@ -98,10 +98,7 @@ def test_info_tells_identity_reasons_and_arrays(tmp_path: Path, toy_data: Path, 
     folder = make(tmp_path / "toy", {"a_0": silent, "b_0": item(1), "c_0": upstream, "d_0": silent}, recipe={"k": 7})
     told = stores.describe(folder)
     assert told["arrays"] == {"x": "3x4 float16 (T D)", "y": "7 int16 (L)"}
-    assert told["reasons"] == {"silent": 2, "upstream": 1} and (told["ok"], told["failed"]) == (
-        "1 clips read and hashed",
-        3,
-    )
+    assert told["reasons"] == {"silent": 2, "upstream": 1} and (told["ok"], told["failed"]) == (1, 3)
     code, said = run(monkeypatch, capsys, "info", folder)
     assert code == 0 and "record.recipe.k: 7\n" in said and "reasons.silent: 2\n" in said
     assert "arrays" not in stores.describe(toy_data / "data" / "demo" / "clips")
@@ -173,7 +170,6 @@ def test_failed_clips_are_hashed_too_and_the_draw_follows_its_seed(tmp_path: Pat
         Record("frames"),
         spread(items),
         lambda clip: cache.get(keys[clip]) or pytest.fail(),
-        {},
         DIMENSIONS,
     )
     index = tmp_path / "toy" / "index.parquet"

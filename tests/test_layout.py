@@ -41,7 +41,7 @@ DOORS = {  # who may import a package
     "PIL": {"media/frames.py", "report/plots.py", *DRAWERS},
     "platformdirs": {"storage/cache.py"},
     "pyarrow": {"storage/inspect.py", "storage/shards.py", "storage/store.py", "storage/tables.py",
-                "sources/clips.py", "stages/evaluate.py"},
+                "sources/clips.py", "sources/reuse.py", "stages/evaluate.py"},
     "ray": {"compute/ray_train.py", "compute/ray_worker.py"},
     "scipy": {"evaluation/metrics.py"},
     "soundfile": {"media/recordings.py", "report/page.py"},

@@ -178,7 +178,7 @@ def test_a_machine_without_the_shared_folders_is_named(driver: Any, tmp_path: Pa
     def unseen(folder: Path) -> Iterator[str]:
         yield str(folder / ".here-nobody")
 
-    monkeypatch.setattr(actors, "mark", unseen)
+    monkeypatch.setattr(actors, "marker_file", unseen)
     with pytest.raises(
         AvsetError, match=rf"\d does not see what others write to {tmp_path}/data/\.locks; all machines"
     ):

@@ -1,12 +1,18 @@
 """Items survive exactly, stores are the same bytes whatever their history."""
 
+import errno
 import hashlib
 import json
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from no_locks import FLOCK
+from toy import ROOT
 
 from avset.errors import AvsetError, ClipError, MissingArtifact
 from avset.storage.artifacts import Record
@@ -139,3 +145,14 @@ def test_errors_cross_process_borders():
     error = pickle.loads(pickle.dumps(ClipError("silent", "-80 dBFS")))
     assert (error.reason, error.detail) == ("silent", "-80 dBFS")
     assert json.dumps(str(error)) == '"silent: -80 dBFS"'
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.machine() not in FLOCK, reason="filters Linux' system calls")
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_store_is_intact_on_a_file_system_without_locks(tmp_path: Path, error: int):
+    items = {clip: item(i) for i, clip in enumerate(("a_0", "b_0", "c_0"))}
+    told = {clip: (one, hashlib.sha256(one.dump()).hexdigest()) for clip, one in items.items()}
+    assemble(tmp_path / "toy", Record("frames"), spread(items), told.__getitem__, DIMENSIONS)
+    command = [sys.executable, ROOT / "tests" / "no_locks.py", tmp_path / "toy", str(error)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "[3, {}]\n"), done.stderr

@@ -261,7 +261,9 @@ def test_the_bank_has_each_caption_once(tmp_path: Path):
     of = {"a_0": "a_10", "a_10": "a_10", "b_0": "b_0", "c_0": "c_10", "c_10": "c_10"}
     items = {clip: Item({"caption": np.full(4, sum(maker.encode()), np.float32)}, {"of": maker})
              for clip, maker in of.items()}  # fmt: skip
-    assemble(tmp_path / "captions", "captions", spread(items), lambda clip: (items[clip], ""), {}, {"caption": ("D",)})
+    assemble(
+        tmp_path / "captions", Record("captions"), spread(items), lambda clip: (items[clip], ""), {"caption": ("D",)}
+    )
     store = Store(tmp_path / "captions")
     material = Material(store, store, store, store, [], {}, {}, {}, {}, {})
     bank, own = material.bank(["b_0", "c_0", "a_0", "c_10", "a_10"])

@@ -1,98 +1,112 @@
-"""Workers that share batches; one that dies takes no stage with it."""
+"""Workers that share batches; a worker that dies does not end the stage."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, Protocol, TypeVar
 
 from avset.compute.worker import Died, Job, Receipts
 from avset.errors import AvsetError
 from avset.storage.cache import ItemCache
 
-DEATHS = 2  # a clip that was there when so many workers died, and alone with the last, is given up for this run
+DEATHS = 2  # a job that so many workers held when they died, the last of them alone, is given up for this run
 
 
-IN_A_ROW = 20  # so many deaths with nothing done in between, suspects aside, are the fault of no clip
+IN_A_ROW = 20  # so many deaths with nothing done between them, those over suspects aside: no clip is to blame
 
 
 class Distant(Protocol):
-    """A worker elsewhere. It has one message at a time, and its start is answered as a step without jobs is."""
+    """A worker elsewhere. It has one message at a time; its start counts as a step without jobs."""
 
     def send(self, jobs: list[Job]) -> None:
-        """Have it make a step."""
+        """Have the worker make a step."""
 
     def receive(self) -> Receipts | None:
-        """What the step gave, None if that is not known yet; Died, or an AvsetError of the mapper."""
+        """The receipts of the step; None if they are not known yet. Died, or an AvsetError of the mapper."""
 
     def finish(self) -> None:
-        """Let it keep what it is computing."""
+        """Let the worker keep what it is computing."""
 
 
-class Crew:
-    """Workers that share batches, three of them in each at most: one being read, one computed, one kept.
+D = TypeVar("D", bound=Distant)
 
-    When a worker dies, the jobs that it held go to a worker alone, one by one, when the rest is done: who kills that
-    one too is to blame. What a lost machine held is given out again as it was.
+
+Hire = Callable[[], D]  # starts a worker
+
+
+Answered = Callable[[Iterable[D]], Iterable[D]]  # waits until some of these workers have an answer: which
+
+
+Take = Callable[[Receipts, int], None]  # is told the receipts of jobs that are done, and how many workers there are
+
+
+class Crew(Generic[D]):
+    """Workers that share batches. A worker has three batches at most: one is read, one computed, one kept.
+
+    When a worker dies, its jobs become suspects. When the rest is done, each suspect goes to a worker that has nothing
+    else: if this worker dies too, the suspect is to blame. If a whole machine is lost, its batches are given out again
+    as they were.
     """
 
-    def __init__(self, batches: Iterator[list[Job]], jobs: int, hire: Callable, answered: Callable, take: Callable):
-        self.batches, self.left, self.hire, self.answered, self.take = batches, jobs, hire, answered, take
-        self.held: dict[Any, deque[list[Job]]] = {}  # of every worker
-        self.busy: set[Any] = set()
-        self.begun: set[Any] = set()
-        self.again: deque[list[Job]] = deque()
+    def __init__(self, batches: Iterator[list[Job]], jobs: int, hire: Hire[D], answered: Answered[D], take: Take):
+        self.batches, self.left = batches, jobs
+        self.hire, self.answered, self.take = hire, answered, take
+        self.held: dict[D, deque[list[Job]]] = {}  # the batches of every worker
+        self.started: set[D] = set()
+        self.busy: set[D] = set()  # the workers that owe an answer
+        self.again: deque[list[Job]] = deque()  # batches of lost machines
         self.suspects: deque[Job] = deque()
-        self.deaths: Counter[str] = Counter()
+        self.deaths: Counter[str] = Counter()  # of workers that held a clip
         self.in_a_row = 0
 
     def work(self, count: int) -> None:
-        """All batches by `count` workers; those that are there go on without those that are not."""
+        """Do all batches by `count` workers. Those that start do not wait for those that do not."""
         for _ in range(count):
             self.add()
         try:
             while self.left:
-                self.feed()
+                self.send_batches()
                 for worker in self.answered(self.busy):
-                    self.hear(worker)
+                    self.receive(worker)
         except AvsetError:
             self.finish()
             raise
         self.finish()
 
     def add(self) -> None:
-        """One worker more."""
+        """Start one more worker."""
         worker = self.hire()
         self.held[worker] = deque()
         self.busy.add(worker)
 
     def finish(self) -> None:
-        """Wait until all have kept what they are computing."""
-        for worker in self.begun:
+        """Wait until all workers have kept what they are computing."""
+        for worker in self.started:
             worker.finish()
 
-    def feed(self) -> None:
-        """A message to every worker that waits for one, if there is something to do."""
-        for worker in self.begun - self.busy:
+    def send_batches(self) -> None:
+        """Send every idle worker its next batch, or a step without jobs if it still holds some."""
+        for worker in self.started - self.busy:
             held = self.held[worker]
-            batch = [] if self.alone(held) else self.draw(suspects=not held)
+            batch = [] if self.suspected(held) else self.next_batch(suspects=not held)
             if batch:
                 held.append(batch)
             if held:
                 worker.send(batch)
                 self.busy.add(worker)
 
-    def alone(self, held: deque[list[Job]]) -> bool:
-        """Whether a worker has a suspect to itself."""
+    def suspected(self, held: deque[list[Job]]) -> bool:
+        """Whether a suspect is among the batches of a worker: it is alone then."""
         return any(self.deaths[batch[0].clip_id] for batch in held)
 
-    def draw(self, suspects: bool) -> list[Job]:
-        """The next batch; none if nothing is left, or suspects only."""
+    def next_batch(self, suspects: bool) -> list[Job]:
+        """The next batch; one suspect if nothing else is left and `suspects` may be taken; else no jobs."""
         batch = self.again.popleft() if self.again else next(self.batches, [])
         if not batch and suspects and self.suspects:
             batch = [self.suspects.popleft()]
         return batch
 
-    def hear(self, worker: Any) -> None:
-        """What a worker answered."""
+    def receive(self, worker: D) -> None:
+        """Take the answer of a worker."""
         try:
             receipts = worker.receive()
         except Died as death:
@@ -101,23 +115,23 @@ class Crew:
         if receipts is None:
             return
         self.busy.remove(worker)
-        self.begun.add(worker)
+        self.started.add(worker)
         if receipts:
             self.held[worker].popleft()
             self.in_a_row = 0
             self.done(receipts)
 
     def done(self, receipts: Receipts) -> None:
-        """Count and pass on."""
+        """Count receipts and pass them on."""
         self.left -= len(receipts)
-        self.take(receipts, len(self.begun))
+        self.take(receipts, len(self.started))
 
-    def lose(self, worker: Any, death: Died) -> None:
-        """A worker is gone: what of its work is not in the cache is to be done again, by another one."""
-        lost, started = self.held.pop(worker), worker in self.begun
+    def lose(self, worker: D, death: Died) -> None:
+        """Give the jobs of a dead worker to others, save those whose item is in the cache."""
+        lost, started = self.held.pop(worker), worker in self.started
         self.busy.discard(worker)
-        self.begun.discard(worker)
-        self.in_a_row += not death.machine and not self.alone(lost)
+        self.started.discard(worker)
+        self.in_a_row += not death.machine and not self.suspected(lost)
         if (not started and not self.held) or self.in_a_row >= IN_A_ROW:
             raise AvsetError(f"the workers cannot live, no clip is to blame: {death}")
         if started or death.machine:
@@ -126,14 +140,14 @@ class Crew:
         for batch in lost:
             rest = []
             for job in batch:
-                if found := cache.get(job.key):
-                    self.done([(job.clip_id, found[0].reason, found[0].detail)])
+                if kept := cache.get(job.key):
+                    self.done([(job.clip_id, kept[0].reason, kept[0].detail)])
                 else:
                     rest.append(job)
             self.sort_out(rest, death)
 
     def sort_out(self, jobs: list[Job], death: Died) -> None:
-        """Where the jobs of a lost batch go: out again, to the suspects, or to the end."""
+        """Put the jobs of a lost batch among those to be done again or the suspects, or give them up."""
         if jobs and death.machine and not self.deaths[jobs[0].clip_id]:
             self.again.append(jobs)
             return

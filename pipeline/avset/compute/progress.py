@@ -1,4 +1,4 @@
-"""Lines on stderr that say how far a stage is."""
+"""Lines on stderr that tell how far a stage is."""
 
 import sys
 import time
@@ -19,10 +19,10 @@ class Progress:
         self.past: deque[tuple[float, int]] = deque(maxlen=self.marks)  # when, and how many were done
 
     def add(self, receipts: Receipts, workers: int = 1) -> None:
-        """Count receipts, and say so if it is time."""
+        """Count receipts; write a line if the last one is old enough."""
         self.done += len(receipts)
         self.reasons.update(reason for _, reason, _ in receipts if reason)
-        if not self.past and self.done:  # the start of the workers is over
+        if not self.past and self.done:  # the time in which the workers start does not count
             self.past.append((time.monotonic(), self.done))
         elif self.past and (now := time.monotonic()) - self.past[-1][0] > self.every:
             then, before = self.past[0]
@@ -43,7 +43,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """A time to wait, in the unit that one thinks in."""
+    """A time in the unit that suits it: s, min or h."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.{int(unit == 'h')}f} {unit}"

@@ -15,9 +15,9 @@ from typing import Any
 
 from avset.compute.ray_worker import connect, machines
 from avset.errors import AvsetError
-from avset.storage.cache import ItemCache
+from avset.storage.cache import cache_root
 
-PATIENCE = 10  # minutes that a busy cluster has to give us room
+WAIT_FOR_ROOM = 10  # min until a busy cluster must have room
 
 
 Work = Callable[[str], None]  # of a torch device
@@ -26,15 +26,15 @@ Work = Callable[[str], None]  # of a torch device
 def run(work: Work, workers: int, cpus: int, device: str, state: Path) -> None:
     """Run `work` in `workers` processes that are a torch process group, each with `cpus` CPUs and, on cuda, a GPU.
 
-    The cluster is the one at $RAY_ADDRESS, else one of this machine alone. When a process is lost all start again, and
-    `work` goes on from the file `state`, which it keeps. AvsetError if the cluster has no room for so many, if `work`
+    The cluster is the one at $RAY_ADDRESS, else one of this machine alone. When a process is lost, all start again;
+    `work` keeps the file `state` and goes on from it. AvsetError if the cluster has no room for so many, if `work`
     raises one, or if processes are lost twice while `state` stays as it is.
     """
     import ray
 
     ours = not ray.is_initialized()
     alone = ours and os.environ.get("RAY_ADDRESS", "local") in ("", "local")
-    folder = state.with_name(f".{state.stem}").absolute()  # seen by all workers, and gone in the end
+    folder = state.with_name(f".{state.stem}").absolute()  # all workers see it; it is removed in the end
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
@@ -44,17 +44,17 @@ def run(work: Work, workers: int, cpus: int, device: str, state: Path) -> None:
         print(f"train: starts {workers} workers{', each with a GPU' * gpu}", file=sys.stderr, flush=True)
         with relayed(folder / "said") as said:
             make = partial(_trainer, partial(_work, work, gpu, Path.cwd(), said), workers, cpus, gpu, folder)
-            persevere(lambda: fit(make(), alone), state)
+            persevere(lambda: run_trainer(make(), alone), state)
     finally:
         if ours:
             ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def wants_gpu(machines: list[dict[str, float]], workers: int, cpus: int, device: str) -> bool:
+def wants_gpu(resources: list[dict[str, float]], workers: int, cpus: int, device: str) -> bool:
     """Whether workers get GPUs of machines with these Ray resources; AvsetError if there is no room for them."""
-    gpu = device == "cuda" or (device == "auto" and any(machine.get("GPU") for machine in machines))
-    room = sum(int(min(m.get("CPU", 0) // cpus, m.get("GPU", 0) if gpu else workers)) for m in machines)
+    gpu = device == "cuda" or (device == "auto" and any(machine.get("GPU") for machine in resources))
+    room = sum(int(min(m.get("CPU", 0) // cpus, m.get("GPU", 0) if gpu else workers)) for m in resources)
     if room < workers:
         each = f"{cpus} CPU (train.threads){' and a GPU (runtime.device)' * gpu}"
         raise AvsetError(f"train.workers is {workers}, but the cluster has room for {room}, of {each} each; lower it")
@@ -63,7 +63,7 @@ def wants_gpu(machines: list[dict[str, float]], workers: int, cpus: int, device:
 
 @contextmanager
 def relayed(path: Path) -> Iterator[Path]:
-    """What is written to a file, on whatever machine, appears on stderr meanwhile."""
+    """Until the block ends, copy to stderr what any machine writes to a file."""
     path.touch()
     over = Event()
 
@@ -83,7 +83,7 @@ def relayed(path: Path) -> Iterator[Path]:
 
 
 def persevere(attempt: Callable[[], None], state: Path) -> None:
-    """Fit trainers until one comes to its end. Ray Train itself would count losses, however far apart they are."""
+    """Repeat `attempt` until it ends without a lost worker. Ray Train's own limit counts losses of days ago too."""
     from ray.train import ControllerError, WorkerGroupError
 
     reached = -1
@@ -104,13 +104,17 @@ def persevere(attempt: Callable[[], None], state: Path) -> None:
                     raise  # a bug: nobody died
                 raise AvsetError(
                     "train: a worker died twice with no validation in between, for want of memory perhaps; the run is "
-                    "kept: free some, or lower train.validate_every, and run again"
+                    "kept: free memory, or lower train.validate_every, and run again"
                 ) from e
             print("train: a worker was lost; all go on from the last validation", file=sys.stderr, flush=True)
 
 
-def fit(trainer: Any, alone: bool) -> None:
-    """`trainer.fit()`. In the main thread it takes Ctrl-C for itself, to tidy up a cluster; our own just ends."""
+def run_trainer(trainer: Any, alone: bool) -> None:
+    """`trainer.fit()`, so that Ctrl-C ends it.
+
+    In the main thread `fit` handles Ctrl-C itself and tidies up the cluster. The cluster of this machine `alone` needs
+    no tidying: then `fit` runs in another thread, and Ctrl-C ends this one.
+    """
     if not alone:
         handler = signal.getsignal(signal.SIGINT)
         try:
@@ -136,10 +140,10 @@ def fit(trainer: Any, alone: bool) -> None:
 def _trainer(work: Callable[[], None], workers: int, cpus: int, gpu: bool, folder: Path) -> Any:
     import ray.train.torch
 
-    api: Any = ray.train  # its types are still those of its first version
+    api: Any = ray.train  # Ray's types are those of its first version
     environment = {
-        "AVSET_CACHE": str(ItemCache().root.absolute()),
-        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it would say everything twice
+        "AVSET_CACHE": str(cache_root().absolute()),
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else Ray prints everything twice
         "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     return api.torch.TorchTrainer(
@@ -147,14 +151,14 @@ def _trainer(work: Callable[[], None], workers: int, cpus: int, gpu: bool, folde
         scaling_config=api.ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": cpus}),
         run_config=api.RunConfig(
             storage_path=str(folder),
-            failure_config=api.FailureConfig(max_failures=0, controller_failure_limit=PATIENCE),
+            failure_config=api.FailureConfig(max_failures=0, controller_failure_limit=WAIT_FOR_ROOM),
             worker_runtime_env={"env_vars": environment},
         ),
     )
 
 
 def _work(work: Work, gpu: bool, root: Path, said: Path) -> None:
-    """In a worker: the project's folder, and what the first one says goes to a file."""
+    """Run `work` in the project's folder. What the first worker says goes to the file `said`, the rest nowhere."""
     import ray.train.torch
 
     for place in (root, said):

@@ -3,80 +3,84 @@
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from avset.compute.worker import Died, Job, Mapper, Receipts, begin
+from avset.compute.crew import Answered, Hire
+from avset.compute.worker import Died, Factory, Job, Receipts, start_worker
 from avset.errors import AvsetError
 from avset.params import Runtime
-from avset.storage.cache import ItemCache
+from avset.storage.cache import cache_root
 from avset.storage.files import make_folder
 
-PATIENCE = 10.0  # s without an answer after which we look why
+ANSWER_WITHIN = 10.0  # s; after that the crew looks why no worker answers
 
 
-STORE = 80 * 2**20  # bytes of Ray's object store: ours travel through the cache
+STORE = 80 * 2**20  # bytes of Ray's object store; items do not pass through it
 
 
-class Remote:
-    """What runs in an actor."""
+class ActorWorker:
+    """The worker that runs in a Ray actor."""
 
-    def begin(self, root: str, cache: str, marks: list[str], factory: Callable[[], Mapper], time_limit: float) -> str:
-        """Make the worker as if it were where it was asked for; returns the name of this machine to Ray.
+    def start(self, root: str, cache: str, markers: list[str], factory: Factory, time_limit: float) -> str:
+        """Make the worker, in the project's folder and with the cache of its crew. Returns Ray's id of this machine.
 
-        AvsetError if the folders are not the same as there, or if the mapper cannot be made.
+        AvsetError if this machine does not see the crew's folders, or if the mapper cannot be made.
         """
         import ray
 
-        here = ray.get_runtime_context().get_node_id()
-        for mark in marks:
-            if not Path(mark).exists():
+        for marker in markers:
+            if not Path(marker).exists():
+                address: Any = ray.util.get_node_ip_address  # untyped
                 raise AvsetError(
-                    f"{ray.util.get_node_ip_address()} does not see what others write to {Path(mark).parent}; "
+                    f"{address()} does not see what others write to {Path(marker).parent}; "
                     "all machines must share it under that name, see docs/cluster.md"
                 )
         os.chdir(root)
         os.environ["AVSET_CACHE"] = cache
-        if not ray.get_gpu_ids():  # Ray itself hides them, or not, by how it was started
+        if not ray.get_gpu_ids():  # whether Ray hides them depends on how it was started
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        self.worker = begin(factory, time_limit)
-        return here
+        self.worker = start_worker(factory, time_limit)
+        return str(ray.get_runtime_context().get_node_id())
 
     def step(self, jobs: list[Job]) -> Receipts:
-        """A step of the worker."""
+        """Make a step."""
         return self.worker.step(jobs)
 
     def finish(self) -> None:
-        """Wait until what was computed is kept."""
+        """Keep what was computed."""
         self.worker.__exit__()
 
     def ping(self) -> None:
-        """Answer."""
+        """Answer, to show that the worker is there."""
 
 
 class Actor:
-    """A worker in a Ray actor, and the way to it: one answer to each message."""
+    """The way to a worker in a Ray actor: one answer to each message. See crew.Distant.
 
-    def __init__(self, actor: Any, *told: Any):
+    `actor` is Ray's handle of an ActorWorker; `arguments` are those of `ActorWorker.start`.
+    """
+
+    def __init__(self, actor: Any, *arguments: Any):
         self.actor, self.node, self.lost = actor, "", False
-        self.answer = actor.begin.remote(*told)
+        self.answer = actor.start.remote(*arguments)
 
     def send(self, jobs: list[Job]) -> None:
-        """Have the worker make a step; `receive` has its receipts, as it has those of the start: none."""
+        """Have the worker make a step; `receive` returns the answer."""
         self.answer = self.actor.step.remote(jobs)
 
     def receive(self) -> Receipts | None:
-        """The receipts that the worker answered; None if Ray does not know yet whether it is there.
+        """The receipts of a step, none of the start; None if Ray does not know yet whether the worker is there.
 
-        Died if it is not. AvsetError if the worker raised one, or if Ray itself is gone from this machine.
+        Died if the worker is gone. AvsetError if the worker raised one, or if Ray itself is gone from this machine.
         """
         import ray
 
         try:
-            found = ray.get(self.answer)
+            answer: Any = ray.get(self.answer)
         except ray.exceptions.ActorUnavailableError as e:
             if not self._machine_lives():
                 raise Died(brief(e), machine=True) from None
@@ -85,23 +89,24 @@ class Actor:
         except ray.exceptions.RayActorError as e:
             if e.actor_init_failed:
                 raise AvsetError(f"the workers cannot start, no clip is to blame: {brief(e)}") from e
-            with_machine = "its node has died" in str(e)  # also of an actor that waited there for its turn
+            with_machine = "its node has died" in str(e)  # so too if the actor had not started there
             raise Died(brief(e), with_machine or not self._machine_lives()) from None
         except ray.exceptions.OutOfMemoryError as e:
             raise Died(brief(e)) from None
         except ray.exceptions.RayTaskError as e:
-            if isinstance(e.cause, ray.exceptions.RaySystemError):  # it cannot read what it was sent
+            if isinstance(e.cause, ray.exceptions.RaySystemError):  # the actor cannot read its message
                 raise AvsetError(f"the workers cannot start, no clip is to blame: {brief(e.cause)}") from e
             raise (e.cause if isinstance(e.cause, Exception) else e) from None
         except ray.exceptions.RayError as e:
             raise AvsetError(f"Ray gave up, no clip is to blame: {brief(e)}") from e
-        if self.lost:  # it was away for a while; what became of its step is unknown
+        if self.lost:  # Ray did not reach it for a while: whether it made its step is unknown
             ray.kill(self.actor)
             raise Died("it could not be reached", machine=True)
         if not self.node:
-            self.node = found
+            self.node = str(answer)
             return []
-        return found
+        receipts: Receipts = answer
+        return receipts
 
     def _machine_lives(self) -> bool:
         living = {machine["NodeID"] for machine in machines()}
@@ -116,48 +121,47 @@ class Actor:
 
 
 def machines() -> list[dict[str, Any]]:
-    """The living nodes of the cluster; AvsetError if this machine is no more one of them."""
+    """The living nodes of the cluster; AvsetError if this machine is no longer one of them."""
     import ray
 
-    living = [node for node in ray.nodes() if node["Alive"]]
+    nodes: Any = ray.nodes  # untyped
+    living = [node for node in nodes() if node["Alive"]]
     if ray.get_runtime_context().get_node_id() not in {node["NodeID"] for node in living}:
         raise AvsetError("Ray's process on this machine (raylet) ended; what is done is kept, the same command goes on")
     return living
 
 
 @contextmanager
-def joined(
-    factory: Callable[[], Mapper], runtime: Runtime
-) -> Iterator[tuple[Callable[[], Actor], Callable[[Iterable[Actor]], list[Actor]]]]:
-    """Join Ray for the time of some work: a function that hires a worker, and one that waits for answers."""
+def joined_cluster(factory: Factory, runtime: Runtime) -> Iterator[tuple[Hire[Actor], Answered[Actor]]]:
+    """Join Ray until the block ends. Yields two functions: one hires a worker, one waits for answers."""
     import ray
 
     if not ray.is_initialized():
         connect(runtime.workers)
     gpus = runtime.gpus_per_worker if runtime.device != "cpu" else 0.0
-    idle = sum(machine["Resources"].get("GPU", 0) for machine in room(gpus))
+    idle = sum(machine["Resources"].get("GPU", 0) for machine in machines_with_room(gpus))
     if idle and not gpus and runtime.device != "cpu":
         print(f"{idle:g} GPUs of the cluster idle: runtime.gpus_per_worker is 0", file=sys.stderr, flush=True)
-    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0)(Remote)
-    root, cache, hired = Path.cwd(), ItemCache().root.absolute(), list[Actor]()
+    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0)(ActorWorker)
+    root, cache, hired = Path.cwd(), cache_root().absolute(), list[Actor]()
 
     def hire() -> Actor:
-        room(gpus)
-        hired.append(Actor(remote.remote(), str(root), str(cache), marks, factory, runtime.time_limit))
+        machines_with_room(gpus)
+        hired.append(Actor(remote.remote(), str(root), str(cache), markers, factory, runtime.time_limit))
         return hired[-1]
 
     def answered(workers: Iterable[Actor]) -> list[Actor]:
         asked = {worker.answer: worker for worker in workers}
-        ready, _ = ray.wait(list(asked), num_returns=1, timeout=PATIENCE)
+        ready, _ = ray.wait(list(asked), num_returns=1, timeout=ANSWER_WITHIN)
         if ready:
             ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=0)
         elif not any(worker.node for worker in asked.values()):
-            room(gpus)
+            machines_with_room(gpus)
             print(f"{len(asked)} workers wait for room in the Ray cluster", file=sys.stderr, flush=True)
         return [asked[reference] for reference in ready]
 
     with ExitStack() as stack:
-        marks = [stack.enter_context(mark(folder)) for folder in (root / "data" / ".locks", cache)]
+        markers = [stack.enter_context(marker_file(folder)) for folder in (root / "data" / ".locks", cache)]
         try:
             yield hire, answered
         finally:
@@ -166,9 +170,9 @@ def joined(
 
 
 def connect(workers: int) -> None:
-    """Join the cluster at $RAY_ADDRESS, else one of this machine alone with a CPU for each worker.
+    """Join the cluster at $RAY_ADDRESS; else start one of this machine alone, with a CPU for each worker.
 
-    Ray's own chatter goes to its logs alone. AvsetError if the cluster is not there, or of other versions.
+    Ray writes its messages to its logs alone. AvsetError if the cluster is not there, or of other versions.
     """
     import ray
 
@@ -181,15 +185,15 @@ def connect(workers: int) -> None:
     try:
         if ":" in address:
             host, port = address.rsplit(":", 1)
-            socket.create_connection((host, int(port)), PATIENCE).close()  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), ANSWER_WITHIN).close()  # Ray itself would try for minutes
         ray.init(address, **options)
     except (Exception, SystemExit) as e:
         where = "start Ray" if address == "local" else f"join the Ray cluster at RAY_ADDRESS={address} from here"
         raise AvsetError(f"cannot {where}: {brief(e)}") from e
 
 
-def room(gpus: float) -> list[dict[str, Any]]:
-    """The machines of the cluster; AvsetError if none of them has what a worker needs, used or not."""
+def machines_with_room(gpus: float) -> list[dict[str, Any]]:
+    """The machines of the cluster; AvsetError if none of them has what a worker needs, be it in use or not."""
     if gpus > 1 and gpus % 1:
         raise AvsetError(f"runtime.gpus_per_worker is {gpus:g}; a worker gets whole GPUs, or a fraction of one")
     living = machines()
@@ -201,14 +205,14 @@ def room(gpus: float) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def mark(folder: Path) -> Iterator[str]:
-    """The path of a file that exists for now, for others to see that this is the same folder."""
+def marker_file(folder: Path) -> Iterator[str]:
+    """The path of a file that exists until the block ends: another machine that sees the file sees the same folder."""
     make_folder(folder)
     with NamedTemporaryFile(dir=folder, prefix=".here-") as file:
         yield file.name
 
 
 def brief(error: BaseException) -> str:
-    """What an error of Ray says, without where and whose."""
+    """What an error of Ray says, without the actor and the traceback."""
     told = " ".join(str(error).split()).partition(" traceback: ")[0]
     return told.rpartition("The actor is dead because ")[2][:200]

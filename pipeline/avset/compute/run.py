@@ -1,18 +1,18 @@
-"""Fill the item cache: in this process, in several, or by Ray actors; a worker that dies takes no stage with it."""
+"""Fill the item cache: in this process, in several, or by Ray actors; a worker that dies does not end the stage."""
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
 from avset import params
-from avset.compute.crew import Crew
+from avset.compute.crew import Crew, Take
 from avset.compute.process import Process, answered, dismiss
 from avset.compute.progress import Progress
-from avset.compute.worker import Job, Mapper, Receipts, Worker, deadline
+from avset.compute.worker import Factory, Job, Mapper, Receipts, Worker, deadline
 from avset.params import Runtime
-from avset.storage.cache import ItemCache
+from avset.storage.cache import ItemCache, cache_folder
 from avset.storage.files import make_folder
 from avset.storage.items import Item
 
@@ -25,7 +25,7 @@ WORTH = 50  # batches that a process must have to be worth its start
 def compute(
     stage: str,
     jobs: Sequence[Job],
-    factory: Callable[[], Mapper],
+    factory: Factory,
     runtime: Runtime,
     batch_size: int = 1,
     worth: int = 0,
@@ -34,99 +34,118 @@ def compute(
 ) -> dict[str, Item]:
     """Put into the cache what it lacks of `jobs`. Returns the failures that the cache does not remember.
 
-    `worth` is how many batches a process needs to be worth its start, where that is not `WORTH`.
-    `watch` sees all receipts, and ends the work by raising, as an AvsetError of a mapper does that is no ClipError;
-    what is in flight is finished and kept. `cached` counts clips that are done besides these jobs.
+    `worth` replaces `WORTH`. `watch` sees all receipts. An AvsetError of `watch` or of a mapper ends the work, unless
+    it is a ClipError; the jobs in hand are finished and kept. `cached` counts clips that are done besides these jobs.
     """
-    cache = ItemCache()
-    pending = [job for job in jobs if job.key not in cache]
-    note = cache.root / "held" / params.digest([str(Path.cwd()), stage])
-    noted = set(note.read_text().split()) if note.exists() and runtime.executor != "ray" else set()
-    suspects, pending = [job for job in pending if job.key in noted], [job for job in pending if job.key not in noted]
+    run = _Run(stage, jobs, runtime.executor != "ray", watch, cached)
+    pending = run.pending
     batches = (pending[i : i + batch_size] for i in range(0, len(pending), batch_size))
     count = -(-len(pending) // batch_size)
-    progress = Progress(stage, cached + len(jobs), cached + len(jobs) - len(pending) - len(suspects))
-    forgotten: dict[str, Item] = {}
-
-    def take(receipts: Receipts, workers: int = 1) -> None:
-        progress.add(receipts, workers)
-        for clip, reason, detail in receipts:
-            if reason:
-                forgotten[clip] = Item(reason=reason, detail=detail)
-        if watch:
-            watch(receipts)
-
     many = runtime.executor == "processes" and min(runtime.workers, count // (worth or WORTH)) > 1
     fill = _by_ray if runtime.executor == "ray" else _by_processes if many else _inline
-    if watch and fill is _inline:  # it sees every batch before the next one begins
-        batches = (step for batch in batches for step in (batch, []))
-    steps = noting(batches, note, noted) if fill is _inline else batches
+    steps = run.noted(batches) if fill is _inline else batches
     try:
         if pending:
-            fill(steps, len(pending), min(runtime.workers, count), factory, runtime, take)
-        if suspects:
-            _apart(suspects, factory, runtime, take)
+            fill(steps, len(pending), min(runtime.workers, count), factory, runtime, run.take)
+        if run.suspects:
+            _alone(run.suspects, factory, runtime, run.take)
     except KeyboardInterrupt:
-        progress.say("interrupted; what is done is kept, the same command goes on")
+        run.progress.say("interrupted; what is done is kept, the same command goes on")
         raise
     finally:
-        died = {clip for clip, item in forgotten.items() if item.reason == "worker_died"}
-        remember(note, [job.key for job in jobs if job.clip_id in died])
-    progress.end()
-    return forgotten
+        run.close()
+    run.progress.end()
+    return run.failures
 
 
-def noting(batches: Iterable[list[Job]], note: Path, noted: Collection[str]) -> Iterator[list[Job]]:
-    """Batches as they are, with a note of those that a worker has in hand: a clip that kills a worker that is this
-    process kills the stage, and the next run is to give it to another one."""
-    held = deque[list[Job]](maxlen=3)
-    for batch in batches:
-        held.append(batch)
-        remember(note, [*noted, *(job.key for batch in held for job in batch)])
-        yield batch
+class _Run:
+    """What one call of `compute` has to do, its failures, and its note: a file with the keys of suspects.
+
+    A clip that kills this process ends the stage. So a process notes the jobs that it holds, and they are suspects of
+    the next run. Which jobs killed a worker is noted too.
+    """
+
+    def __init__(
+        self, stage: str, jobs: Sequence[Job], noting: bool, watch: Callable[[Receipts], None] | None, cached: int
+    ):
+        cache = ItemCache()
+        self.jobs, self.watch = jobs, watch
+        self.note = cache_folder("held") / params.digest([str(Path.cwd()), stage])
+        self.keys = set(self.note.read_text().split()) if noting and self.note.exists() else set()
+        lacking = [job for job in jobs if job.key not in cache]
+        self.suspects = [job for job in lacking if job.key in self.keys]
+        self.pending = [job for job in lacking if job.key not in self.keys]
+        self.failures: dict[str, Item] = {}
+        self.progress = Progress(stage, cached + len(jobs), cached + len(jobs) - len(lacking))
+
+    def take(self, receipts: Receipts, workers: int = 1) -> None:
+        """Count receipts, remember the failures among them, and show them to who watches."""
+        self.progress.add(receipts, workers)
+        for clip, reason, detail in receipts:
+            if reason:
+                self.failures[clip] = Item(reason=reason, detail=detail)
+        if self.watch:
+            self.watch(receipts)
+
+    def noted(self, batches: Iterable[list[Job]]) -> Iterator[list[Job]]:
+        """The batches, each noted while a worker holds it. Who watches sees each before the next one begins."""
+        steps = (step for batch in batches for step in (batch, [])) if self.watch else batches
+        held = deque[list[Job]](maxlen=3)
+        for step in steps:
+            held.append(step)
+            self.write([*self.keys, *(job.key for batch in held for job in batch)])
+            yield step
+
+    def close(self) -> None:
+        """Note the jobs that killed a worker, and no others."""
+        died = {clip for clip, item in self.failures.items() if item.reason == "worker_died"}
+        self.write([job.key for job in self.jobs if job.clip_id in died])
+
+    def write(self, keys: list[str]) -> None:
+        """Write the note, where that is possible; without keys there is no file."""
+        with suppress(OSError):
+            if keys:
+                make_folder(self.note.parent)
+                self.note.write_text("\n".join(keys))
+            else:
+                self.note.unlink(missing_ok=True)
 
 
-def remember(note: Path, keys: list[str]) -> None:
-    """Write down some keys, where that is possible; no file where there is none."""
-    with suppress(OSError):
-        if keys:
-            make_folder(note.parent)
-            note.write_text("\n".join(keys))
-        else:
-            note.unlink(missing_ok=True)
-
-
-def _inline(batches: Iterator, jobs: int, count: int, factory: Callable, runtime: Runtime, take: Callable) -> None:
+def _inline(
+    batches: Iterator[list[Job]], jobs: int, count: int, factory: Factory, runtime: Runtime, take: Take
+) -> None:
     with Worker(factory, runtime.time_limit) as worker:
         for batch in chain(batches, [[], []]):
-            take(worker.step(batch))
+            take(worker.step(batch), 1)
 
 
 def _by_processes(
-    batches: Iterator, jobs: int, count: int, factory: Callable, runtime: Runtime, take: Callable
+    batches: Iterator[list[Job]], jobs: int, count: int, factory: Factory, runtime: Runtime, take: Take
 ) -> None:
     crew = Crew(batches, jobs, lambda: Process(factory, runtime.time_limit), answered, take)
-    _at_work(crew, count)
+    _work_of_processes(crew, count)
 
 
-def _apart(suspects: list[Job], factory: Callable, runtime: Runtime, take: Callable) -> None:
-    """Jobs that were in hand when a worker died, one by one in a process that may die too."""
+def _alone(suspects: list[Job], factory: Factory, runtime: Runtime, take: Take) -> None:
+    """Do suspects one by one, in a process that may die."""
     crew = Crew(iter(()), len(suspects), lambda: Process(factory, runtime.time_limit), answered, take)
     crew.suspects.extend(suspects)
     crew.deaths.update(job.clip_id for job in suspects)
-    _at_work(crew, 1)
+    _work_of_processes(crew, 1)
 
 
-def _at_work(crew: "Crew", count: int) -> None:
-    """A crew of processes does its work; none of them is left, however that ends."""
+def _work_of_processes(crew: Crew[Process], count: int) -> None:
+    """Let a crew of processes work. However that ends, no process is left."""
     try:
         crew.work(count)
     finally:
         dismiss(crew.held)
 
 
-def _by_ray(batches: Iterator, jobs: int, count: int, factory: Callable, runtime: Runtime, take: Callable) -> None:
+def _by_ray(
+    batches: Iterator[list[Job]], jobs: int, count: int, factory: Factory, runtime: Runtime, take: Take
+) -> None:
     from avset.compute import ray_worker
 
-    with ray_worker.joined(factory, runtime) as (hire, answered):
+    with ray_worker.joined_cluster(factory, runtime) as (hire, answered):
         Crew(batches, jobs, hire, answered, take).work(count)

@@ -1,8 +1,8 @@
-"""A worker: makes the items of its jobs, reading the next batch and keeping the last one while it computes.
+"""A worker makes the items of its jobs. While it computes one batch, it reads the next one and keeps the last one.
 
-A mapper is made once per worker and maps a list of jobs to a list of items of the same length. If it has a method
-`read`, it maps what that makes of the jobs instead. Only jobs travel to a worker and only receipts come back: the
-worker itself writes items to the cache.
+A mapper is made once per worker and maps a list of jobs to a list of items of the same length. If the mapper has a
+method `read`, it maps what `read` makes of the jobs instead. Only jobs travel to a worker and only receipts come back:
+the worker itself writes items to the cache.
 """
 
 import signal
@@ -34,11 +34,14 @@ class Job:
 Mapper = Callable[[Any], list[Item]]  # of jobs, or of what its method `read` made of them
 
 
+Factory = Callable[[], Mapper]  # is called once in each worker, so it is picklable
+
+
 Receipts = list[tuple[str, str, str]]  # clip_id, reason (empty: ok), detail
 
 
 class Died(Exception):
-    """A worker is gone with what it held. If its whole machine is gone, no clip is to blame."""
+    """A worker is gone with the jobs that it held. If its whole machine is gone, no clip is to blame."""
 
     def __init__(self, how: str, machine: bool = False):
         super().__init__(how)
@@ -46,10 +49,13 @@ class Died(Exception):
 
 
 class Worker:
-    """A mapper and the cache it writes to. One thread computes: the number of threads changes the last bits of a
-    sum, and small operations on many threads wait for one another; several cores are for several workers."""
+    """A mapper, and the cache that it writes to.
 
-    def __init__(self, factory: Callable[[], Mapper], time_limit: float = 0.0):
+    One thread computes: the number of threads changes the last bits of a sum, and threads wait for one another in
+    small operations. Several cores are for several workers.
+    """
+
+    def __init__(self, factory: Factory, time_limit: float = 0.0):
         self.mapper, self.cache, self.time_limit = factory(), ItemCache(), time_limit
         self.read: Any = getattr(self.mapper, "read", None)
         self.reader, self.writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
@@ -66,9 +72,9 @@ class Worker:
         self.writer.shutdown()
 
     def step(self, jobs: list[Job]) -> Receipts:
-        """Begin to read these jobs, compute those of the step before; the receipts of those computed before that.
+        """Begin to read `jobs`, and compute those of the step before. Returns the receipts of the jobs computed last.
 
-        What a mapper without `read` gets is computed at once. No jobs: what was taken in before moves on.
+        A mapper without `read` computes `jobs` at once. A step without jobs moves the earlier ones on.
         """
         batch, loading = jobs, None
         if self.read:
@@ -91,15 +97,15 @@ class Worker:
         return receipts
 
     def attempt(self, jobs: list[Job], loading: Future[Any] | None = None) -> list[Item]:
-        """The items of some jobs, all at once; if that fails one by one, so that an error finds its clip."""
+        """The items of some jobs, made all at once. If that fails they are made one by one: an error is of one clip."""
         try:
             with deadline(self.time_limit * len(jobs)):
                 items = self.mapper(self.load(jobs, loading) if self.read else jobs)
         except ClipError as e:
             items = [Item.failed(e)] if len(jobs) == 1 else []
-        except AvsetError:  # no clip is to blame: a full disk, a package that is missing
+        except AvsetError:  # no clip is to blame, but a full disk or a missing package
             raise
-        except Exception as e:  # a bug, or a fault of the machine: named, kept going, tried again next time
+        except Exception as e:  # a bug, or a fault of the machine: the next run tries again
             if isinstance(e, OSError) and e.errno in FULL:
                 with writing(Path(e.filename or self.cache.root)):
                     raise
@@ -108,7 +114,7 @@ class Worker:
         return items or [item for job in jobs for item in self.attempt([job])]
 
     def load(self, jobs: list[Job], loading: Future[Any] | None) -> Any:
-        """What `read` makes of some jobs. A thread that hangs is left behind: it keeps nobody else waiting."""
+        """What `read` makes of some jobs. If its thread hangs, the next jobs get a new thread."""
         if loading is None or loading.cancelled():
             loading = self.reader.submit(self.read, jobs)
         try:
@@ -121,11 +127,13 @@ class Worker:
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """ClipError("timeout") in the block after so many seconds (0: never); in a main thread only, as signals are.
+    """Raise ClipError("timeout") in the block after so many seconds; 0: never.
 
-    It interrupts Python and waiting, not a single call into C that never comes back.
+    The error interrupts Python code and waiting, but no single call into C. Only a main thread gets signals, and only
+    where the system has timers (not on Windows): elsewhere the block may take as long as it likes.
     """
-    if not seconds or threading.current_thread() is not threading.main_thread():
+    main = threading.current_thread() is threading.main_thread()
+    if not seconds or not main or not hasattr(signal, "setitimer"):
         yield
         return
 
@@ -133,7 +141,7 @@ def deadline(seconds: float) -> Iterator[None]:
         raise ClipError("timeout", f"longer than {seconds:g} s, see runtime.time_limit")
 
     start, handler = time.monotonic(), signal.signal(signal.SIGALRM, late)
-    left, every = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, should some code swallow it
+    left, every = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, if some code swallows the first error
     try:
         yield
     finally:
@@ -143,8 +151,8 @@ def deadline(seconds: float) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - start), 1e-3), every)
 
 
-def begin(factory: Callable[[], Mapper], time_limit: float) -> Worker:
-    """A worker far from whoever wants it; AvsetError if its mapper cannot be made."""
+def start_worker(factory: Factory, time_limit: float) -> Worker:
+    """A worker in another process than its crew; AvsetError if its mapper cannot be made."""
     try:
         return Worker(factory, time_limit)
     except AvsetError:

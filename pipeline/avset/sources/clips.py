@@ -2,13 +2,13 @@
 
 import hashlib
 import math
-import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from typing import Any
 import pyarrow as pa
 
 from avset.compute.identity import Recipe
-from avset.compute.run import Job
+from avset.compute.run import Job, compute
 from avset.errors import REFUSED, TRANSIENT, AvsetError, ClipError, ParamsError
 from avset.media.container import TAIL, probe
-from avset.params import Download, digest
+from avset.params import Clips, Download, Runtime, digest
 from avset.sources import Entry
 from avset.sources.download import settle
-from avset.storage.cache import ABANDONED, ItemCache, fetched, kept_media
-from avset.storage.files import make_folder, share
+from avset.storage.cache import ABANDONED, FETCHING, ItemCache, fetched_items, kept_media
+from avset.storage.files import link, make_folder, share
 from avset.storage.items import Item
 
 INDEX = pa.schema(
@@ -35,7 +35,7 @@ INDEX = pa.schema(
 )  # fmt: skip
 
 
-COUNTS = {"train_per_label", "validation_per_label", "test_per_label", "duets"}  # how many media, never which
+COUNTS = {"train_per_label", "validation_per_label", "test_per_label", "duets"}  # options: how many media, not which
 
 
 BOXES = pa.schema([("clip_id", pa.string()), ("time_s", pa.float64()), ("label", pa.string())])
@@ -71,13 +71,16 @@ def online(options: Any) -> bool:
     return hasattr(options, "address")
 
 
+WORTH_ONLINE = 2  # media that a process must have to be worth its start: a download takes long
+
+
 def hull(entry: Entry) -> tuple[float, float] | None:
     """From the start of the first part of a video to the end of the last (s); None: all of it."""
     return (min(a for a, _ in entry.parts), max(b for _, b in entry.parts)) if entry.parts else None
 
 
 def identity(entry: Entry, options: Any, drawn: str) -> list[Any]:
-    """What decides the bytes of a medium: an address and a piece, a file's size and time, or code that draws."""
+    """What decides the bytes of a medium: an address and a piece, a file's size and time, or the code that draws it."""
     if online(options):
         return [entry.origin, hull(entry), options.height]
     origin = Path(entry.origin)
@@ -88,7 +91,10 @@ def identity(entry: Entry, options: Any, drawn: str) -> list[Any]:
 
 
 def jobs_of(entries: list[Entry], options: Any, code: str, drawn: str) -> list[Job]:
-    """The jobs that fetch and probe the media. `kept` names a medium whatever our code: it is fetched once."""
+    """The jobs that fetch and probe the media of some entries.
+
+    `kept` in a job names the medium whatever the code is: a medium is fetched once, and probed anew by other code.
+    """
     jobs = []
     for entry in entries:
         if not entry.fault:
@@ -98,26 +104,36 @@ def jobs_of(entries: list[Entry], options: Any, code: str, drawn: str) -> list[J
     return jobs
 
 
+def in_cache(jobs: list[Job]) -> set[str]:
+    """The media among those of some jobs that were fetched before, or failed for good."""
+    cache = fetched_items(ItemCache())
+    return {job.clip_id for job in jobs if job.payload["kept"] in cache}
+
+
 def intact(cache: ItemCache, fields: dict[str, Any]) -> bool:
-    """Whether the media file of an item is as it was; its content is only read if its size or time is not."""
+    """Whether the media file of an item is as it was. Its content is read only if its size or time is another."""
     try:
         path = kept_media(cache, fields)
         stat = path.stat()
-        return [stat.st_size, stat.st_mtime_ns] == fields["stamp"] or _sha256(path) == fields["sha256"]
+        return [stat.st_size, stat.st_mtime_ns] == fields["stamp"] or bool(_sha256(path) == fields["sha256"])
     except OSError:
         return False
 
 
 def forget(cache: ItemCache, jobs: list[Job], retry: str | None) -> int:
-    """Drop from the cache what is to be fetched again: damaged media; failures that are `transient`, or `all`."""
+    """Drop from the cache what is to be fetched again: damaged media, and failures if `retry` names them.
+
+    `transient` failures are those that depend on when, where and as whom one asks; `all` are all. Returns how many
+    items were dropped. What killed downloads left long ago goes too.
+    """
     reasons = {"transient": TRANSIENT, None: set()}.get(retry)
     dropped = 0
     for job in jobs:
-        for items, key in ((cache, job.key), (fetched(cache), job.payload["kept"])):
-            found = items.get(key)  # removes an item that is damaged itself
-            if found is None:
+        for items, key in ((cache, job.key), (fetched_items(cache), job.payload["kept"])):
+            kept = items.get(key)  # this removes an item that is damaged itself
+            if kept is None:
                 continue
-            item, _ = found
+            item, _ = kept
             again = (reasons is None or item.reason in reasons) if item.reason else not intact(cache, item.fields)
             if again:
                 items.path(key).unlink(missing_ok=True)
@@ -136,7 +152,7 @@ def _sha256(path: Path) -> str:
 
 
 class Fetch:
-    """Mapper: a medium fetched into the cache, and probed. Fields: what was found, its sha256, its boxes."""
+    """Mapper: fetches a medium into the cache and probes it. Fields: those of `probe`, its sha256, its boxes."""
 
     def __init__(self, name: str, values: dict[str, Any], access: Download | None = None):
         self.source, self.options = load_source(name, values)
@@ -146,15 +162,23 @@ class Fetch:
         return [self.item(job.payload["entry"], job.payload["kept"]) for job in jobs]
 
     def item(self, entry: Entry, key: str) -> Item:
-        """The item of one medium, which is fetched if the cache does not have it; a ClipError is its failure."""
-        known = fetched(self.cache).get(key)
+        """The item of one medium, fetched if the cache does not have it; a ClipError becomes its failure."""
+        known = fetched_items(self.cache).get(key)
         if known and (known[0].reason or intact(self.cache, known[0].fields)):
             kept = known[0]
         else:
             kept = self._fetch(entry)
-            fetched(self.cache).put(key, kept)
+            fetched_items(self.cache).put(key, kept)
             if online(self.options) and kept.reason not in TRANSIENT:
                 settle(entry, self.options)
+        return self._probed(kept)
+
+    def anew(self, entry: Entry, key: str, drawn: bool) -> Item:
+        """The item of a medium that was fetched before, made once more: `drawn` again, else probed again."""
+        known = None if drawn else fetched_items(self.cache).get(key)
+        return self._probed(known[0] if known else self._fetch(entry))
+
+    def _probed(self, kept: Item) -> Item:
         if kept.reason:
             return kept
         try:
@@ -165,24 +189,24 @@ class Fetch:
     def _fetch(self, entry: Entry) -> Item:
         suffix = self.source.SUFFIX or Path(entry.origin).suffix.lower()
         make_folder(self.cache.root)
-        with tempfile.TemporaryDirectory(dir=self.cache.root, prefix=".fetch-") as folder:
+        with tempfile.TemporaryDirectory(dir=self.cache.root, prefix=FETCHING) as folder:
             target = Path(folder) / f"media{suffix}"
             try:
-                found = self.source.fetch(entry, self.options, target, self.access)
+                result = self.source.fetch(entry, self.options, target, self.access)
             except ClipError as e:
                 return Item.failed(e)
-            fields = {"sha256": _sha256(target), "suffix": suffix, "start": found.start}
+            fields = {"sha256": _sha256(target), "suffix": suffix, "start": result.start}
             kept = kept_media(self.cache, fields)
             make_folder(kept.parent)
             target.replace(kept)
             share(kept)
         stat = kept.stat()
-        boxes = [asdict(box) for box in found.boxes]
+        boxes = [asdict(box) for box in result.boxes]
         return Item(fields={**fields, "boxes": boxes, "stamp": [stat.st_size, stat.st_mtime_ns]})
 
 
 class Breaker:
-    """Watches the outcomes of downloads: AvsetError when `limit` in a row were refused or had no connection."""
+    """Watches the outcomes of downloads. AvsetError when `limit` of them in a row were refused or had no connection."""
 
     def __init__(self, limit: int):
         self.limit, self.row = limit, 0
@@ -198,19 +222,43 @@ class Breaker:
                 )
 
 
-def place(kept: Path, target: Path) -> None:
-    """A media file of the cache in an artifact: a hard link where that is possible, else a copy."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(kept, target)
-    except OSError:
-        shutil.copyfile(kept, target)
+def fetch_all(jobs: list[Job], clips: Clips, options: Any, runtime: Runtime) -> dict[str, Item]:
+    """Fetch and probe the media that the cache lacks; returns the failures that it does not remember.
+
+    AvsetError if the site refuses one video after another, see `Breaker`.
+    """
+    access, remote = runtime.download, online(options)
+    workers = access.workers if remote else runtime.workers
+    runtime = runtime.model_copy(update={"device": "cpu", "workers": workers})
+    fetch, worth = partial(Fetch, clips.source, clips.options, access), WORTH_ONLINE if remote else 0
+    return compute("clips", jobs, fetch, runtime, worth=worth, watch=Breaker(access.give_up_after))
+
+
+def collect(
+    entries: Iterable[Entry], jobs: list[Job], failures: dict[str, Item], clips: Clips, folder: Path
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The index rows and the boxes of the clips of some media; `folder` gets the media that have a clip.
+
+    The items of the media are in the cache, or among the `failures` that it does not remember.
+    """
+    cache, keys = ItemCache(), {job.clip_id: job.key for job in jobs}
+    rows, boxes = [], []
+    for entry in sorted(entries, key=lambda entry: entry.media_id):
+        kept = cache.get(keys[entry.media_id]) if entry.media_id in keys else None
+        item = kept[0] if kept else failures.get(entry.media_id, Item(reason="error"))
+        own = rows_of(entry, item, clips.length, clips.min_seconds)
+        usable = [row for row in own if row["status"] == "ok"]
+        rows += own
+        boxes += [box for row in usable for box in boxes_of(row, item)]
+        if usable:
+            link(kept_media(cache, item.fields), folder / usable[0]["media"])
+    return rows, boxes
 
 
 def cut(start: float, end: float, length: float | None, min_seconds: float) -> list[tuple[float, float]]:
-    """Start and duration (s) of the clips of a span: whole, or a grid whose last cell may be half a length.
+    """Start and duration (s) of the clips of a span: the whole span, or a grid whose last cell may be half as long.
 
-    A span that is shorter than `min_seconds` has none: ClipError("too_short").
+    ClipError("too_short") if the span is shorter than `min_seconds`.
     """
     duration = end - start
     if duration <= 0:
@@ -224,24 +272,24 @@ def cut(start: float, end: float, length: float | None, min_seconds: float) -> l
 
 
 def rows_of(entry: Entry, item: Item, length: float | None, min_seconds: float) -> list[dict[str, Any]]:
-    """The index rows of one medium: its clips, and a row with the reason for whatever gave none."""
+    """The index rows of one medium: one of each clip, and one with the reason for each part that gave no clip."""
     row = {"media_id": entry.media_id, "split": entry.split, "labels": list(entry.labels), "origin": entry.origin}
-    found = item.fields
+    medium = item.fields
 
     def failed(start: float, reason: str, detail: str) -> dict[str, Any]:
-        told = {"status": "failed", "reason": reason, "detail": detail}
-        return {**row, "clip_id": clip_id(entry.media_id, start), "origin_start_s": start, **told}
+        outcome = {"status": "failed", "reason": reason, "detail": detail}
+        return {**row, "clip_id": clip_id(entry.media_id, start), "origin_start_s": start, **outcome}
 
     if entry.fault or item.reason:
         first = hull(entry) or (0.0, 0.0)
         return [failed(first[0], *(("invalid", entry.fault) if entry.fault else (item.reason, item.detail)))]
-    shared = {k: found[k] for k in ("width", "height", "fps", "sample_rate", "channels", "sha256")}
-    shared |= {"status": "ok", "reason": "", "detail": "", "media": f"media/{entry.media_id}{found['suffix']}"}
+    shared = {k: medium[k] for k in ("width", "height", "fps", "sample_rate", "channels", "sha256")}
+    shared |= {"status": "ok", "reason": "", "detail": "", "media": f"media/{entry.media_id}{medium['suffix']}"}
     rows = []
-    for start, end, missing in spans(entry, found):
+    for start, end, missing in parts_in(entry, medium):
         try:
             for at, seconds in cut(start, end, length, min_seconds):
-                times = {"start_s": max(at - found["start"], 0.0), "origin_start_s": at, "duration_s": seconds}
+                times = {"start_s": max(at - medium["start"], 0.0), "origin_start_s": at, "duration_s": seconds}
                 rows.append({**row, **shared, "clip_id": clip_id(entry.media_id, at), **times})
         except ClipError as e:
             if not missing:
@@ -251,17 +299,13 @@ def rows_of(entry: Entry, item: Item, length: float | None, min_seconds: float) 
     return rows
 
 
-def spans(entry: Entry, found: dict[str, Any]) -> Iterator[tuple[float, float, float]]:
-    """Start, end and what is missing of it (s of the origin) of the parts of a video that the medium holds.
+def parts_in(entry: Entry, medium: dict[str, Any]) -> Iterator[tuple[float, float, float]]:
+    """The parts of a video that its medium holds: start, end, and how much of the end is missing (s of the origin).
 
-    A part that the video declares but does not have is missing; one beyond the video's end is just not there.
+    Only what the video declares but does not have is missing; it is not missing beyond the end of the video.
     """
-    begin, end, declared = (
-        found["start"],
-        found["start"] + found["duration"],
-        found["start"] + found["declared"],
-    )
-    for first, last in entry.parts or ((max(begin, 0.0), declared),):
+    start, end, declared = medium["start"], medium["start"] + medium["duration"], medium["start"] + medium["declared"]
+    for first, last in entry.parts or ((max(start, 0.0), declared),):
         missing = min(last, declared) - max(end, first)
         yield first, min(last, end), missing if missing > TAIL else 0.0
 
@@ -272,6 +316,6 @@ def clip_id(media_id: str, start: float) -> str:
 
 
 def boxes_of(row: dict[str, Any], item: Item) -> list[dict[str, Any]]:
-    """The boxes of a medium that fall into one of its clips."""
+    """The boxes of a medium whose time is in one of its clips."""
     start, end = row["start_s"], row["start_s"] + row["duration_s"]
     return [{"clip_id": row["clip_id"], **box} for box in item.fields["boxes"] if start <= box["time_s"] <= end]

@@ -43,7 +43,7 @@ def _store(name: str, parents: tuple[str, ...], of: str, **arrays: tuple[str, ..
 ARTIFACTS = {
     artifact.name: artifact
     for artifact in (
-        Artifact("clips", "clips", (), files=("index.parquet", "boxes.parquet", "media"),
+        Artifact("clips", "clips", (), files=("index.parquet", "boxes.parquet", "media.parquet", "media"),
                  identity=(RECORD, "index.parquet", "boxes.parquet")),
         _store("frames", ("clips",), "clips", frames=("V", "H", "W", "C"), times=("V",)),
         _store("spectrograms", ("clips",), "clips", stft=("T", "plane", "F"), waveform=("L",)),

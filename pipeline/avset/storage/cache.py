@@ -1,10 +1,10 @@
-"""The folder $AVSET_CACHE: items by a key of everything that decides their value, media by their content."""
+"""The folder $AVSET_CACHE, and all folders in it: items by a key of everything that decides their value, media, ..."""
 
 import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import platformdirs
 from safetensors import SafetensorError
@@ -13,13 +13,55 @@ from avset.errors import RETRIED, AvsetError
 from avset.storage.files import write_atomic, writing
 from avset.storage.items import Item, versions
 
+DAY = 86400  # s
+
+
+class Folder(NamedTuple):
+    """A folder of $AVSET_CACHE: where below it its files lie (a glob), and a regular expression of their names.
+
+    A file whose name begins with a dot is one that a process is writing.
+    """
+
+    files: str
+    names: str
+
+
+FOLDERS = {  # all that there are
+    "items": Folder("*/*", r"[0-9a-f]{62}"),  # what a stage computed for a clip
+    "fetched": Folder("items/*/*", r"[0-9a-f]{62}"),  # what became of a medium that was asked for
+    "media": Folder("*/*", r"[0-9a-f]{62}\.\w+"),  # media files, by their content
+    "shards": Folder("*/*/*", r"[0-9a-f]{64}\.(h5|rows)"),  # finished shards of stores, by stage and bits
+    "runs": Folder("*", r"[0-9a-f]{64}\.pt"),  # states of trainings
+    "lists": Folder("*", r"[0-9a-f]{64}"),  # lists of videos, by their address
+    "held": Folder("*", r"[0-9a-f]{64}"),  # the jobs that a stage is computing in its own process
+    "partial": Folder("*/*", r".*"),  # what was downloaded so far of a video
+    "pace": Folder("*", r"host-.*"),  # when the last download from a host started
+    "yt-dlp": Folder("**/*", r".*"),  # what yt-dlp keeps for itself
+}
+
+
+FETCHING = ".fetch-"  # with a random end: a folder beside those above, in which one medium is fetched
+
+
+ABANDONED = {f"{FETCHING}*": 2 * DAY, "partial/*": 30 * DAY}  # folders so old are what killed downloads left
+
+
+def cache_root() -> Path:
+    """The folder $AVSET_CACHE; if that is not set, the user's cache."""
+    return Path(os.environ.get("AVSET_CACHE") or platformdirs.user_cache_dir("avset"))
+
+
+def cache_folder(name: str) -> Path:
+    """One of the `FOLDERS` of $AVSET_CACHE; it need not exist."""
+    assert name in FOLDERS, name
+    return cache_root() / name
+
 
 class ItemCache:
-    """Items by key, in the folder $AVSET_CACHE (default: the user's cache). Any number of writers, no locks."""
+    """Items by key, in the folder $AVSET_CACHE or in another one. Any number of writers, no locks."""
 
     def __init__(self, root: Path | None = None):
-        named = os.environ.get("AVSET_CACHE")
-        self.root = root or Path(named or platformdirs.user_cache_dir("avset"))
+        self.root = root or cache_root()
 
     def path(self, key: str) -> Path:
         """Where the item of `key` lies, or would."""
@@ -37,7 +79,7 @@ class ItemCache:
         write_atomic(self.path(key), hashlib.sha256(data).digest() + data)
 
     def get(self, key: str) -> tuple[Item, str] | None:
-        """The item and the sha256 of its content; None if it is not there, or damaged (then it is removed)."""
+        """The item and the sha256 of its content; None if there is none. A damaged item is removed: there is none."""
         path = self.path(key)
         try:
             data = path.read_bytes()
@@ -57,17 +99,12 @@ class ItemCache:
         return None
 
 
-DAY = 86400  # s
-
-
-ABANDONED = {".fetch-*": 2 * DAY, "partial/*": 30 * DAY}  # folders that old are of runs that were killed and left
-
-
-def fetched(cache: ItemCache) -> ItemCache:
-    """Where the cache keeps what became of each medium that was asked for, by its `identity` alone."""
+def fetched_items(cache: ItemCache) -> ItemCache:
+    """Where the cache keeps what became of each medium that was asked for, by the medium's `identity` alone."""
     return ItemCache(cache.root / "fetched")
 
 
 def kept_media(cache: ItemCache, fields: dict[str, Any]) -> Path:
     """Where the cache keeps a media file, by its content."""
-    return cache.root / "media" / fields["sha256"][:2] / (fields["sha256"][2:] + fields["suffix"])
+    sha256, suffix = str(fields["sha256"]), str(fields["suffix"])
+    return cache.root / "media" / sha256[:2] / (sha256[2:] + suffix)

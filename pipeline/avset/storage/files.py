@@ -15,7 +15,7 @@ from avset.errors import AvsetError, MissingArtifact
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it; what a group may do in the one that exists, it may do in the new ones."""
+    """Make a folder and those above it. The new ones get the group's rights to the one that was there."""
     if not folder.exists():
         make_folder(folder.parent)
         with suppress(FileExistsError):
@@ -24,19 +24,19 @@ def make_folder(folder: Path) -> None:
 
 
 def share(path: Path) -> None:
-    """Give a new file or folder the group's rights to the folder that it lies in: caches are shared by teams."""
+    """Give a new file or folder the group's rights to the folder above it: teams share caches."""
     above, own = path.parent.stat().st_mode, path.stat().st_mode
     rights = above & (stat.S_IRWXG | stat.S_ISGID if stat.S_ISDIR(own) else stat.S_IRGRP | stat.S_IWGRP)
     if own | rights != own:
         path.chmod(own | rights)
 
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # the fault of no clip
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # errors of a disk: no clip is to blame
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """AvsetError where a file cannot be written, whatever the library says."""
+    """AvsetError if the block cannot write a file, whatever a library raises then."""
     try:
         yield
     except (OSError, RuntimeError) as e:
@@ -45,7 +45,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def replace_folder(fresh: Path, folder: Path) -> None:
-    """Put a folder in the place of another one, which is there whole until it is gone."""
+    """Put the folder `fresh` in the place of `folder`. Until then the old one is whole."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     with suppress(FileNotFoundError):
@@ -55,7 +55,7 @@ def replace_folder(fresh: Path, folder: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut."""
+    """Write a file that is there whole or not at all, also after a power cut."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")  # no process id: machines may share the folder
     with writing(path):
         try:
@@ -78,17 +78,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def require(path: Path) -> Path:
-    """`path` if it exists, else a MissingArtifact that names the stage to run."""
+    """`path` if it exists; else MissingArtifact, which names the stage to run."""
     if not path.exists():
         stage = {"models": "train", "scores": "evaluate"}
-        room = path.parts[2] if path.parts[0] == "data" and len(path.parts) > 2 else ""
-        how = f"dvc repro {stage.get(room, room)}".strip()
+        artifact = path.parts[2] if path.parts[0] == "data" and len(path.parts) > 2 else ""
+        how = f"dvc repro {stage.get(artifact, artifact)}".strip()
         raise MissingArtifact(f"{path} is not there; make it with `{how}`, or `dvc pull`")
     return path
 
 
 def link(source: Path, target: Path) -> None:
-    """The same file under another name: a hard link where that is possible, else a copy, whole or not at all."""
+    """Give a file another name: a hard link where that is possible, else a copy that is whole or not there."""
     temporary = target.with_name(f".{target.name}.{uuid4().hex[:8]}")
     with writing(target):
         make_folder(target.parent)

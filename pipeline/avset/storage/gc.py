@@ -7,50 +7,47 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from avset.errors import AvsetError
-from avset.storage.cache import ABANDONED, DAY, ItemCache, kept_media
-
-ITEM, MEDIUM = re.compile(r"[0-9a-f]{62}"), re.compile(r"[0-9a-f]{62}\.\w+")
-
-
-TRAINING, SHARD = re.compile(r"[0-9a-f]{64}\.pt"), re.compile(r"[0-9a-f]{64}\.(h5|rows)")
-
-
-ANY = re.compile(".*")
+from avset.storage.cache import ABANDONED, DAY, FOLDERS, ItemCache, kept_media
 
 
 def sweep(root: Path, days: float, fetched: bool = False, dry_run: bool = False) -> dict[str, tuple[int, int]]:
     """Remove from the item cache at `root` what was not read or written for `days`: kind -> files, bytes.
 
-    Items, shards, states of trainings, media that no item names, what killed writers left. What was `fetched` may be
-    no longer to be had, so it only goes if told to. Only old files go, so writers and readers may be at work.
+    The kinds are items, shards, states of trainings, media that no item names, and what killed writers left. What was
+    `fetched` goes only if told to, because its site may no longer have it. Only old files go, so writers and readers
+    may be at work.
     """
-
-    def old(paths: Iterable[Path], name: re.Pattern[str] = ANY, than: float = days) -> Iterator[Path]:
-        return (path for path in paths if name.fullmatch(path.name) and _idle(path) > than)
-
-    def media() -> Iterator[Path]:
-        receipts = (path for path in root.glob("fetched/items/*/*") if not fetched or _idle(path) <= days)
-        unnamed = set(old(root.glob("media/*/*"), MEDIUM)) - _media_of(root, receipts)
-        if unnamed:
-            unnamed -= _media_of(root, (path for path in root.glob("items/*/*") if _idle(path) <= days))
-        return (path for path in old(sorted(unnamed)) if _alone(path))
-
-    places = ("items/*", "fetched/items/*", "shards/*/*", "runs", "lists")
-    temporary = [path for where in places for path in root.glob(f"{where}/.*")] + list(root.glob("held/*"))
-    broken = [path for glob, age in ABANDONED.items() for path in old(root.glob(glob), than=age / DAY)]
     kinds = {
-        "temporary files": old(temporary, than=1.0),
-        "broken fetches": iter(broken),
-        "trainings": old(root.glob("runs/*"), TRAINING),
-        "items": old(root.glob("items/*/*"), ITEM),
-        "shards": old(root.glob("shards/*/*/*"), SHARD),
-        "fetched": old(root.glob("fetched/items/*/*") if fetched else (), ITEM),
-        "media": media(),
+        "temporary files": _older(_temporary(root), 1.0),
+        "broken fetches": (path for glob, s in ABANDONED.items() for path in _older(root.glob(glob), s / DAY)),
+        "trainings": _older(_files(root, "runs"), days),
+        "items": _older(_files(root, "items"), days),
+        "shards": _older(_files(root, "shards"), days),
+        "fetched": _older(_files(root, "fetched") if fetched else (), days),
+        "media": _unused_media(root, days, fetched),
     }
     return {kind: _remove(paths, dry_run) for kind, paths in kinds.items()}
+
+
+def _files(root: Path, folder: str) -> Iterator[Path]:
+    """The files that a folder of the cache keeps."""
+    files, names = FOLDERS[folder]
+    return (path for path in root.glob(f"{folder}/{files}") if re.fullmatch(names, path.name))
+
+
+def _temporary(root: Path) -> Iterator[Path]:
+    """The files that somebody is writing, and the notes of jobs in hand."""
+    for folder in ("items", "fetched", "shards", "runs", "lists"):
+        yield from root.glob(f"{folder}/{PurePath(FOLDERS[folder].files).parent}/.*")
+    yield from root.glob("held/*")
+
+
+def _older(paths: Iterable[Path], days: float) -> Iterator[Path]:
+    """Those paths that nobody used for longer than some days."""
+    return (path for path in paths if _idle(path) > days)
 
 
 def _idle(path: Path) -> float:
@@ -59,19 +56,29 @@ def _idle(path: Path) -> float:
         stats = [(p, p.stat()) for p in (path, *(path.rglob("*") if path.is_dir() else ()))]
     except FileNotFoundError:
         return 0.0
-    return (time.time() - max(max(s.st_mtime, s.st_atime if p.is_file() else 0.0) for p, s in stats)) / DAY
+    used: float = max(max(s.st_mtime, s.st_atime if p.is_file() else 0.0) for p, s in stats)
+    return (time.time() - used) / DAY
 
 
-def _alone(path: Path) -> bool:
-    """Whether no artifact holds the same file by a hard link: then removing it frees its bytes."""
-    with suppress(FileNotFoundError):
-        return path.stat().st_nlink == 1
-    return False
+def _unused_media(root: Path, days: float, fetched: bool) -> Iterator[Path]:
+    """The old media that no item in use names, and whose bytes no artifact holds by a hard link.
+
+    All that was `fetched` is in use, unless that is to go too. Nothing is looked at before the iteration starts: by
+    then the old items are gone.
+    """
+    receipts = (path for path in _files(root, "fetched") if not fetched or _idle(path) <= days)
+    unnamed = set(_older(_files(root, "media"), days)) - _media_of(root, receipts)
+    if unnamed:
+        unnamed -= _media_of(root, (path for path in root.glob("items/*/*") if _idle(path) <= days))
+    for path in _older(sorted(unnamed), days):
+        with suppress(FileNotFoundError):
+            if path.stat().st_nlink == 1:
+                yield path
 
 
 def _media_of(root: Path, items: Iterable[Path]) -> set[Path]:
-    """The media that items name. Looking does not count as use."""
-    found = set()
+    """The media that items name. A look at an item does not count as use."""
+    media = set()
     for path in items:
         with suppress(FileNotFoundError, KeyError, ValueError, TypeError):  # gone meanwhile, damaged, not of a medium
             stat = path.stat()
@@ -84,8 +91,8 @@ def _media_of(root: Path, items: Iterable[Path]) -> set[Path]:
             with suppress(PermissionError):
                 os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
             fields = json.loads(json.loads(header)["__metadata__"]["item"])[0]
-            found.add(kept_media(ItemCache(root), fields))
-    return found
+            media.add(kept_media(ItemCache(root), fields))
+    return media
 
 
 def _remove(paths: Iterable[Path], dry_run: bool) -> tuple[int, int]:

@@ -1,5 +1,6 @@
-"""HDF5 files: new ones that are there whole or not at all, and old ones read without a lock."""
+"""HDF5 files: new ones that are there whole or not at all, and old ones that are read also where there are no locks."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +11,11 @@ import h5py
 
 from avset.storage.files import writing
 
+NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # what such a file system answers, NFS for example
+
 
 class _Sink:
-    """A new file for HDF5 to write to. It never hears that it cannot: it would crash. `error` is the first one."""
+    """A new file for HDF5 to write to. HDF5 crashes on an error of its file, so it is told of none: see `error`."""
 
     def __init__(self, file: Any):
         self.file = file
@@ -22,7 +25,7 @@ class _Sink:
         )  # fmt: skip
 
     def write(self, data: Any) -> int:
-        """All of it, or as if."""
+        """Write all of `data`; after an error pretend to."""
         left = memoryview(data).cast("B")
         while left and not self.error:
             try:
@@ -32,9 +35,9 @@ class _Sink:
         return len(data)
 
     def truncate(self, size: int) -> int:
-        """To a size, or as if."""
+        """Set the size of the file; after an error pretend to."""
         try:
-            return self.file.truncate(size)
+            return int(self.file.truncate(size))
         except OSError as e:
             self.error = self.error or e
             return size
@@ -56,5 +59,13 @@ def new_hdf5(path: Path) -> Iterator[h5py.File]:
 
 
 def open_hdf5(path: Path) -> h5py.File:
-    """An HDF5 file to read from. What nobody writes to needs no lock, and some file systems have none."""
-    return h5py.File(path, "r", locking="best-effort")
+    """An HDF5 file to read from, locked where the file system has locks: what nobody writes to needs no lock.
+
+    HDF5 itself goes on without a lock if the file system does not know locks (ENOSYS), not if it has none to give.
+    """
+    try:
+        return h5py.File(path, "r", locking="best-effort")
+    except OSError as e:
+        if e.errno not in NO_LOCKS:
+            raise
+        return h5py.File(path, "r", locking=False)

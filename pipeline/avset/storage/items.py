@@ -15,7 +15,7 @@ from avset.errors import ClipError
 SCHEMA = 2  # of items and stores: what another number wrote is not read
 
 
-LIBRARIES = ("av", "numpy", "open_clip_torch", "pillow", "torch", "torchaudio")  # whose versions an item tells
+LIBRARIES = ("av", "numpy", "open_clip_torch", "pillow", "torch", "torchaudio")  # an item tells their versions
 
 
 @cache

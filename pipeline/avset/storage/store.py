@@ -14,14 +14,14 @@ from avset.storage.artifacts import Record, identity_of
 from avset.storage.hdf5 import open_hdf5
 from avset.storage.tables import Rows
 
-OPEN = 32  # shards that a store keeps open, in each process; HDF5 keeps up to 7 MB for each
+OPEN = 32  # shards that a store keeps open in each process; HDF5 needs up to 7 MB for each
 
 
-KNOWN = 128  # datasets of such a shard that need not be looked up again
+KNOWN = 128  # datasets of an open shard that need not be looked up again
 
 
 class Store:
-    """A store, read-only. Handles open lazily and once per process, so it may cross into data workers."""
+    """A store, read-only. Its files are opened when they are needed, in each process anew: a store may be pickled."""
 
     def __init__(self, folder: Path):
         self.folder, self.record = folder, Record.read(folder)
@@ -35,7 +35,7 @@ class Store:
         return [clip for clip, status in self.rows.columns("clip_id", "status") if status == "ok"]
 
     def dataset(self, clip: str, name: str) -> h5py.Dataset:
-        """The HDF5 dataset of one array of a clip. Read it at once: few shards stay open."""
+        """The HDF5 dataset of one array of a clip. Read the dataset at once: few shards stay open."""
         at = (os.getpid(), self.rows.value(clip, "shard"))
         if at not in self._files:
             self._files[at] = open_hdf5(self.folder / "shards" / f"{at[1]}.h5"), {}
@@ -43,7 +43,7 @@ class Store:
                 self._files.popitem(last=False)[1][0].close()
         self._files.move_to_end(at)
         file, known = self._files[at]
-        if (path := f"{clip}/{name}") not in known:  # looking it up takes as long as reading a crop
+        if (path := f"{clip}/{name}") not in known:  # the lookup takes as long as to read a crop
             if len(known) == KNOWN:
                 known.clear()
             known[path] = file[path]
@@ -51,7 +51,8 @@ class Store:
 
     def read(self, clip: str, name: str, part: slice = slice(None)) -> np.ndarray:
         """One array of a clip, or a slice of its first axis."""
-        return self.dataset(clip, name)[part]
+        array: np.ndarray = self.dataset(clip, name)[part]
+        return array
 
     def arrays(self, clip: str) -> dict[str, np.ndarray]:
         """All arrays of a clip, by name."""
@@ -66,12 +67,12 @@ class Store:
         """One array of many clips, of one shape, stacked; each shard is opened once."""
         at = {clip: i for i, clip in enumerate(clips)}
         order = [(shard, clip) for clip, shard in self.rows.columns("clip_id", "shard") if clip in at]
-        found: np.ndarray | None = None
+        stacked: np.ndarray | None = None
         for _, clip in sorted(order):
             one = self.read(clip, name)
-            found = np.empty((len(clips), *one.shape), one.dtype) if found is None else found
-            found[at[clip]] = one
-        return np.empty(0) if found is None else found
+            stacked = np.empty((len(clips), *one.shape), one.dtype) if stacked is None else stacked
+            stacked[at[clip]] = one
+        return np.empty(0) if stacked is None else stacked
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": OrderedDict()}

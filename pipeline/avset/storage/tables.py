@@ -1,4 +1,4 @@
-"""Parquet tables: rows in, rows or columns out."""
+"""Parquet tables: rows are written, rows or columns are read."""
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from avset.storage.files import make_folder, require, writing
 
-PIECE = 65536  # rows that are Python objects at once
+ROWS_AT_ONCE = 65536  # that are Python objects
 
 
 def write_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema | None = None) -> None:
@@ -23,18 +23,18 @@ def write_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema | None
 def read_table(path: Path) -> list[dict[str, Any]]:
     """The rows of a Parquet file; MissingArtifact names the command that makes it."""
     require(path)
-    return pq.read_table(path).to_pylist()
+    return list(pq.read_table(path).to_pylist())
 
 
 def read_columns(path: Path, *names: str) -> Iterator[list[list[Any]]]:
-    """Some columns of a Parquet file, piece by piece: an index may have millions of rows."""
+    """Some columns of a Parquet file, some rows at a time: an index may have millions of them."""
     with pq.ParquetFile(require(path)) as file:
         for piece in file.iter_batches(columns=list(names)):
             yield [piece[name].to_pylist() for name in names]
 
 
 class Rows(Mapping[str, dict[str, Any]]):
-    """The rows of an index by clip, sorted; kept as columns, since a row as a dict takes ten times the memory."""
+    """The rows of an index by clip, sorted. They are kept as columns: as a dict, a row takes ten times the memory."""
 
     def __init__(self, table: pa.Table):
         self.table = table.combine_chunks()
@@ -42,13 +42,13 @@ class Rows(Mapping[str, dict[str, Any]]):
         self.names = chunks[0] if chunks else pa.array([], pa.string())
 
     def __getitem__(self, clip: str) -> dict[str, Any]:
-        return self.table.slice(self._place(clip), 1).to_pylist()[0]
+        return dict(self.table.slice(self._position(clip), 1).to_pylist()[0])
 
     def value(self, clip: str, name: str) -> Any:
         """One column of one clip."""
-        return self.table[name][self._place(clip)].as_py()
+        return self.table[name][self._position(clip)].as_py()
 
-    def _place(self, clip: str) -> int:
+    def _position(self, clip: str) -> int:
         i = bisect_left(range(len(self.names)), clip, key=lambda i: self.names[i].as_py())
         if i == len(self.names) or self.names[i].as_py() != clip:
             raise KeyError(clip)
@@ -62,5 +62,5 @@ class Rows(Mapping[str, dict[str, Any]]):
 
     def columns(self, *names: str) -> Iterator[tuple[Any, ...]]:
         """Some columns, row by row."""
-        for piece in self.table.select(names).to_batches(PIECE):
+        for piece in self.table.select(names).to_batches(ROWS_AT_ONCE):
             yield from zip(*(column.to_pylist() for column in piece.columns), strict=True)

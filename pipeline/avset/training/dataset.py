@@ -101,7 +101,7 @@ def check(data: Path, stores: dict[str, Store]) -> None:
     index = read_columns(data / "clips" / "index.parquet", "clip_id", "sha256", "start_s", "duration_s")
     media = {clip: digest(piece) for columns in index for clip, *piece in zip(*columns, strict=True)}
     content = {name: dict(store.rows.columns("clip_id", "digest")) for name, store in stores.items()}
-    for stage, store in stores.items():
+    for stage, store in ((name, stores[name]) for name in ARTIFACTS if name in stores):
         source = ARTIFACTS[stage].of
         known = media if source == "clips" else content[source]
         shared = "of" in store.rows.table.column_names

@@ -171,7 +171,7 @@ def check_tensors(path: Path, name: str) -> None:
 def test_columns_are_null_where_the_page_says(toy_data: Path, tmp_path: Path):
     """In the rows of clips that failed, by themselves or upstream."""
     entries = [Entry("a", "train", ("x",), "a.mp4"), Entry("b", "test", (), "b.mp4", fault="no such time")]
-    failed = [row for e in entries for row in clips.rows_of(e, Item(reason="removed"), None, 1.0)]
+    failed = [row for e in entries for row in clips.index_rows(e, Item(reason="removed"), None, 1.0)]
     write_table(tmp_path / "index.parquet", failed, clips.INDEX)
     folder = toy.clone(toy_data, tmp_path / "project")
     index = folder / "data" / "demo" / "regions" / "index.parquet"

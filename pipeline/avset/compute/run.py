@@ -19,7 +19,7 @@ from avset.storage.items import Item
 __all__ = ["Job", "Mapper", "Receipts", "Worker", "compute", "deadline"]
 
 
-WORTH = 50  # batches that a process must have to be worth its start
+WORTH_A_PROCESS = 50  # batches; with fewer a process is not worth its start
 
 
 def compute(
@@ -34,14 +34,15 @@ def compute(
 ) -> dict[str, Item]:
     """Put into the cache what it lacks of `jobs`. Returns the failures that the cache does not remember.
 
-    `worth` replaces `WORTH`. `watch` sees all receipts. An AvsetError of `watch` or of a mapper ends the work, unless
-    it is a ClipError; the jobs in hand are finished and kept. `cached` counts clips that are done besides these jobs.
+    `worth` replaces `WORTH_A_PROCESS`. `watch` sees all receipts. `cached` counts clips that are done besides these
+    jobs. An AvsetError of `watch` or of a mapper ends the work, unless it is a ClipError; the jobs in hand are finished
+    and kept.
     """
     run = _Run(stage, jobs, runtime.executor != "ray", watch, cached)
     pending = run.pending
     batches = (pending[i : i + batch_size] for i in range(0, len(pending), batch_size))
     count = -(-len(pending) // batch_size)
-    many = runtime.executor == "processes" and min(runtime.workers, count // (worth or WORTH)) > 1
+    many = runtime.executor == "processes" and min(runtime.workers, count // (worth or WORTH_A_PROCESS)) > 1
     fill = _by_ray if runtime.executor == "ray" else _by_processes if many else _inline
     steps = run.noted(batches) if fill is _inline else batches
     try:

@@ -200,3 +200,9 @@ def test_a_survey_counts_and_estimates():
         "list  rows" in " ".join(text.split()).replace("list step rows list rows 9", "list  rows")
         and "8 to fetch" in text
     )
+
+
+def test_a_system_without_timers_has_no_deadline(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delattr(signal, "setitimer")
+    with deadline(0.05):
+        time.sleep(0.2)

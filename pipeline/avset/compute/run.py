@@ -80,7 +80,7 @@ class _Run:
         self.progress = Progress(stage, cached + len(jobs), cached + len(jobs) - len(lacking))
 
     def take(self, receipts: Receipts, workers: int = 1) -> None:
-        """Count receipts, remember the failures among them, and show them to who watches."""
+        """Count receipts, remember the failures among them, and pass the receipts to `watch`."""
         self.progress.add(receipts, workers)
         for clip, reason, detail in receipts:
             if reason:
@@ -89,7 +89,7 @@ class _Run:
             self.watch(receipts)
 
     def noted(self, batches: Iterable[list[Job]]) -> Iterator[list[Job]]:
-        """The batches, each noted while a worker holds it. Who watches sees each before the next one begins."""
+        """The batches, each noted while a worker holds it. `watch` sees what one gave before the next one begins."""
         steps = (step for batch in batches for step in (batch, [])) if self.watch else batches
         held = deque[list[Job]](maxlen=3)
         for step in steps:

@@ -90,14 +90,14 @@ def settings(folder: Path) -> params.Params:
 def main() -> None:
     """Draw the arrays of every clip."""
     told = yaml.safe_load(Path("clips.yaml").read_text())
-    parallel.WORTH, p = told["worth"], settings(Path.cwd())
+    parallel.WORTH_A_PROCESS, p = told["worth"], settings(Path.cwd())
     clips: dict[str, Any] = {name: {"digest": number} for name, number in told["clips"].items()}
     ARTIFACTS["toy"] = Artifact("toy", "toy", (), {"x": ("T", "D"), "y": ("L",)}, identity=ARTIFACTS["frames"].identity)
     build("toy", p, clips, Draw, {})
 
 
 def project(folder: Path, clips: dict[str, int], worth: int = 1, held: str = "", **runtime: Any) -> Path:
-    """A folder in which the small stage runs; `worth` is parallel.WORTH, `held` are the clips in HELD."""
+    """A folder in which the small stage runs; `worth` is parallel.WORTH_A_PROCESS, `held` are the clips in HELD."""
     tree = toy.params(profiles__demo__clips__min_success=0.5)
     tree["runtime"] |= {"executor": "inline", "min_free_gb": 0, **runtime}
     folder.mkdir(parents=True, exist_ok=True)

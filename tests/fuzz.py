@@ -286,7 +286,7 @@ def outcome(path: Path) -> tuple[str, str, int]:
     from avset.media.container import probe
     from avset.media.frames import decode_frames, frame_times
     from avset.media.waveforms import decode_audio
-    from avset.sources.clips import cut as grid
+    from avset.sources.clips import cells as grid
 
     try:
         found = probe(path)

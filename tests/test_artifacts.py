@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from avset.errors import REASONS
 from avset.sources import Entry, clips
-from avset.storage.cache import ItemCache
+from avset.storage.cache import FOLDERS, ItemCache
 from avset.storage.items import Item
 from avset.storage.shards import bits_of
 from avset.storage.store import Store
@@ -171,7 +171,7 @@ def check_tensors(path: Path, name: str) -> None:
 def test_columns_are_null_where_the_page_says(toy_data: Path, tmp_path: Path):
     """In the rows of clips that failed, by themselves or upstream."""
     entries = [Entry("a", "train", ("x",), "a.mp4"), Entry("b", "test", (), "b.mp4", fault="no such time")]
-    failed = [row for e in entries for row in clips.rows_of(e, Item(reason="removed"), None, 1.0)]
+    failed = [row for e in entries for row in clips.index_rows(e, Item(reason="removed"), None, 1.0)]
     write_table(tmp_path / "index.parquet", failed, clips.INDEX)
     folder = toy.clone(toy_data, tmp_path / "project")
     index = folder / "data" / "demo" / "regions" / "index.parquet"
@@ -218,7 +218,10 @@ def test_the_cache_is_laid_out_as_the_page_says(toy_data: Path):
     patterns = ["".join(digits.get(p, re.escape(p)) for p in split) for split in pieces]
     found = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
     used = {next(t for t, p in zip(templates, patterns, strict=True) if re.fullmatch(p, name)) for name in found}
-    assert set(templates) - used == {"runs/<64>.pt", "held/<64>", ".fetch-<…>/"}
+    assert {template.split("/")[0] for template in templates} == {*FOLDERS, ".fetch-<…>"}
+    drawn = {"items", "shards", "fetched", "media"}  # the demo's source reads no net, and nothing was killed
+    assert {template.split("/")[0] for template in used} == drawn
+    assert not {t for t in set(templates) - used if t.split("/")[0] in drawn}
     path = next(root / name for name in found if name.startswith("items/"))
     data = path.read_bytes()
     assert hashlib.sha256(data[32:]).digest() == data[:32]

@@ -29,7 +29,7 @@ def item(duration: float, start: float = 0.0, declared: float | None = None) -> 
 
 
 def cut(entry: Entry, item: Item, length: float | None = 10.0) -> list[tuple]:
-    rows = clips.rows_of(entry, item, length, 1.0)
+    rows = clips.index_rows(entry, item, length, 1.0)
     assert all(row["clip_id"] == f"abc_{round(row['origin_start_s'] * 1000)}" for row in rows)
     assert len({row["clip_id"] for row in rows}) == len(rows)
     return [(row["origin_start_s"], row.get("start_s"), row.get("duration_s"), row["reason"]) for row in rows]
@@ -56,7 +56,7 @@ def test_a_part_beyond_the_end_of_the_video_is_too_short():
     assert cut(entry, item(37.0)) == [
         (0.0, 0.0, 10.0, ""), (30.0, 30.0, 7.0, ""), (95.0, None, None, "too_short"),
     ]  # fmt: skip
-    detail = clips.rows_of(entry, item(37.0), 10.0, 1.0)[-1]["detail"]
+    detail = clips.index_rows(entry, item(37.0), 10.0, 1.0)[-1]["detail"]
     assert "95.00" in detail and "37.00" in detail
 
 
@@ -190,11 +190,19 @@ def test_a_survey_counts_and_estimates():
     assert found["videos"] == {"listed": 11, "invalid": 1, "in_cache": 2, "to_fetch": 8}
     assert found["splits"] == {"train": 8, "test": 2} and found["labels"] == {"flute": {"train": 8, "test": 2}}
     assert found["estimate"]["clips"] == 20 and found["estimate"]["media_hours"] == pytest.approx(250 / 3600)
-    assert found["estimate"]["gigabytes"] == pytest.approx(8 * 30 * dry_run.RATE / 1e9)
-    busy = max(8 * ACCESS.pace, 8 * dry_run.EXTRACTION / ACCESS.workers, 8 * 30 * dry_run.RATE / dry_run.LINE)
+    assert found["estimate"]["gigabytes"] == pytest.approx(8 * 30 * dry_run.MEDIA_RATE / 1e9)
+    busy = max(
+        8 * ACCESS.pace, 8 * dry_run.EXTRACTION / ACCESS.workers, 8 * 30 * dry_run.MEDIA_RATE / dry_run.LINE_RATE
+    )
     assert found["estimate"]["hours"] == pytest.approx(busy / 3600)
     text = dry_run.as_text(found)
     assert (
         "list  rows" in " ".join(text.split()).replace("list step rows list rows 9", "list  rows")
         and "8 to fetch" in text
     )
+
+
+def test_a_system_without_timers_has_no_deadline(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delattr(signal, "setitimer")
+    with deadline(0.05):
+        time.sleep(0.2)

@@ -44,7 +44,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = project(tmp_path / "project", CLIPS)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("AVSET_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("avset.compute.run.WORTH", 1)
+    monkeypatch.setattr("avset.compute.run.WORTH_A_PROCESS", 1)
     crashes.main()
     return folder
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from avset.sources import Entry, demo
 from avset.sources.demo import train_encoder
 from avset.sources.demo.canvas import OVERSAMPLING, Canvas, smooth
-from avset.sources.demo.descriptions import describe, facts
+from avset.sources.demo.descriptions import facts_of, sentence_about
 from avset.sources.demo.instruments import DRAWINGS, TINTS
 from avset.sources.demo.motion import Motion, motions
 from avset.sources.demo.people import POSES
@@ -182,13 +182,13 @@ def test_what_is_said_of_a_scene_is_true_of_it():
     for seed in range(60):
         labels = [LABELS[k] for k in rng.permutation(len(LABELS))[: 1 + seed % 2]]
         drawn = scene(labels, seed)
-        for text, needed in (describe(drawn, rng) for _ in range(10)):
-            assert needed and needed <= facts(drawn)
+        for text, needed in (sentence_about(drawn, rng) for _ in range(10)):
+            assert needed and needed <= facts_of(drawn)
             assert {label for label in LABELS if label in text} <= set(labels)
 
 
 def test_a_solo_is_not_a_duet_and_a_flute_no_tuba():
-    flute, both = facts(scene(["flute"], 1)), facts(scene(["flute", "tuba"], 1))
+    flute, both = facts_of(scene(["flute"], 1)), facts_of(scene(["flute", "tuba"], 1))
     assert "flute" in flute and "tuba" not in flute
     assert {"flute", "tuba", "flute left of tuba", "brass instrument"} <= both
     assert "tuba left of flute" not in both and "two people" not in flute
@@ -223,7 +223,7 @@ def test_a_point_hits_where_the_box_holds_the_centre_of_a_region():
 @pytest.mark.slow
 def test_the_shipped_encoder_knows_the_instruments_and_where_they_are():
     """On drawings that it was not trained on; its attention is uniform and unknown words are silent."""
-    tensors = train_encoder.load_file(train_encoder.WEIGHTS)
+    tensors = train_encoder.load_file(train_encoder.WEIGHTS_FILE)
     model = train_encoder.build()
     model.load_state_dict(tensors)
     assert not any(tensors[f"visual.attnpool.{name}_proj.weight"].any() for name in "qk")

@@ -25,7 +25,7 @@ from avset.errors import AvsetError, ClipError
 from avset.media.frames import decode_frames
 from avset.sources import Entry
 from avset.sources.download import MANNERS, _wait_for_turn, fetch, settle
-from avset.sources.download.outcomes import LONGEST, scrub, understand
+from avset.sources.download.outcomes import DETAIL_LENGTH, scrub, understand
 
 LENGTH, ONSET = 12.0, 5.0  # s, of the small videos
 ACCESS = MANNERS.model_copy(update={"pace": 0.0, "retries": 2, "timeout": 2.0, "proxy": ""})
@@ -76,7 +76,7 @@ def refusal(address: str, folder: Path, **access: object) -> ClipError:
     with pytest.raises(ClipError) as told:
         download(address, folder / "x.mkv", **access)
     detail = told.value.detail
-    assert len(detail) <= LONGEST
+    assert len(detail) <= DETAIL_LENGTH
     assert "\n" not in detail
     assert str(folder) not in detail
     return told.value
@@ -298,7 +298,7 @@ def test_without_yt_dlp_the_cure_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         ("gone. Use --cookies for it. See  https://x.org", "gone"),
         ("via tok-en-word twice tok-en-word", "via ... twice ..."),
         ("either/or, 1/2 s", "either/or, 1/2 s"),
-        ("x" * 400, "x" * (LONGEST - 3) + "..."),
+        ("x" * 400, "x" * (DETAIL_LENGTH - 3) + "..."),
     ],
 )
 def test_details_are_clean(text: str, clean: str):

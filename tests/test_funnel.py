@@ -7,7 +7,7 @@ import pytest
 
 from avset.errors import AvsetError
 from avset.sources import Entry
-from avset.sources.lists.funnel import Caps, at_most, counted, listing_of, named, position, share, unite
+from avset.sources.lists.funnel import Caps, at_most, counted, known_name, listing_of, position, split_of, unite
 
 RANDOM = random.Random(0)
 IDS = ["".join(RANDOM.choices("abcdefghijklmnopqrstuvwxyz-_0123456789", k=11)) for _ in range(4000)]
@@ -32,12 +32,12 @@ def test_positions_are_uniform_and_stable() -> None:
 
 def test_shares_follow_their_weights_and_stay() -> None:
     weights = {"test": 1.0, "validation": 1.0, "train": 8.0}
-    counts = Counter(share(name, weights) for name in IDS)
+    counts = Counter(split_of(name, weights) for name in IDS)
     assert counts["train"] / len(IDS) == pytest.approx(0.8, abs=0.02)
     assert counts["test"] / len(IDS) == pytest.approx(0.1, abs=0.02)
-    assert all(share(name, weights) == share(name, {k: 10 * w for k, w in weights.items()}) for name in IDS)
-    assert {share(name, {"train": 1.0}) for name in IDS} == {"train"}
-    assert {share(name, {"validation": 0.0, "train": 1.0}) for name in IDS} == {"train"}
+    assert all(split_of(name, weights) == split_of(name, {k: 10 * w for k, w in weights.items()}) for name in IDS)
+    assert {split_of(name, {"train": 1.0}) for name in IDS} == {"train"}
+    assert {split_of(name, {"validation": 0.0, "train": 1.0}) for name in IDS} == {"train"}
 
 
 def test_a_video_that_stands_twice_is_one() -> None:
@@ -112,6 +112,6 @@ def test_a_listing_without_a_usable_video_is_refused_with_its_funnel(rows: list[
 
 
 def test_unknown_names_come_with_near_ones() -> None:
-    assert named("Violin, fiddle", ["Violin, fiddle"], "classes.violin") == "Violin, fiddle"
+    assert known_name("Violin, fiddle", ["Violin, fiddle"], "classes.violin") == "Violin, fiddle"
     with pytest.raises(AvsetError, match=r"clips\.options\.classes\.violin: 'Violin' .* near are 'Violin, fiddle'"):
-        named("Violin", ["Speech", "Violin, fiddle"], "classes.violin")
+        known_name("Violin", ["Speech", "Violin, fiddle"], "classes.violin")

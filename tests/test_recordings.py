@@ -10,7 +10,7 @@ from test_waveforms import pieces
 
 from avset.errors import AvsetError
 from avset.media.container import open_media, track
-from avset.media.recordings import BLOCK, AudioWriter, read_audio, read_blocks, write_audio
+from avset.media.recordings import SAMPLES_AT_ONCE, AudioWriter, read_audio, read_blocks, write_audio
 from avset.media.waveforms import decode_audio, resample, sound_blocks
 
 
@@ -47,7 +47,7 @@ def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
 def test_a_file_is_written_block_by_block(tmp_path: Path, suffix: str) -> None:
-    stereo = np.random.default_rng(0).uniform(-1.1, 1.1, (2, 3 * BLOCK)).astype(np.float32)
+    stereo = np.random.default_rng(0).uniform(-1.1, 1.1, (2, 3 * SAMPLES_AT_ONCE)).astype(np.float32)
     write_audio(tmp_path / f"one{suffix}", stereo, RATE)
     path = tmp_path / f"many{suffix}"
     with AudioWriter(path, RATE) as sound:
@@ -77,12 +77,12 @@ def test_an_error_on_the_way_leaves_no_file_and_the_old_one_alone(tmp_path: Path
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
 def test_an_audio_file_in_blocks_is_the_file(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
-    samples = np.random.default_rng(0).uniform(-0.5, 0.5, (2 * BLOCK + 777, 2)).astype(np.float32)
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, (2 * SAMPLES_AT_ONCE + 777, 2)).astype(np.float32)
     with soundfile.SoundFile(path, "w", 44100, 2) as sound:
-        for at in range(0, len(samples), BLOCK):
-            sound.write(samples[at : at + BLOCK])
+        for at in range(0, len(samples), SAMPLES_AT_ONCE):
+            sound.write(samples[at : at + SAMPLES_AT_ONCE])
     blocks = list(read_blocks(path))
-    assert max(block.shape[1] for block, _ in blocks) <= BLOCK and {rate for _, rate in blocks} == {44100}
+    assert max(block.shape[1] for block, _ in blocks) <= SAMPLES_AT_ONCE and {rate for _, rate in blocks} == {44100}
     whole, _ = soundfile.read(path, dtype="float32")
     np.testing.assert_array_equal(np.concatenate([block for block, _ in blocks], 1), whole.T)
 
@@ -91,7 +91,7 @@ def test_an_audio_file_in_blocks_is_the_file(tmp_path: Path, suffix: str) -> Non
 def test_a_sound_track_in_blocks_is_the_track_on_its_timeline(tmp_path: Path, options: dict[str, float]) -> None:
     path = make_video(tmp_path / "a.mkv", 3.0, sample_rate=44100, acodec="pcm_s16le", layout="stereo", **options)
     blocks = [block for block, _ in read_blocks(path)]
-    assert max(block.shape[1] for block in blocks) <= BLOCK
+    assert max(block.shape[1] for block in blocks) <= SAMPLES_AT_ONCE
     found = np.concatenate(blocks, 1)
     with open_media(path) as container:
         parts = [(index, block) for index, block, _ in sound_blocks(container, track(container, "audio"), 0.0)]

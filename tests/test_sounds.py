@@ -13,8 +13,8 @@ import pytest
 
 from avset.errors import ParamsError
 from avset.sources.demo import sounds
-from avset.sources.demo.melodies import MODES, SHORTEST, compose
-from avset.sources.demo.sounds import INSTRUMENTS, LABELS, Note, render
+from avset.sources.demo.melodies import MODES, SHORTEST_NOTE, compose
+from avset.sources.demo.sounds import INSTRUMENTS, LABELS, Note, synthesize
 
 RATE = 22050
 SUSTAINED = [label for label in LABELS if label not in ("acoustic guitar", "xylophone")]
@@ -28,7 +28,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Play:
     def perform(label: str, score: float | list[Note], seed: int = 3, rate: int = RATE) -> np.ndarray:
         notes = score if isinstance(score, list) else [Note(0.1, 1.9, float(score), 0.8)]
         monkeypatch.setattr(sounds, "compose", lambda *_: notes)
-        return render(label, seed, 2.0, rate)[0].astype(np.float64)
+        return synthesize(label, seed, 2.0, rate)[0].astype(np.float64)
 
     return perform
 
@@ -82,7 +82,7 @@ def test_there_are_the_eleven_instruments_of_music() -> None:
 
 @pytest.mark.parametrize("label", LABELS)
 def test_a_clip_has_its_length_its_loudness_and_silence_outside_its_notes(label: str) -> None:
-    wave, notes = render(label, 5, 6.0)
+    wave, notes = synthesize(label, 5, 6.0)
     sounding = np.zeros(len(wave), dtype=bool)
     for note in notes:
         sounding[round(note.onset * RATE) : round(note.offset * RATE)] = True
@@ -114,7 +114,7 @@ def test_a_melody_keeps_to_one_mode_and_moves_by_steps_and_leaps() -> None:
         notes = compose(np.random.default_rng(seed), INSTRUMENTS["violin"].style, 12.0)
         classes = {int(note.midi) % 12 for note in notes}
         assert any(classes <= {(tonic + d) % 12 for d in mode} for tonic in range(12) for mode in MODES)
-        assert all(b.onset - a.onset >= SHORTEST for a, b in pairwise(notes))
+        assert all(b.onset - a.onset >= SHORTEST_NOTE for a, b in pairwise(notes))
         leaps += [abs(b.midi - a.midi) for a, b in pairwise(notes)]
     steps = np.mean(np.array(leaps) <= 3)
     assert 0.5 < steps < 0.9
@@ -130,8 +130,8 @@ def test_only_instruments_that_can_play_chords() -> None:
 
 def test_the_same_arguments_give_the_same_bytes_in_another_process() -> None:
     code = (
-        "import hashlib; from avset.sources.demo.sounds import LABELS, render\n"
-        "for label in LABELS: print(hashlib.sha256(render(label, 7, 1.0)[0].tobytes()).hexdigest())"
+        "import hashlib; from avset.sources.demo.sounds import LABELS, synthesize\n"
+        "for label in LABELS: print(hashlib.sha256(synthesize(label, 7, 1.0)[0].tobytes()).hexdigest())"
     )
     there = subprocess.run(
         [sys.executable, "-c", code],
@@ -140,7 +140,7 @@ def test_the_same_arguments_give_the_same_bytes_in_another_process() -> None:
         text=True,
         check=True,
     ).stdout.split()
-    assert there == [hashlib.sha256(render(label, 7, 1.0)[0].tobytes()).hexdigest() for label in LABELS]
+    assert there == [hashlib.sha256(synthesize(label, 7, 1.0)[0].tobytes()).hexdigest() for label in LABELS]
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -271,7 +271,7 @@ def test_a_flute_breathes(play: Play) -> None:
 
 
 def test_the_brightness_of_the_instruments_is_ordered() -> None:
-    bright = {label: np.mean([centroid(render(label, s, 3.0)[0]) for s in range(4)]) for label in LABELS}
+    bright = {label: np.mean([centroid(synthesize(label, s, 3.0)[0]) for s in range(4)]) for label in LABELS}
     for low, high in pairwise(["tuba", "cello", "saxophone", "trumpet", "violin"]):
         assert bright[low] * 1.1 < bright[high], bright
     assert bright["clarinet"] * 1.3 < bright["trumpet"] and bright["acoustic guitar"] * 1.3 < bright["accordion"]
@@ -302,13 +302,13 @@ def test_notes_begin_and_end_without_a_click(label: str, play: Play) -> None:
 
 
 def test_notes_do_not_depend_on_the_sample_rate() -> None:
-    assert render("erhu", 2, 3.0, 8000)[1] == render("erhu", 2, 3.0, 22050)[1]
+    assert synthesize("erhu", 2, 3.0, 8000)[1] == synthesize("erhu", 2, 3.0, 22050)[1]
 
 
 @pytest.mark.parametrize("label", LABELS)
 def test_the_shortest_clip_sounds(label: str) -> None:
     for seed in range(5):
-        assert np.abs(render(label, seed, 0.2, 8000)[0]).max() > 0.05
+        assert np.abs(synthesize(label, seed, 0.2, 8000)[0]).max() > 0.05
 
 
 @pytest.mark.parametrize(
@@ -321,4 +321,4 @@ def test_the_shortest_clip_sounds(label: str) -> None:
 )
 def test_wrong_arguments_are_named(label: str, duration: float, rate: int, says: str) -> None:
     with pytest.raises(ParamsError, match=says):
-        render(label, 0, duration, rate)
+        synthesize(label, 0, duration, rate)

@@ -326,7 +326,7 @@ def test_several_processes_give_the_same_bytes(
     toy_data: Path, copy: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     folder, _ = copy
-    monkeypatch.setattr("avset.compute.run.WORTH", 1)
+    monkeypatch.setattr("avset.compute.run.WORTH_A_PROCESS", 1)
     tree: dict[str, Any] = toy.params(runtime__workers=2, runtime__executor="processes")
     toy.project(folder, tree)
     toy.run(folder, tmp_path / "empty", "clips", *PER_CLIP)

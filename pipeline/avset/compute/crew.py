@@ -8,14 +8,14 @@ from avset.compute.worker import Died, Job, Receipts
 from avset.errors import AvsetError
 from avset.storage.cache import ItemCache
 
-DEATHS = 2  # a job that so many workers held when they died, the last of them alone, is given up for this run
+DEATHS = 2  # of workers that held a job; after so many the job is given up for this run
 
 
-IN_A_ROW = 20  # so many deaths with nothing done between them, those over suspects aside: no clip is to blame
+IN_A_ROW = 20  # deaths with nothing done between them; after so many no clip is to blame. Suspects do not count
 
 
 class Distant(Protocol):
-    """A worker elsewhere. It has one message at a time; its start counts as a step without jobs."""
+    """A worker elsewhere. It gets one message at a time; the start of a worker counts as a step without jobs."""
 
     def send(self, jobs: list[Job]) -> None:
         """Have the worker make a step."""
@@ -59,7 +59,7 @@ class Crew(Generic[D]):
         self.in_a_row = 0
 
     def work(self, count: int) -> None:
-        """Do all batches by `count` workers. Those that start do not wait for those that do not."""
+        """Do all batches by `count` workers. A worker that has started does not wait for the others."""
         for _ in range(count):
             self.add()
         try:
@@ -95,7 +95,7 @@ class Crew(Generic[D]):
                 self.busy.add(worker)
 
     def suspected(self, held: deque[list[Job]]) -> bool:
-        """Whether a suspect is among the batches of a worker: it is alone then."""
+        """Whether the batches of a worker are a suspect, which gets no company."""
         return any(self.deaths[batch[0].clip_id] for batch in held)
 
     def next_batch(self, suspects: bool) -> list[Job]:

@@ -41,7 +41,7 @@ class ActorWorker:
                 )
         os.chdir(root)
         os.environ["AVSET_CACHE"] = cache
-        if not ray.get_gpu_ids():  # whether Ray hides them depends on how it was started
+        if not ray.get_gpu_ids():  # whether Ray hides the GPUs depends on how Ray was started
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self.worker = start_worker(factory, time_limit)
         return str(ray.get_runtime_context().get_node_id())
@@ -99,7 +99,7 @@ class Actor:
             raise (e.cause if isinstance(e.cause, Exception) else e) from None
         except ray.exceptions.RayError as e:
             raise AvsetError(f"Ray gave up, no clip is to blame: {brief(e)}") from e
-        if self.lost:  # Ray did not reach it for a while: whether it made its step is unknown
+        if self.lost:  # Ray did not reach the worker for a while: whether the step was made is unknown
             ray.kill(self.actor)
             raise Died("it could not be reached", machine=True)
         if not self.node:

@@ -19,7 +19,7 @@ from avset.storage.items import Item
 __all__ = ["Job", "Mapper", "Receipts", "Worker", "compute", "deadline"]
 
 
-WORTH = 50  # batches that a process must have to be worth its start
+WORTH_A_PROCESS = 50  # batches; with fewer a process is not worth its start
 
 
 def compute(
@@ -34,14 +34,15 @@ def compute(
 ) -> dict[str, Item]:
     """Put into the cache what it lacks of `jobs`. Returns the failures that the cache does not remember.
 
-    `worth` replaces `WORTH`. `watch` sees all receipts. An AvsetError of `watch` or of a mapper ends the work, unless
-    it is a ClipError; the jobs in hand are finished and kept. `cached` counts clips that are done besides these jobs.
+    `worth` replaces `WORTH_A_PROCESS`. `watch` sees all receipts. `cached` counts clips that are done besides these
+    jobs. An AvsetError of `watch` or of a mapper ends the work, unless it is a ClipError; the jobs in hand are finished
+    and kept.
     """
     run = _Run(stage, jobs, runtime.executor != "ray", watch, cached)
     pending = run.pending
     batches = (pending[i : i + batch_size] for i in range(0, len(pending), batch_size))
     count = -(-len(pending) // batch_size)
-    many = runtime.executor == "processes" and min(runtime.workers, count // (worth or WORTH)) > 1
+    many = runtime.executor == "processes" and min(runtime.workers, count // (worth or WORTH_A_PROCESS)) > 1
     fill = _by_ray if runtime.executor == "ray" else _by_processes if many else _inline
     steps = run.noted(batches) if fill is _inline else batches
     try:
@@ -79,7 +80,7 @@ class _Run:
         self.progress = Progress(stage, cached + len(jobs), cached + len(jobs) - len(lacking))
 
     def take(self, receipts: Receipts, workers: int = 1) -> None:
-        """Count receipts, remember the failures among them, and show them to who watches."""
+        """Count receipts, remember the failures among them, and pass the receipts to `watch`."""
         self.progress.add(receipts, workers)
         for clip, reason, detail in receipts:
             if reason:
@@ -88,7 +89,7 @@ class _Run:
             self.watch(receipts)
 
     def noted(self, batches: Iterable[list[Job]]) -> Iterator[list[Job]]:
-        """The batches, each noted while a worker holds it. Who watches sees each before the next one begins."""
+        """The batches, each noted while a worker holds it. `watch` sees what one gave before the next one begins."""
         steps = (step for batch in batches for step in (batch, [])) if self.watch else batches
         held = deque[list[Job]](maxlen=3)
         for step in steps:

@@ -97,7 +97,7 @@ class Worker:
         return receipts
 
     def attempt(self, jobs: list[Job], loading: Future[Any] | None = None) -> list[Item]:
-        """The items of some jobs, made all at once. If that fails they are made one by one: an error is of one clip."""
+        """The items of some jobs, made all at once. If that fails, each is made alone: an error is of one clip."""
         try:
             with deadline(self.time_limit * len(jobs)):
                 items = self.mapper(self.load(jobs, loading) if self.read else jobs)

@@ -1,8 +1,8 @@
 """A media file: opened with care, probed, sought, decoded from a time on.
 
-The timeline of a file starts with its earliest track, as in a player: time 0 is the container's start time
-where that is positive (an MPEG-TS may start at 1.4 s), else the zero of its clock (codec priming has negative
-time stamps and is not shown). Pictures and sound share that timeline.
+The timeline of a file starts with its earliest track, as in a player. Time 0 is the container's start time if that is
+positive (an MPEG-TS may start at 1.4 s), else the zero of its clock: codec priming has negative time stamps and is not
+shown. Pictures and sound share the timeline.
 """
 
 import math
@@ -19,7 +19,7 @@ from av.stream import Disposition
 
 from avset.errors import AvsetError, ClipError
 
-TAIL = 0.5  # s; a track may end that much too early: its last picture stays, its sound is padded with zeros
+TAIL = 0.5  # s by which a track may end too early: its last picture stays, its sound is padded with zeros
 
 
 ROUNDING = 5e-4  # s; Matroska rounds time stamps to milliseconds
@@ -28,10 +28,10 @@ ROUNDING = 5e-4  # s; Matroska rounds time stamps to milliseconds
 BACK_OFF = (0.0, 1.0, 4.0, 16.0, 64.0, 256.0, math.inf)  # s before the time asked for, until a seek lands before it
 
 
-NEAR = 4.0  # s before the end of a track, from where on all its packets are looked at
+NEAR = 4.0  # s before the end of a track; from there on all packets are read
 
 
-FORMATS = (  # containers that hold their media themselves: no playlists, pictures, texts
+CONTAINERS = (  # containers that hold their media themselves: no playlists, pictures, texts
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,nut,mxf,gxf,rm,dv,wtv,aac,ac3,aiff,amr,ape,au,caf,eac3,flac,"
     "mp3,tta,w64,wav,wv"
 )
@@ -40,10 +40,11 @@ FORMATS = (  # containers that hold their media themselves: no playlists, pictur
 UNTIMED = {("avi", "vorbis")}  # packets of unequal length in a container that counts them
 
 
-LOCAL = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+LOCAL = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
 
 
-MOST_OBLONG = 32  # times as long as wide; this, and what follows: what is beyond comes from a damaged header
+# Limits: values beyond them come from a damaged header.
+MOST_OBLONG = 32  # longer side of a picture by its shorter one
 
 
 MOST_PIXELS = 2**25  # of a picture, a little more than 8K
@@ -62,7 +63,7 @@ FAR = 2**63 - 1  # ticks
 class Media:
     """What is in a media file. The picture's size is as shown: turned upright, with square pixels."""
 
-    duration: float  # s that can be used from time 0 on: up to `TAIL` later, pictures and sound are there
+    duration: float  # s that can be used from time 0 on: pictures and sound reach so far, save `TAIL` at most
     declared: float  # s that the file says it lasts; not less than `duration`
     width: int  # pixels
     height: int
@@ -73,15 +74,15 @@ class Media:
 
 @contextmanager
 def open_media(path: Path) -> Iterator[Any]:
-    """An open PyAV container; what FFmpeg cannot read, here or in the block, raises ClipError("corrupt").
+    """An open PyAV container. An error of FFmpeg, here or in the block, becomes ClipError("corrupt").
 
-    Nothing else is opened, whatever a playlist or a reference inside the file asks for. Raises
-    ClipError("missing"), and AvsetError for what is no property of the file.
+    No other file is opened, whatever a playlist or a reference inside the file asks for. ClipError("missing") if the
+    file is not there; AvsetError if this user may not read it.
     """
     if not path.is_file():
         raise ClipError("missing", f"there is no file {path.name!r}")
     container = None
-    try:  # an absolute path, so that no name is taken for a protocol
+    try:  # an absolute path: FFmpeg takes no part of it for a protocol
         with av.open(str(path.absolute()), metadata_errors="replace", container_options=LOCAL) as container:
             yield container
     except av.error.FFmpegError as error:
@@ -95,7 +96,7 @@ def open_media(path: Path) -> Iterator[Any]:
 def track(container: Any, kind: str) -> Any:
     """The "video" or "audio" stream that plays: the first one marked as default, else the first; never cover art.
 
-    ClipError no_video, no_audio; corrupt if its format is unknown.
+    ClipError no_video or no_audio if there is none; corrupt if the format of the stream is unknown.
     """
     streams = [s for s in container.streams if s.type == kind and not s.disposition & Disposition.attached_pic]
     if not streams:
@@ -122,8 +123,8 @@ def origin(container: Any) -> float:
     return max(container.start_time or 0, 0) / av.time_base
 
 
-def length(container: Any) -> float:
-    """Seconds that a container declares; inf if it says nothing."""
+def declared_length(container: Any) -> float:
+    """Seconds that a container says it lasts; inf if it says nothing."""
     return (container.duration or math.inf) / av.time_base
 
 
@@ -135,10 +136,10 @@ def declared_end(container: Any, stream: Any) -> float:
 
 
 def seek(container: Any, stream: Any, seconds: float, any_frame: bool = False) -> None:
-    """To a keyframe of a track at or before some time, or to any frame, as well as the file allows it."""
+    """Seek to a keyframe of a track at or before some time, or to any frame, as well as the file allows."""
     guide, clock = stream, seconds + origin(container) if seconds > 0 else 0.0
     if container.format.name.startswith("matroska") and seconds > _indexed(container, stream):
-        container.seek(0, stream=stream)  # reads the index, often one of the pictures only
+        container.seek(0, stream=stream)  # this reads the index, often that of the pictures alone
         guide = max((stream, *container.streams.video), key=lambda s: _indexed(container, s))
     ticks = max(-FAR, min(math.floor(clock / guide.time_base), FAR))
     if seconds <= 0 and len(guide.index_entries):  # AAC: a packet before time 0 makes the next one whole
@@ -158,16 +159,16 @@ def _indexed(container: Any, stream: Any) -> float:
 
 
 def whole_packets(container: Any, stream: Any) -> Iterator[Any]:
-    """The packets of a track from where the file is, without those that are cut off; the last one is empty."""
-    with suppress(IndexError):  # PyAV, after the last packet, if tracks turned up on the way
+    """The packets of a track from the position of the file on, without those cut off. The last packet is empty."""
+    with suppress(IndexError):  # PyAV raises it after the last packet if tracks turned up meanwhile
         yield from (packet for packet in container.demux(stream) if not packet.is_corrupt)
 
 
 def decode_from(container: Any, stream: Any, seconds: float) -> Iterator[Any]:
-    """Decoded frames of one track in order, the first of them at or before `seconds` if there is one.
+    """Decoded frames of one track in order; the first is at or before `seconds`, if there is such a frame.
 
-    A seek may land too late (reordered pictures, a track without index, missing data): it is repeated
-    earlier, at last from the beginning. A file that cannot be sought in is read on from where it is.
+    A seek may land too late (reordered pictures, a track without index, missing data): then an earlier one follows, at
+    last to the beginning. A file without seeking is read on from its position.
     """
     lag = _lag(container, stream)
     for lead in BACK_OFF:
@@ -190,9 +191,9 @@ def decode_from(container: Any, stream: Any, seconds: float) -> Iterator[Any]:
 
 
 def _decoded(packets: Iterator[Any], lag: int | None, sought: bool) -> Iterator[Any]:
-    """The frames in some packets, of which the first may be in pieces after a seek.
+    """The frames in some packets; after a seek the first packets may be damaged.
 
-    With a `lag` they come one in each tick, in the decoder's order: FFmpeg would guess.
+    With a `lag`, frames get a tick each, in the decoder's order: FFmpeg would guess their times.
     """
     following = 0
     for packet in packets:
@@ -204,7 +205,7 @@ def _decoded(packets: Iterator[Any], lag: int | None, sought: bool) -> Iterator[
             continue
         first = following if packet.dts is None or lag is None else packet.dts - lag
         following = first + 1
-        for at, frame in enumerate(frames, first):  # several where the decoder is emptied
+        for at, frame in enumerate(frames, first):  # the last packet empties the decoder: several frames
             if lag is not None:
                 frame.pts = at
             sought = False
@@ -212,7 +213,7 @@ def _decoded(packets: Iterator[Any], lag: int | None, sought: bool) -> Iterator[
 
 
 def _lag(container: Any, stream: Any) -> int | None:
-    """Pictures that go into the decoder before the first comes out, where a container has no other clock (AVI)."""
+    """How many pictures enter the decoder before one leaves it; None if the container has a clock (is not AVI)."""
     if container.format.name != "avi" or stream.type != "video":
         return None
     seek(container, stream, 0.0)
@@ -223,10 +224,10 @@ def _lag(container: Any, stream: Any) -> int | None:
 
 
 def probe(path: Path, sound: bool = True) -> Media:
-    """What is in the file: its first picture is decoded, its tracks are followed to their ends.
+    """What is in the file: the first picture is decoded, and the ends of the tracks are looked for.
 
-    Without `sound` a silent film will do (0 Hz). ClipError missing, corrupt, no_video, no_audio; truncated if
-    not even one picture is there.
+    Without `sound` the file needs no sound track, and the sample rate is 0 Hz. ClipError missing, corrupt, no_video,
+    no_audio; truncated if there is not one picture.
     """
     with open_media(path) as container:
         tracks, (sample_rate, channels) = [track(container, "video")], (0, 0)
@@ -244,16 +245,17 @@ def probe(path: Path, sound: bool = True) -> Media:
 
 
 def _extent(container: Any, tracks: Sequence[Any]) -> tuple[float, float]:
-    """Seconds up to which all tracks are there, and seconds declared (if nothing is: up to the last one's end).
+    """Seconds up to which all tracks are there, and seconds that the file declares.
 
-    Pictures may end early where their track says so: the last one stays, as in a player.
+    If the file declares nothing, that is the end of its last track. Pictures may end early if their track says so: the
+    last picture stays, as in a player.
     """
     bound = container.size / SPARSEST
     declared = max(container.duration or 0, 0) / av.time_base
     ends = [track_end(container, stream, declared or bound) for stream in tracks]
-    if container.format.name == "avi":  # FFmpeg shortens what a cut file says
+    if container.format.name == "avi":  # FFmpeg shortens the declared time of a cut file
         declared = max(declared, float(tracks[0].frames * tracks[0].time_base))
-    elif container.format.name.startswith("matroska"):  # its clock's last time, or the time between first and last
+    elif container.format.name.startswith("matroska"):  # declares its last time, or last less first
         declared = min(declared, max(*ends, declared - origin(container)))
     declared = declared or max(ends)
     wanted = [min(declared, declared_end(container, tracks[0])), *(declared for _ in tracks[1:])]
@@ -264,9 +266,10 @@ def _extent(container: Any, tracks: Sequence[Any]) -> tuple[float, float]:
 
 
 def track_end(container: Any, stream: Any, bound: float) -> float:
-    """Seconds on the file's timeline at which the last packet of a track ends, or more than `bound`; 0 if none.
+    """Seconds on the file's timeline at which the last packet of a track ends, or more than `bound`; 0 without packets.
 
-    Looked for at the end, then by halving where a seek still finds a packet: little of a long file is read.
+    The search begins at the end; then it halves the time in which a seek still reaches a packet. So little of a long
+    file is read.
     """
     low, high = 0.0, max(bound - NEAR, 0.0)
     end = _reach(container, stream, high, bound)
@@ -275,13 +278,13 @@ def track_end(container: Any, stream: Any, bound: float) -> float:
             high, end = low, _reach(container, stream, low, bound)
         else:
             middle = (low + high) / 2
-            found = _reach(container, stream, middle, 0.0, any_frame=True) > -math.inf
-            low, high = (middle, high) if found else (low, middle)
+            reached = _reach(container, stream, middle, 0.0, any_frame=True) > -math.inf
+            low, high = (middle, high) if reached else (low, middle)
     return max(end, 0.0)
 
 
 def _reach(container: Any, stream: Any, seconds: float, enough: float, any_frame: bool = False) -> float:
-    """Seconds at which the packets after a seek end, at most one packet beyond `enough`; -inf if there are none."""
+    """Seconds at which the packets after a seek end; -inf without packets. It stops one packet beyond `enough`."""
     end = -math.inf
     with suppress(av.error.FFmpegError):
         seek(container, stream, seconds, any_frame)
@@ -295,7 +298,7 @@ def _reach(container: Any, stream: Any, seconds: float, enough: float, any_frame
 
 
 def shown_size(frame: Any, stream: Any) -> tuple[int, int]:
-    """(width, height) in square pixels of a decoded frame as it is shown, upright. ClipError("corrupt")."""
+    """(width, height) of a decoded frame as it is shown: upright, with square pixels. ClipError("corrupt")."""
     width, height = round(frame.width * float(stream.sample_aspect_ratio or 1)), frame.height
     if max(width, height) > MOST_OBLONG * min(width, height):
         raise ClipError("corrupt", f"a picture of {width} x {height} pixels")

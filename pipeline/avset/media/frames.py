@@ -15,8 +15,8 @@ from avset.media.container import (
     ROUNDING,
     TAIL,
     declared_end,
+    declared_length,
     decode_from,
-    length,
     open_media,
     origin,
     shown_size,
@@ -28,7 +28,7 @@ CHROMA = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.
 
 
 def frame_times(start: float, duration: float, count: int, spacing: float) -> Float[np.ndarray, "V"]:
-    """Seconds of V = count frames, `spacing` s apart, clamped into the excerpt; V // 2 is its centre."""
+    """Seconds of V = count frames, `spacing` s apart, clamped into the excerpt; frame V // 2 is at its centre."""
     grid = start + duration / 2 + (np.arange(count) - count // 2) * spacing
     return np.clip(grid, start, start + duration)
 
@@ -36,9 +36,9 @@ def frame_times(start: float, duration: float, count: int, spacing: float) -> Fl
 def decode_frames(path: Path, times: Float[np.ndarray, "V"], size: int) -> UInt8[np.ndarray, "V size size 3"]:
     """The RGB picture on screen at each time (s, any order): the last one whose time stamp is not later.
 
-    Upright, shorter side resized to `size` and centre cropped. Before the first picture that one is shown.
-    ClipError missing, corrupt, no_video; truncated if the pictures end more than `TAIL` s before a time
-    although the file declares more.
+    Pictures are upright; the shorter side is resized to `size`, then the centre is cropped. Before the time of the
+    first picture the first one is shown. ClipError missing, corrupt, no_video; truncated if the pictures end more than
+    `TAIL` s before a time although the file declares more.
     """
     pictures = np.empty((len(times), size, size, 3), np.uint8)
     order = np.argsort(times, kind="stable")
@@ -56,7 +56,7 @@ def decode_frames(path: Path, times: Float[np.ndarray, "V"], size: int) -> UInt8
 
 
 def _on_screen(container: Any, stream: Any, times: Sequence[float]) -> Iterator[Any]:
-    """The frame shown at each of the ascending times; goes on decoding unless a later keyframe is nearer."""
+    """The frame shown at each of the ascending times. It decodes on, or seeks if a later keyframe is nearer."""
     frames: Iterator[Any] = iter(())
     shown = ahead = None
     for time in times:
@@ -73,16 +73,16 @@ def _on_screen(container: Any, stream: Any, times: Sequence[float]) -> Iterator[
 def _keyframe_before(container: Any, stream: Any, time: float) -> float:
     """Ticks of the last keyframe that the container's index has at or before a time; -inf if it has none."""
     ticks = math.floor((time + origin(container)) / stream.time_base)
-    found = stream.index_entries.search_timestamp(ticks)
-    return float(stream.index_entries[found].timestamp) if found >= 0 else -math.inf
+    entry = stream.index_entries.search_timestamp(ticks)
+    return float(stream.index_entries[entry].timestamp) if entry >= 0 else -math.inf
 
 
 def _check_end(container: Any, stream: Any, last: Any, time: float) -> None:
-    """ClipError("truncated") if the pictures stop before `time`, and before the end declared for them."""
+    """ClipError("truncated") if the pictures end before `time` and before their declared end."""
     if last is None:
         raise ClipError("truncated", "no picture can be decoded")
     end = time_of(last, container) + float((last.duration or 0) * last.time_base)
-    inside = time <= length(container) + TAIL
+    inside = time <= declared_length(container) + TAIL
     if end + TAIL < (min(time, declared_end(container, stream)) if inside else time):
         raise ClipError("truncated", f"the pictures end at {end:.2f} s, before {time:.2f} s")
 

@@ -1,6 +1,6 @@
-"""Recordings of a user: audio and video files read, and audio files written, block by block.
+"""Recordings of a user: audio and video files are read, and audio files are written, block by block.
 
-Memory does not grow with their length. Door of soundfile. A waveform is float32 in [-1, 1].
+Memory does not grow with the length of a file. Door of soundfile. A waveform is float32 in [-1, 1].
 """
 
 import math
@@ -18,10 +18,10 @@ from avset.errors import AvsetError, ClipError
 from avset.media.container import SPARSEST, TAIL, declared_end, open_media, track
 from avset.media.waveforms import sound_blocks
 
-FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 
 
-BLOCK = 65536  # samples that are read or written at once; libsndfile's Vorbis encoder keeps as many on its stack
+SAMPLES_AT_ONCE = 65536  # that are read or written; libsndfile's Vorbis encoder keeps as many on its stack
 
 
 def read_audio(path: Path) -> tuple[Float32[np.ndarray, "C L"], int]:
@@ -33,8 +33,8 @@ def read_audio(path: Path) -> tuple[Float32[np.ndarray, "C L"], int]:
 def read_blocks(path: Path) -> Iterator[tuple[Float32[np.ndarray, "C n"], int]]:
     """The channels of an audio or video file of a user, block by block, each with the file's sample rate (Hz).
 
-    The sound of a video starts at time 0 of the video's timeline; a gap is filled with zeros. AvsetError names the
-    file and the cure; what is wrong with the end of a file is found at the end.
+    The sound of a video starts at time 0 of the video's timeline; zeros fill a gap. AvsetError names the file and the
+    cure; it comes at the end if the end of the file is damaged.
     """
     length = 0
     try:
@@ -53,22 +53,22 @@ def read_blocks(path: Path) -> Iterator[tuple[Float32[np.ndarray, "C n"], int]]:
 
 
 def _file_blocks(path: Path) -> Iterator[tuple[np.ndarray, int]]:
-    """Blocks of an audio file by libsndfile, or of a media file by FFmpeg."""
+    """Blocks of an audio file, read by libsndfile; or of another media file, read by FFmpeg."""
     try:
         sound = soundfile.SoundFile(str(path.absolute()))
-    except (soundfile.LibsndfileError, TypeError):  # not its format; a TypeError for the suffix .raw
+    except (soundfile.LibsndfileError, TypeError):  # another format; the suffix .raw raises a TypeError
         yield from _track_blocks(path)
         return
     try:
         with sound:
-            while len(samples := sound.read(BLOCK, dtype="float32", always_2d=True)):
+            while len(samples := sound.read(SAMPLES_AT_ONCE, dtype="float32", always_2d=True)):
                 yield np.ascontiguousarray(samples.T), sound.samplerate
     except soundfile.LibsndfileError as error:
         raise ClipError("corrupt", error.error_string) from error
 
 
 def _track_blocks(path: Path) -> Iterator[tuple[np.ndarray, int]]:
-    """The sound track of a media file on its timeline; of what overlaps, the first is kept."""
+    """The sound track of a media file on its timeline. If blocks overlap, the samples of the first one count."""
     end, channels, rate = 0, 0, 0
     with open_media(path) as container:
         stream = track(container, "audio")
@@ -78,8 +78,8 @@ def _track_blocks(path: Path) -> Iterator[tuple[np.ndarray, int]]:
             if index > max(end, container.size / SPARSEST * rate):
                 raise ClipError("corrupt", f"a time stamp of {index / rate:.0f} s in {container.size} bytes")
             channels = len(block)
-            for at in range(end, index, BLOCK):
-                yield np.zeros((channels, min(BLOCK, index - at)), np.float32), rate
+            for at in range(end, index, SAMPLES_AT_ONCE):
+                yield np.zeros((channels, min(SAMPLES_AT_ONCE, index - at)), np.float32), rate
             if end < index + block.shape[1]:
                 yield block[:, max(0, end - index) :], rate
                 end = index + block.shape[1]
@@ -91,7 +91,7 @@ def _track_blocks(path: Path) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def write_audio(path: Path, waveform: Float32[np.ndarray, "*C L"], sample_rate: int) -> None:
-    """Writes (L,) or (C, L): an `AudioWriter` of one block."""
+    """Write (L,) or (C, L) as an audio file, see `AudioWriter`."""
     with AudioWriter(path, sample_rate) as sound:
         sound.write(waveform)
 
@@ -99,16 +99,16 @@ def write_audio(path: Path, waveform: Float32[np.ndarray, "*C L"], sample_rate: 
 class AudioWriter:
     """An audio file written block by block: .wav or .flac (16 bit) or .ogg (Vorbis), by the suffix.
 
-    A context manager: the file appears when the context ends, whole; or, if it ends with an error, not at all.
-    Missing directories are made at the first block. AvsetError names what is supported.
+    A context manager: when the context ends the whole file appears, after an error no file. The first block makes
+    missing directories. AvsetError names the supported suffixes.
     """
 
     def __init__(self, path: Path, sample_rate: int):
-        if path.suffix.lower() not in FORMATS:
-            cure = f"give a name that ends in {', '.join(FORMATS)}"
+        if path.suffix.lower() not in WRITABLE:
+            cure = f"give a name that ends in {', '.join(WRITABLE)}"
             raise AvsetError(f"cannot write sound as {str(path)!r}; {cure}")
         self.path, self.sample_rate = path, sample_rate
-        self._container, self._encoding = FORMATS[path.suffix.lower()]
+        self._container, self._encoding = WRITABLE[path.suffix.lower()]
         self._temporary = path.with_name(f".writing-{uuid4().hex}")
         self._files = ExitStack()
         self._sound: Any = None
@@ -117,15 +117,15 @@ class AudioWriter:
         return self
 
     def write(self, waveform: Float32[np.ndarray, "*C n"]) -> None:
-        """Appends (n,) or (C, n), clipped to [-1, 1]; C is the same in all blocks."""
+        """Append (n,) or (C, n), clipped to [-1, 1]; C is the same in all blocks."""
         samples = np.atleast_2d(waveform).T
         if self._encoding == "PCM_16":  # libsndfile would round down
             samples = np.rint(np.clip(samples * 32768, -32768, 32767)).astype(np.int16)
         with self._told():
             if self._sound is None:
                 self._open(samples.shape[1])
-            for at in range(0, len(samples), BLOCK):
-                self._sound.write(samples[at : at + BLOCK])
+            for at in range(0, len(samples), SAMPLES_AT_ONCE):
+                self._sound.write(samples[at : at + SAMPLES_AT_ONCE])
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         try:

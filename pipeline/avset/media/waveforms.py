@@ -1,4 +1,4 @@
-"""Sound of a media file: excerpts on the pictures' timeline, and resampling, also of a stream of any length.
+"""Sound of a media file: excerpts on the timeline of the pictures, and resampling, also of a stream of any length.
 
 Door of torchaudio (resampling), and of PyAV for sound. A waveform is float32 in [-1, 1].
 """
@@ -22,7 +22,7 @@ from avset.media.container import TAIL, decode_from, open_media, time_of, track
 PREROLL = 0.3  # s decoded before an excerpt: AAC, MP3 and Opus need some packets to warm up after a seek
 
 
-LEAST_RATE, MOST_RATE = 1000, 768_000  # Hz; what is beyond, or has more channels, comes from a damaged header
+LEAST_RATE, MOST_RATE = 1000, 768_000  # Hz; this and MOST_CHANNELS: values beyond come from a damaged header
 
 
 MOST_CHANNELS = 64
@@ -31,13 +31,13 @@ MOST_CHANNELS = 64
 KINDS = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}  # of samples
 
 
-JUMP = 0.05  # s; a time stamp that is further off the samples counted so far is believed: a gap, an overlap
+JUMP = 0.05  # s; a time stamp further off the count of samples is a gap or an overlap, a nearer one is rounding
 
 
-MARGIN = 80  # samples of the lower rate, resampled on both sides and cut off again: the filter sees 68
+MARGIN = 80  # samples of the lower rate that are added on both sides and cut off again: the filter reaches 68 far
 
 
-RATIO_TERM = 4096  # no rate is more than that many samples in a period of the resampling filter
+RATIO_TERM = 4096  # samples of either rate in a period of the resampling filter, at most
 
 
 FILTER = {  # flat to 0.1 dB up to 0.9 of the lower Nyquist frequency, -60 dB at it, -120 dB from 1.02 on
@@ -56,10 +56,10 @@ def decode_audio(
 ) -> Float32[np.ndarray, "L"]:
     """An excerpt (both in s) as L = round(duration * sample_rate) mono samples, the mean of the channels.
 
-    Sample 0 is at `start` on the file's timeline, as exactly as the file's time stamps are: to half a sample
-    in MP4, to 1 ms in Matroska. Where the track starts later or has a gap there are zeros, and after its end
-    up to `TAIL` s of zeros. ClipError missing, corrupt, no_audio; truncated if the track ends earlier than
-    that; silent if the RMS of the L samples is below `silence` dBFS.
+    Sample 0 is at `start` on the file's timeline, as exactly as the file's time stamps are: to half a sample in MP4, to
+    1 ms in Matroska. Zeros fill the time before the track starts, its gaps, and up to `TAIL` s after its end. ClipError
+    missing, corrupt, no_audio; truncated if the track ends still earlier; silent if the RMS of the L samples is below
+    `silence` dBFS.
     """
     mono, margin, down, up = _excerpt(path, start, duration, sample_rate)
     if not np.isfinite(mono).all():
@@ -72,9 +72,9 @@ def decode_audio(
 
 
 def _excerpt(path: Path, start: float, duration: float, new_rate: int) -> tuple[np.ndarray, int, int, int]:
-    """Mono samples at the file's rate, how many of them are before `start`, and the resampling ratio.
+    """Mono samples at the file's rate, the margin (how many are before `start`), and the resampling ratio.
 
-    That margin is a whole number of periods of the ratio, so a sample of both rates is at `start`.
+    The margin is a whole number of periods of the ratio, so both rates have a sample at `start`.
     """
     mono, margin, down, up, first, end = np.empty(0, np.float32), 0, 1, 1, 0, 0.0
     with open_media(path) as container:
@@ -84,7 +84,7 @@ def _excerpt(path: Path, start: float, duration: float, new_rate: int) -> tuple[
                 margin = _margin(rate, new_rate, down)
                 first = round(start * rate) - margin
                 mono = np.zeros(math.ceil(duration * rate) + 2 * margin + 1, np.float32)
-            _place(mono[None], index - first, block.mean(0, keepdims=True))
+            _put(mono[None], index - first, block.mean(0, keepdims=True))
             end = (index + block.shape[1]) / rate
             if index - first >= mono.size:
                 break
@@ -96,7 +96,7 @@ def _excerpt(path: Path, start: float, duration: float, new_rate: int) -> tuple[
 def sound_blocks(container: Any, stream: Any, seconds: float) -> Iterator[tuple[int, np.ndarray, int]]:
     """Decoded sound from `seconds` or earlier on: (index on the timeline, samples (C, n), sample rate).
 
-    Samples are counted from the first time stamp, because containers round the others (Matroska to 1 ms).
+    Samples are counted from the first time stamp, because containers round time stamps (Matroska to 1 ms).
     """
     rate, index = 0, 0
     for frame in decode_from(container, stream, max(seconds, 0.0)):
@@ -125,27 +125,27 @@ def _samples(frame: Any) -> np.ndarray:
     return samples.astype(np.float32)
 
 
-def _place(target: np.ndarray, at: int, block: np.ndarray) -> None:
-    """Writes a block (C, n) into target (C, L) from column `at` on; what falls outside is dropped."""
+def _put(target: np.ndarray, at: int, block: np.ndarray) -> None:
+    """Write a block (C, n) into target (C, L) from column `at` on; columns outside of target are dropped."""
     begin, end = max(at, 0), min(at + block.shape[1], target.shape[1])
     if begin < end:
         target[:, begin:end] = block[:, begin - at : end - at]
 
 
 def _ratio(rate: int, new_rate: int) -> tuple[int, int]:
-    """rate / new_rate in lowest terms, at most `RATIO_TERM`; awkward rates are met to 3e-6."""
+    """rate / new_rate in lowest terms, at most `RATIO_TERM`; other ratios are approximated, to 3e-6."""
     ratio = Fraction(rate, new_rate).limit_denominator(RATIO_TERM // max(1, -(-rate // new_rate)))
     return ratio.numerator, ratio.denominator
 
 
 def _margin(rate: int, new_rate: int, down: int) -> int:
-    """Samples on either side that the filter needs: a whole number of periods, so that both rates have the first."""
+    """Samples that the filter needs on either side: a whole number of periods, so both rates have the first sample."""
     return math.ceil(MARGIN * max(1, rate / new_rate) / down) * down
 
 
 @cache
 def _resampler(down: int, up: int) -> torch.nn.Module:
-    """The filter of a ratio, designed in float64, then float32 (designed in float32 it is off by 2e-5)."""
+    """The filter of a ratio: designed in float64, then float32. A design in float32 would be off by 2e-5."""
     from torchaudio.transforms import Resample
 
     return Resample(down, up, **FILTER, dtype=torch.float64).float()
@@ -166,7 +166,7 @@ def resample_blocks(
 ) -> Iterator[Float32[np.ndarray, "*C m"]]:
     """`resample` of a stream of (block, rate), in blocks of its own: the same bytes however the sound is cut.
 
-    It reads about `BLOCK` samples ahead. All blocks have the rate of the first, of which there must be one.
+    It reads about `BLOCK` samples ahead. There is at least one block, and all have the same rate.
     """
     blocks = iter(blocks)
     first, rate = next(blocks)
@@ -183,9 +183,9 @@ def resample_blocks(
 def overlapping(
     blocks: Iterable[Float32[np.ndarray, "*C n"]], size: int, step: int
 ) -> Iterator[Float32[np.ndarray, "*C m"]]:
-    """A stream cut anew: pieces of `size` samples, one every `step` <= size of them; the last piece is shorter.
+    """Cut a stream anew: a piece of `size` samples every `step` <= size samples; the last piece is shorter.
 
-    No more is read than the piece asks for, up to a block.
+    No block is read before a piece needs it.
     """
     held: list[np.ndarray] = []
     for block in blocks:

@@ -6,17 +6,19 @@ access)` and `SUFFIX` (of the media files it makes; None: that of their origin).
 
 from dataclasses import dataclass, field
 
+SPLITS = ("train", "validation", "test")
+
 
 @dataclass(frozen=True)
 class Entry:
-    """One media file that a source can deliver: a video, or the piece of it that spans all its `parts`."""
+    """One media file that a source can deliver: a video, or the piece of a video that spans all `parts`."""
 
     media_id: str  # letters, digits, "_", "." and "-"; unique in a listing
-    split: str  # train, validation or test
+    split: str  # one of SPLITS
     labels: tuple[str, ...]
     origin: str  # path or address: tells the reader of an index where it is from
     parts: tuple[tuple[float, float], ...] = ()  # (start, end) in s of the origin, ascending; (): all of it
-    fault: str = ""  # why the row of the list cannot be used; nothing is fetched then
+    fault: str = ""  # why the row of the list cannot be used: such an entry is not fetched
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Fetched:
-    """What `fetch` put into its target."""
+    """What `fetch` tells of the media file that it wrote."""
 
     start: float = 0.0  # s of the origin at which the timeline of the media file starts
     boxes: list[Box] = field(default_factory=list)
@@ -41,7 +43,7 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source offers, and how its lists were narrowed down to that."""
+    """The media that a source offers, and how its lists were narrowed down to them."""
 
     entries: list[Entry]  # sorted by media_id
     funnel: dict[str, dict[str, int]] = field(default_factory=dict)  # list -> filter -> rows left, in order

@@ -8,7 +8,7 @@ from avset.errors import AvsetError
 from avset.sources import Entry, Listing
 from avset.sources.download import SUFFIX, fetch
 from avset.sources.lists import read_tree, refused
-from avset.sources.lists.funnel import Caps, Names, at_most, counted, listing_of, named, share, unite
+from avset.sources.lists.funnel import Caps, Names, at_most, counted, known_name, listing_of, split_of, unite
 from avset.sources.lists.rows import Online, Reading
 
 __all__ = ["SUFFIX", "Options", "fetch", "listing"]
@@ -65,8 +65,8 @@ class Options(Online):
 def listing(options: Options) -> Listing:
     """One entry per video of the lists that has a label of a class, sorted by media_id.
 
-    The balanced list is shared out by a hash of the id: 8 : 1 : 1 parts for train, validation and test, less
-    those splits that have a list of their own. AvsetError names an unknown class, or a list that is another one.
+    A hash of the id shares out the balanced list: 8 : 1 : 1 parts for train, validation and test, without the splits
+    that have a list of their own. AvsetError names an unknown class, or a list that is not the right one.
     """
     wanted = wanted_labels(options)
     shares = {"test": 1.0, "validation": 1.0, "train": 8.0}
@@ -76,18 +76,18 @@ def listing(options: Options) -> Listing:
             lists[name] = place, {split: shares.pop(split)}
     lists["balanced"] = options.balanced, shares
     funnel: dict[str, dict[str, int]] = {}
-    found = {}
+    entries = {}
     for name, (place, weights) in lists.items():
         reading = Reading(place, name, "row of " + ", ".join(COLUMNS))
-        found[name] = _read(reading, options, wanted, weights)
-        funnel[name] = {"rows": reading.rows, "with a class": len(found[name])}
-    found = counted(funnel, "distinct", unite(found))
+        entries[name] = _read(reading, options, wanted, weights)
+        funnel[name] = {"rows": reading.rows, "with a class": len(entries[name])}
+    left = counted(funnel, "distinct", unite(entries))
     if options.single:
-        one = {k: [e for e in entries if e.fault or len(e.labels) == 1] for k, entries in found.items()}
-        found = counted(funnel, "one class", one)
+        one = {k: [e for e in several if e.fault or len(e.labels) == 1] for k, several in left.items()}
+        left = counted(funnel, "one class", one)
     if options.max_per_class != Caps():
-        found = counted(funnel, "at most per class", at_most(found, options.max_per_class))
-    return listing_of(funnel, found)
+        left = counted(funnel, "at most per class", at_most(left, options.max_per_class))
+    return listing_of(funnel, left)
 
 
 def wanted_labels(options: Options) -> dict[str, list[str]]:
@@ -104,7 +104,7 @@ def wanted_labels(options: Options) -> dict[str, list[str]]:
         children[node["id"]] = node["child_ids"]
     wanted: dict[str, list[str]] = {}
     for label, names in options.classes.items():
-        todo = [mids[named(name, mids, f"classes.{label}")] for name in names]
+        todo = [mids[known_name(name, mids, f"classes.{label}")] for name in names]
         seen: set[str] = set()
         while todo:
             mid = todo.pop()
@@ -134,11 +134,11 @@ def _ontology(options: Options) -> list[dict[str, Any]]:
 
 def _read(reading: Reading, options: Options, wanted: dict[str, list[str]], weights: dict[str, float]) -> list[Entry]:
     """The rows of a list that have a label of a class, and those that cannot be read."""
-    found = []
+    entries = []
     order = list(options.classes)
     for where, row, fields in reading.table(COLUMNS):
         if not fields or fields[3][:1] != "/":
-            found.append(reading.fault(where, row, share(row, weights)))
+            entries.append(reading.fault(where, row, split_of(row, weights)))
             continue
         mids = fields[3].split(",")
         if wanted.keys().isdisjoint(mids):
@@ -148,7 +148,7 @@ def _read(reading: Reading, options: Options, wanted: dict[str, list[str]], weig
         try:
             part = float(fields[1]), float(fields[2])
         except ValueError:
-            found.append(reading.fault(where, row, share(fields[0], weights), labels))
+            entries.append(reading.fault(where, row, split_of(fields[0], weights), labels))
             continue
-        found.append(reading.entry(options, where, row, fields[0], share(fields[0], weights), labels, [part]))
-    return found
+        entries.append(reading.entry(options, where, row, fields[0], split_of(fields[0], weights), labels, [part]))
+    return entries

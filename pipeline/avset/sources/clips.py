@@ -246,7 +246,7 @@ def collect(
     for entry in sorted(entries, key=lambda entry: entry.media_id):
         kept = cache.get(keys[entry.media_id]) if entry.media_id in keys else None
         item = kept[0] if kept else failures.get(entry.media_id, Item(reason="error"))
-        own = rows_of(entry, item, clips.length, clips.min_seconds)
+        own = index_rows(entry, item, clips.length, clips.min_seconds)
         usable = [row for row in own if row["status"] == "ok"]
         rows += own
         boxes += [box for row in usable for box in boxes_of(row, item)]
@@ -255,7 +255,7 @@ def collect(
     return rows, boxes
 
 
-def cut(start: float, end: float, length: float | None, min_seconds: float) -> list[tuple[float, float]]:
+def cells(start: float, end: float, length: float | None, min_seconds: float) -> list[tuple[float, float]]:
     """Start and duration (s) of the clips of a span: the whole span, or a grid whose last cell may be half as long.
 
     ClipError("too_short") if the span is shorter than `min_seconds`.
@@ -271,7 +271,7 @@ def cut(start: float, end: float, length: float | None, min_seconds: float) -> l
     return [cell for cell in cells if cell[1] >= max(min_seconds, length / 2)]
 
 
-def rows_of(entry: Entry, item: Item, length: float | None, min_seconds: float) -> list[dict[str, Any]]:
+def index_rows(entry: Entry, item: Item, length: float | None, min_seconds: float) -> list[dict[str, Any]]:
     """The index rows of one medium: one of each clip, and one with the reason for each part that gave no clip."""
     row = {"media_id": entry.media_id, "split": entry.split, "labels": list(entry.labels), "origin": entry.origin}
     medium = item.fields
@@ -288,7 +288,7 @@ def rows_of(entry: Entry, item: Item, length: float | None, min_seconds: float) 
     rows = []
     for start, end, missing in parts_in(entry, medium):
         try:
-            for at, seconds in cut(start, end, length, min_seconds):
+            for at, seconds in cells(start, end, length, min_seconds):
                 times = {"start_s": max(at - medium["start"], 0.0), "origin_start_s": at, "duration_s": seconds}
                 rows.append({**row, **shared, "clip_id": clip_id(entry.media_id, at), **times})
         except ClipError as e:

@@ -8,34 +8,34 @@ from typing import Any
 from avset.console import aligned
 from avset.errors import ClipError
 from avset.params import Clips, Download
-from avset.sources import Entry, Listing
+from avset.sources import SPLITS, Entry, Listing
 from avset.sources.clips import online
 
-TYPICAL = 240.0  # s of a video whose length no list tells
+TYPICAL = 240.0  # s of a video if no list tells its length
 
 
-LEAD = 5.0  # s fetched before a piece, back to a picture that stands alone
+LEAD = 5.0  # s fetched before a piece, back to its keyframe
 
 
-RATE = 80e3  # bytes a second of media at 360 px, pictures and sound
+MEDIA_RATE = 80e3  # bytes a second of media at 360 px, pictures and sound
 
 
-LINE = 2e6  # bytes a second through one's line, of all downloads together
+LINE_RATE = 2e6  # bytes a second of all downloads together
 
 
 EXTRACTION = 5.0  # s of a download until the first byte
 
 
-PROBED = 30  # local files whose length is looked at
+PROBED = 30  # local files whose length is read
 
 
 def estimate(listing: Listing, kept: set[str], clips: Clips, access: Download, options: Any) -> dict[str, Any]:
-    """The counts and estimates that `--dry-run` prints; `kept` are the media that the cache has already."""
+    """The counts and estimates that `--dry-run` prints; the cache has the media `kept` already."""
     usable = [entry for entry in listing.entries if not entry.fault]
     fetched = [entry for entry in usable if entry.media_id not in kept]
     remote = online(options)
-    typical, size = (TYPICAL, None) if remote else _local(usable, getattr(options, "duration", TYPICAL))
-    rate = RATE * getattr(options, "height", 360) / 360
+    typical, size = (TYPICAL, None) if remote else _typical_file(usable, getattr(options, "duration", TYPICAL))
+    rate = MEDIA_RATE * getattr(options, "height", 360) / 360
     seconds = [_seconds(entry, typical) + LEAD * bool(entry.parts) for entry in fetched]
     volume = sum(seconds) * rate if size is None else size * len(fetched)
     cost = {
@@ -44,7 +44,7 @@ def estimate(listing: Listing, kept: set[str], clips: Clips, access: Download, o
         "gigabytes": volume / 1e9,
         "hours": _hours(len(fetched), volume, access) if remote else None,
     }
-    told = {"seconds_per_video": typical, "bytes_per_second": rate, "line_bytes_per_second": LINE,
+    assumed = {"seconds_per_video": typical, "bytes_per_second": rate, "line_bytes_per_second": LINE_RATE,
             "extraction_seconds": EXTRACTION, "pace_seconds": access.pace, "workers": access.workers}  # fmt: skip
     return {
         "lists": listing.funnel,
@@ -53,11 +53,11 @@ def estimate(listing: Listing, kept: set[str], clips: Clips, access: Download, o
         "splits": dict(Counter(entry.split for entry in usable)),
         "labels": _by_label(usable),
         "estimate": cost,
-        "assumed": told if remote else {"seconds_per_video": typical},
+        "assumed": assumed if remote else {"seconds_per_video": typical},
     }  # fmt: skip
 
 
-def _local(entries: list[Entry], otherwise: float) -> tuple[float, float | None]:
+def _typical_file(entries: list[Entry], otherwise: float) -> tuple[float, float | None]:
     """Mean length (s) and size (bytes) of local files, from some of them; `otherwise` where there are none."""
     from avset.media.container import probe
 
@@ -83,7 +83,7 @@ def _clips(entry: Entry, typical: float, clips: Clips) -> int:
 
 
 def _hours(videos: int, volume: float, access: Download) -> float:
-    return max(videos * access.pace, videos * EXTRACTION / access.workers, volume / LINE) / 3600
+    return max(videos * access.pace, videos * EXTRACTION / access.workers, volume / LINE_RATE) / 3600
 
 
 def _by_label(entries: list[Entry]) -> dict[str, dict[str, int]]:
@@ -94,23 +94,22 @@ def _by_label(entries: list[Entry]) -> dict[str, dict[str, int]]:
     return {label: dict(counts[label]) for label in sorted(counts)}
 
 
-def as_text(told: dict[str, Any]) -> str:
-    """A survey as text."""
+def as_text(expected: dict[str, Any]) -> str:
+    """An `estimate` as text."""
     lines = [("list", "step", "rows")]
-    lines += [(name, step, f"{n}") for name, steps in told["lists"].items() for step, n in steps.items()]
-    parts = [aligned(lines, 2, rule=False).rstrip()] if told["lists"] else []
-    splits = ("train", "validation", "test")
-    rows = [(repr(k)[1:-1], *(str(v.get(s, 0)) for s in splits)) for k, v in told["labels"].items()]
-    total = ("videos", *(str(told["splits"].get(s, 0)) for s in splits))
-    parts.append(aligned([("class", *splits), *rows, total], 1, rule=False).rstrip())
-    parts.append(in_a_line(told))
-    parts.append("assumed: " + ", ".join(f"{k} {v:g}" for k, v in told["assumed"].items()))
+    lines += [(name, step, f"{n}") for name, steps in expected["lists"].items() for step, n in steps.items()]
+    parts = [aligned(lines, 2, rule=False).rstrip()] if expected["lists"] else []
+    rows = [(repr(k)[1:-1], *(str(v.get(s, 0)) for s in SPLITS)) for k, v in expected["labels"].items()]
+    total = ("videos", *(str(expected["splits"].get(s, 0)) for s in SPLITS))
+    parts.append(aligned([("class", *SPLITS), *rows, total], 1, rule=False).rstrip())
+    parts.append(in_a_line(expected))
+    parts.append("assumed: " + ", ".join(f"{k} {v:g}" for k, v in expected["assumed"].items()))
     return "\n\n".join(parts)
 
 
-def in_a_line(told: dict[str, Any]) -> str:
-    """A survey in a sentence."""
-    videos, cost = told["videos"], told["estimate"]
+def in_a_line(expected: dict[str, Any]) -> str:
+    """An `estimate` in a sentence."""
+    videos, cost = expected["videos"], expected["estimate"]
     fetch = f"{videos['in_cache']} in the cache, {videos['to_fetch']} to fetch"
     hours = "" if cost["hours"] is None else f" in {cost['hours']:.1f} h"
     return (

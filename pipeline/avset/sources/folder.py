@@ -15,14 +15,13 @@ from pydantic import BaseModel, Field
 
 from avset.errors import AvsetError, ClipError
 from avset.params import Download
-from avset.sources import Entry, Fetched, Listing
+from avset.sources import SPLITS, Entry, Fetched, Listing
 from avset.sources.lists.funnel import position
 
 SUFFIX = None  # the media keep the suffix of their origin
-SPLITS = ("train", "validation", "test")
 COLUMNS = ("file", "label", "split")
 NAME_LENGTH = 80  # characters of a media_id before its hash
-ENOUGH = 3  # files; from here on no split that was asked for stays empty
+SPLIT_ALL_FROM = 3  # files; with so many, no split that was asked for stays empty
 
 
 class Options(BaseModel, extra="forbid"):
@@ -57,18 +56,18 @@ class Options(BaseModel, extra="forbid"):
 
 
 def listing(options: Options) -> Listing:
-    """One entry per video, sorted by media_id: the files found, and those that only the table names.
+    """One entry per video, sorted by media_id: the files of the directory, and those that only the table names.
 
-    A file that the table does not name has no labels and no split. Files without a split get one by a hash of
-    their media_id, so it stays when others are added; but among three such files or more the nearest one is
-    moved into a split that would be empty. AvsetError names what is wrong with the directory or the table.
+    A file that the table does not name has no labels and no split. A hash of the media_id gives a split to files that
+    have none, so the split stays when files are added. But if a split would be empty although there are three such
+    files or more, the nearest file is moved into it. AvsetError names what is wrong with the directory or the table.
     """
     root = Path(options.path)
     if not root.is_dir():
         raise AvsetError(f"there is no directory {options.path!r}; set clips.options.path to that of your videos")
     rows = _read_table(Path(options.table)) if options.table else {}
     extensions = {extension.lower() for extension in options.extensions}
-    files = {name for name in _walk(root) if Path(name).suffix.lower() in extensions}
+    files = {name for name in _files_below(root) if Path(name).suffix.lower() in extensions}
     if not files and not rows:
         known = " ".join(sorted(extensions))
         raise AvsetError(
@@ -79,14 +78,14 @@ def listing(options: Options) -> Listing:
         if os.fsencode(name).decode(errors="replace") != name:
             raise AvsetError(f"the name {os.fsencode(name)!r} in {options.path!r} is not UTF-8; rename the file")
     ids = _media_ids(names)
-    found = [Entry(ids[name], *rows.get(name, ("", ())), origin=str(root / name)) for name in names]
-    return Listing(sorted(_split(found, options), key=lambda entry: entry.media_id))
+    entries = [Entry(ids[name], *rows.get(name, ("", ())), origin=str(root / name)) for name in names]
+    return Listing(sorted(_split(entries, options), key=lambda entry: entry.media_id))
 
 
 def fetch(entry: Entry, options: Options, target: Path, access: Download | None = None) -> Fetched:
-    """A copy of an entry's file as `target` (no link: caches lock and share their files). There are no boxes.
+    """Copy an entry's file to `target`; a link would let caches lock and share the user's file. There are no boxes.
 
-    ClipError("missing") if the file is gone, or if only the table knows it.
+    ClipError("missing") if the file is gone, or if only the table names it.
     """
     origin = Path(entry.origin).resolve()
     if not origin.is_file():
@@ -97,7 +96,7 @@ def fetch(entry: Entry, options: Options, target: Path, access: Download | None 
     return Fetched()
 
 
-def _walk(root: Path) -> Iterator[str]:
+def _files_below(root: Path) -> Iterator[str]:
     """Relative paths of the files below root, and of broken links, which fail later with a reason."""
     seen = set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
@@ -136,7 +135,7 @@ def _read_table(path: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
         ) from error
 
 
-def _read_row(row: dict, where: str) -> tuple[str, str, tuple[str, ...]]:
+def _read_row(row: dict[str | None, str], where: str) -> tuple[str, str, tuple[str, ...]]:
     """File name, split, labels of one line of the table."""
     if None in row or None in (row["file"], row["label"]):
         raise AvsetError(f"{where} has too few or too many fields; quote names that contain a comma")
@@ -151,9 +150,9 @@ def _read_row(row: dict, where: str) -> tuple[str, str, tuple[str, ...]]:
 
 
 def _media_ids(names: list[str]) -> dict[str, str]:
-    """Name -> id of letters, digits, "_", "." and "-": the name without suffix where that is one already.
+    """Name -> id of letters, digits, "_", "." and "-": the name without its suffix, if that is such an id.
 
-    Other names, and names that differ in their suffix only, get a hash of the whole name.
+    Other names, and names that differ only in their suffix, get a hash of the whole name.
     """
     stems = {name: name[: len(name) - len(Path(name).suffix)] for name in names}
     shared = Counter(stems.values())
@@ -167,13 +166,13 @@ def _media_ids(names: list[str]) -> dict[str, str]:
     return ids
 
 
-def _split(found: list[Entry], options: Options) -> list[Entry]:
-    """The entries, each with a split: in the order of their positions test, then validation, then train."""
-    fixed = {entry.split for entry in found} - {""}
-    free = sorted((e for e in found if not e.split), key=lambda e: position(e.media_id))
+def _split(entries: list[Entry], options: Options) -> list[Entry]:
+    """The entries, each with a split; in the order of their positions the first are test, then validation, train."""
+    fixed = {entry.split for entry in entries} - {""}
+    free = sorted((e for e in entries if not e.split), key=lambda e: position(e.media_id))
     test = sum(position(e.media_id) < options.test for e in free)
     border = sum(position(e.media_id) < options.test + options.validation for e in free)
-    if len(free) >= ENOUGH:
+    if len(free) >= SPLIT_ALL_FROM:
         some_test = int("test" not in fixed and options.test > 0)
         some_validation = int("validation" not in fixed and options.validation > 0)
         some_train = int("train" not in fixed)
@@ -181,4 +180,4 @@ def _split(found: list[Entry], options: Options) -> list[Entry]:
         border = min(max(border, test + some_validation), len(free) - some_train)
     splits = ["test"] * test + ["validation"] * (border - test) + ["train"] * (len(free) - border)
     split_of = {entry.media_id: split for entry, split in zip(free, splits, strict=True)}
-    return [replace(entry, split=entry.split or split_of[entry.media_id]) for entry in found]
+    return [replace(entry, split=entry.split or split_of[entry.media_id]) for entry in entries]

@@ -39,8 +39,8 @@ class Options(Online):
 def listing(options: Options) -> Listing:
     """One entry per video, whole, sorted by media_id.
 
-    Solos are for validation and test also where training is on duets: only mixed solos can be scored. A row that
-    cannot be used is not counted as the first of its class. AvsetError names a list that is another one.
+    Validation and test have solos also if training is on duets: only mixtures of solos can be scored. A row that
+    cannot be used does not count as the first of its class. AvsetError names a list that is not the right one.
     """
     splits = read_splits(options.splits) if options.splits else None
     lists: dict[str, list[Entry]] = {}
@@ -51,8 +51,8 @@ def listing(options: Options) -> Listing:
             reading = Reading(place, name, '{"videos": {class: [id, ...]}}')
             tree = read_tree(place, name)
             videos = tree.get("videos") if isinstance(tree, dict) else None
-            found = reading.by_class(options, videos, labels_of, splits, FIRST if name == "solos" else ())
-            lists[name] = [entry for entry in found if entry.split != "train" or name in options.train]
+            entries = reading.by_class(options, videos, labels_of, splits, FIRST if name == "solos" else ())
+            lists[name] = [entry for entry in entries if entry.split != "train" or name in options.train]
             funnel[name] = {"rows": reading.rows, "with a split": len(lists[name])}
     return listing_of(funnel, counted(funnel, "distinct", unite(lists)), splits)
 

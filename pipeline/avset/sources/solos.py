@@ -15,7 +15,7 @@ from avset.sources.lists.rows import LATEST, Online, Reading, read_splits
 __all__ = ["SUFFIX", "Options", "fetch", "listing"]
 
 HOME = "https://raw.githubusercontent.com/JuanFMontesinos/Solos/master/Solos/json_files"
-RATE = 25  # frames/s of the time stamps
+STAMP_RATE = 25  # frames/s of the time stamps
 
 
 class Options(Online):
@@ -33,18 +33,17 @@ class Options(Online):
 def listing(options: Options) -> Listing:
     """One entry per video, with its parts in s, sorted by media_id.
 
-    A video without time stamps (10 of the published ones) has a fault: nothing says that anybody plays in it. As
-    any row that cannot be used, it is not counted as the first of its class. AvsetError names a list that is
-    another one.
+    A video without time stamps (10 of the published ones) has a fault: nothing tells when anybody plays. No row with a
+    fault counts as the first of its class. AvsetError names a list that is not the right one.
     """
     splits = read_splits(options.splits) if options.splits else None
     times = _times(options.timestamps) if options.timestamps else None
     reading = Reading(options.videos, "videos", "{class: [id, ...]}")
-    found = reading.by_class(
+    entries = reading.by_class(
         options, read_tree(options.videos, "videos"), labels_of, splits, parts_of=lambda video: _parts(times, video)
     )
-    funnel = {"videos": {"rows": reading.rows, "with a split": len(found)}}
-    return listing_of(funnel, counted(funnel, "distinct", unite({"videos": found})), splits)
+    funnel = {"videos": {"rows": reading.rows, "with a split": len(entries)}}
+    return listing_of(funnel, counted(funnel, "distinct", unite({"videos": entries})), splits)
 
 
 def labels_of(name: str) -> tuple[str, ...]:
@@ -61,12 +60,12 @@ def _times(place: str) -> dict[str, Any]:
 
 
 def _parts(times: dict[str, Any] | None, video: str) -> Iterator[tuple[float, float]]:
-    """The parts (s) of a video, whose id is known to be one; ValueError if its time stamps are none."""
+    """The parts (s) of a video; ValueError if it has no time stamps, or wrong ones."""
     stamps = times.get(video) if times is not None else None
     if times is not None and not (stamps and isinstance(stamps, list)):
         raise ValueError(f"there are no time stamps for {video}")
     for stamp in stamps or ():
         numbers = isinstance(stamp, list) and len(stamp) == 2 and all(type(side) in (int, float) for side in stamp)
-        if not numbers or not all(0 <= side <= LATEST * RATE for side in stamp):
+        if not numbers or not all(0 <= side <= LATEST * STAMP_RATE for side in stamp):
             raise ValueError(f"a time stamp of {video} is not [from, to] in frames")
-        yield stamp[0] / RATE, stamp[1] / RATE
+        yield stamp[0] / STAMP_RATE, stamp[1] / STAMP_RATE

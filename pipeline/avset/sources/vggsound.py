@@ -6,7 +6,7 @@ from pydantic import Field
 
 from avset.sources import Entry, Listing
 from avset.sources.download import SUFFIX, fetch
-from avset.sources.lists.funnel import Caps, Names, at_most, counted, listing_of, named, share, unite
+from avset.sources.lists.funnel import Caps, Names, at_most, counted, known_name, listing_of, split_of, unite
 from avset.sources.lists.rows import Online, Reading
 
 __all__ = ["SUFFIX", "Options", "fetch", "listing"]
@@ -57,41 +57,41 @@ class Options(Online):
 def listing(options: Options) -> Listing:
     """One entry per video that has a label of a class, sorted by media_id.
 
-    AvsetError names a list that is another one, and a label of your own `classes` that no row has.
+    AvsetError names a list that is not the right one, or a label of your own `classes` that no row has.
     """
     wanted: dict[str, list[str]] = {}
     for label, names in (options.classes or {}).items():
         for name in names:
             wanted.setdefault(name, []).append(label)
     reading = Reading(options.table, "table", "row of " + ", ".join(COLUMNS))
-    found, seen = _read(reading, options, wanted)
+    entries, seen = _read(reading, options, wanted)
     if options.classes and "classes" in options.model_fields_set:
         for name in wanted:
-            named(name, seen, f"classes.{wanted[name][0]}")
-    funnel = {"table": {"rows": reading.rows, "with a class": len(found)}}
-    lists = counted(funnel, "distinct", unite({"table": found}))
+            known_name(name, seen, f"classes.{wanted[name][0]}")
+    funnel = {"table": {"rows": reading.rows, "with a class": len(entries)}}
+    lists = counted(funnel, "distinct", unite({"table": entries}))
     if options.max_per_class != Caps():
         lists = counted(funnel, "at most per class", at_most(lists, options.max_per_class))
     return listing_of(funnel, lists)
 
 
 def _read(reading: Reading, options: Options, wanted: dict[str, list[str]]) -> tuple[list[Entry], set[str]]:
-    """The rows that have a label of a class or cannot be read, and all labels that the list has."""
-    found = []
+    """The rows that have a label of a class, those that cannot be read, and all labels of the list."""
+    entries = []
     seen: set[str] = set()
     weights = {"validation": options.validation, "train": 1 - options.validation}
     for where, row, fields in reading.table(COLUMNS):
         try:
             video, start, name, split = fields
-            begin = float(start)
+            first = float(start)
             if split not in ("train", "test"):
                 raise ValueError
         except ValueError:
-            found.append(reading.fault(where, row, "train"))
+            entries.append(reading.fault(where, row, "train"))
             continue
         seen.add(name)
         labels = tuple(wanted.get(name, ())) if options.classes else (name,)
         if labels:
-            split = split if split == "test" else share(video, weights)
-            found.append(reading.entry(options, where, row, video, split, labels, [(begin, begin + SECONDS)]))
-    return found, seen
+            split = split if split == "test" else split_of(video, weights)
+            entries.append(reading.entry(options, where, row, video, split, labels, [(first, first + SECONDS)]))
+    return entries, seen

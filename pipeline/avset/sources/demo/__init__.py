@@ -1,7 +1,7 @@
 """The offline source: drawn players with synthetic music, and the true box of each instrument.
 
-Everything about a clip follows from its `media_id` and `Options.seed`; the splits share no melody,
-scene or timbre.
+All that a clip shows and plays follows from its `media_id` and `Options.seed`. The splits share no melody, scene or
+timbre.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ from avset.sources.demo.media import write_mp4
 from avset.sources.demo.motion import motions
 from avset.sources.demo.pictures import Painter
 from avset.sources.demo.scenes import scene
-from avset.sources.demo.sounds import LABELS, Note, render
+from avset.sources.demo.sounds import LABELS, Note, synthesize
 
 SUFFIX = ".mp4"
 SAMPLE_RATE = 22050  # Hz
-PEAK = 0.95  # the sum of a duet is scaled down to it, never up
+DUET_PEAK = 0.95  # of the sum of a duet, at most
 DUETS_PER_TEST = 4  # one duet in this many is for testing
 
 
@@ -60,14 +60,14 @@ def listing(options: Options) -> Listing:
 
 
 def fetch(entry: Entry, options: Options, target: Path, access: Download | None = None) -> Fetched:
-    """Draw, play and write one clip to `target` (H.264 and AAC); the same bytes each time on one machine.
+    """Draw, play and write one clip to `target` (H.264 and AAC); on one machine the bytes are the same each time.
 
-    There is one box for each instrument and frame; the sound of a duet is the sum of two, limited in peak.
+    There is one box for each instrument and frame. The sound of a duet is the sum of two, limited in peak.
     """
-    parts = [render(label, _seed(entry, options, f"sound {n}"), options.duration, SAMPLE_RATE)
+    parts = [synthesize(label, _seed(entry, options, f"sound {n}"), options.duration, SAMPLE_RATE)
              for n, label in enumerate(entry.labels)]  # fmt: skip
     waveform = np.sum([samples for samples, _ in parts], axis=0)
-    waveform *= min(1.0, PEAK / max(float(np.abs(waveform).max()), 1e-9))
+    waveform *= min(1.0, DUET_PEAK / max(float(np.abs(waveform).max()), 1e-9))
     frames, boxes = _draw(entry, options, [notes for _, notes in parts])
     write_mp4(target, frames, options.fps, waveform, SAMPLE_RATE)
     return Fetched(boxes=boxes)

@@ -11,7 +11,7 @@ Real = int | float
 Place = int | float | complex
 Points = Sequence[Place] | np.ndarray
 BLACK, IVORY, STEEL, BRASS = (28, 27, 32), (244, 240, 226), (203, 208, 218), (232, 178, 52)
-OVERSAMPLING = 3  # drawn this many times larger, then averaged down: the only anti-aliasing there is
+OVERSAMPLING = 3  # pictures are drawn so many times larger, then averaged down, against aliasing
 CIRCLE = np.exp(2j * np.pi * np.arange(28) / 28)
 
 

@@ -1,4 +1,4 @@
-"""Sentences about a scene, and which scenes a sentence is true of: both from the same plain facts."""
+"""Sentences about a scene, and the plain facts that decide of which scenes a sentence is true."""
 
 import numpy as np
 
@@ -37,7 +37,7 @@ ABOUT_TWO = (
 )
 
 
-def facts(scene: Scene) -> Facts:
+def facts_of(scene: Scene) -> Facts:
     """Everything that a sentence may say about this scene."""
     said = {scene.background, *(thing.kind for thing in scene.things)}
     for player in scene.players:
@@ -54,7 +54,7 @@ def facts(scene: Scene) -> Facts:
     return frozenset(said)
 
 
-def describe(scene: Scene, rng: np.random.Generator) -> tuple[str, Facts]:
+def sentence_about(scene: Scene, rng: np.random.Generator) -> tuple[str, Facts]:
     """One true sentence about the scene, and the facts that it needs to be true."""
     kind = rng.random()
     if len(scene.players) == 2 and kind < 0.3:
@@ -90,12 +90,12 @@ def _in_detail(scene: Scene, rng: np.random.Generator) -> tuple[str, Facts]:
     choices = [
         (f"{_article(tint)} {tint} {label}", frozenset({f"{tint} {label}"})),
         (f"a person in {top} playing the {label}", frozenset({f"{label} in {top}"})),
-        (f"someone playing the {label}, {_place(scene.background)}", frozenset({label, scene.background})),
+        (f"someone playing the {label}, {_where(scene.background)}", frozenset({label, scene.background})),
     ]
     choices += [
         (f"{_article(label)} {label} and a {thing.kind}", frozenset({label, thing.kind})) for thing in scene.things
     ]
-    side = facts(scene) & {"on the left", "on the right"}
+    side = facts_of(scene) & {"on the left", "on the right"}
     choices += [(f"{_article(label)} {label} {where}", frozenset({label, where})) for where in sorted(side)]
     return choices[int(rng.integers(len(choices)))]
 
@@ -105,7 +105,7 @@ def _around(scene: Scene, rng: np.random.Generator) -> tuple[str, Facts]:
     player = scene.players[int(rng.integers(len(scene.players)))]
     top, crowd = word_for(player.top, COLOURS), "one person" if len(scene.players) == 1 else "two people"
     choices = [
-        (f"a picture {_place(scene.background)}", frozenset({scene.background})),
+        (f"a picture {_where(scene.background)}", frozenset({scene.background})),
         (f"a person in {top}", frozenset({f"{top} clothes"})),
         (crowd, frozenset({crowd})),
     ]
@@ -116,7 +116,7 @@ def _around(scene: Scene, rng: np.random.Generator) -> tuple[str, Facts]:
     return choices[int(rng.integers(len(choices)))]
 
 
-def _place(background: str) -> str:
+def _where(background: str) -> str:
     return f"{'in' if background in ('room', 'garden', 'tiled hall') else 'in front of'} a {background}"
 
 

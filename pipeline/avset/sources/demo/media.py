@@ -1,4 +1,4 @@
-"""Writes an MP4 (H.264 yuv420p, AAC mono) whose bytes depend on nothing but the frames and the samples.
+"""Writes an MP4 (H.264 yuv420p, AAC mono); its bytes depend on the frames and the samples alone.
 
 The second door to PyAV: `avset.media.frames` and `avset.media.waveforms` only read.
 """
@@ -14,7 +14,9 @@ from av.video.reformatter import Interpolation
 from jaxtyping import Float, UInt8
 
 AUDIO_BIT_RATE = 96_000  # bit/s
-CHROMA = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT)  # else as memory is aligned
+CHROMA = int(
+    Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+)  # else it depends on how memory is aligned
 X264 = {"preset": "veryfast", "crf": "20", "x264-params": "cpu-independent=1"}
 
 
@@ -27,7 +29,7 @@ def write_mp4(
 ) -> None:
     """Encode frames (`fps` a second; even height and width) and a mono waveform (within -1 to 1) to `target`.
 
-    One thread, no time stamps of today, no versions: two calls with the same input write the same bytes.
+    It uses one thread and writes no date and no versions: two calls with the same input write the same bytes.
     """
     with av.open(str(target), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         picture = container.add_stream("libx264", rate=fps, options=X264)

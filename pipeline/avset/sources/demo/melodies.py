@@ -1,4 +1,4 @@
-"""Random melodies: a mode, a tempo, phrases with real pauses, and how an instrument likes to move."""
+"""Random melodies: a mode, a tempo, phrases with pauses between them, and the style of an instrument."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,8 @@ MODES = (
     (0, 2, 4, 7, 9),  # major pentatonic
     (0, 3, 5, 7, 10),  # minor pentatonic
 )
-STEPS = np.array([-5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5])  # degrees of the mode
-STEP_WEIGHTS = np.array([0.02, 0.03, 0.05, 0.11, 0.26, 0.06, 0.26, 0.11, 0.05, 0.03, 0.02])
+INTERVALS = np.array([-5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5])  # degrees of the mode
+INTERVAL_WEIGHTS = np.array([0.02, 0.03, 0.05, 0.11, 0.26, 0.06, 0.26, 0.11, 0.05, 0.03, 0.02])
 BEATS = np.array([0.5, 1.0, 1.5, 2.0])
 BEAT_WEIGHTS = np.array([0.38, 0.38, 0.1, 0.14])
 BROKEN_CHORD = (0, 2, 4, 7, 4, 2)  # degrees above the root
@@ -20,7 +20,7 @@ PAUSED = (0.14, 0.28)  # share of the time between phrases
 PHRASE = (1.5, 2.8)  # seconds from one pause to the next
 OVERLAP = 0.04  # s, how long slurred notes sound together
 STROKE = (0.085, 0.12)  # s between the strokes of a roll
-SHORTEST = 0.09  # s
+SHORTEST_NOTE = 0.09  # s
 
 Number = int | float  # of the tables; a type checker at run time does not take an int for a float
 
@@ -61,7 +61,7 @@ def compose(rng: np.random.Generator, style: Style, duration: float) -> list[Not
         if rng.random() < style.broken:
             degrees = [degree + BROKEN_CHORD[i % len(BROKEN_CHORD)] for i in range(len(steps))]
         else:
-            degrees = np.cumsum([degree, *rng.choice(STEPS, len(steps) - 1, p=STEP_WEIGHTS)]).tolist()
+            degrees = np.cumsum([degree, *rng.choice(INTERVALS, len(steps) - 1, p=INTERVAL_WEIGHTS)]).tolist()
         degrees = [_fold(d, len(ladder)) for d in degrees]
         degree = degrees[-1]
         notes += _phrase(rng, style, np.cumsum([start, *steps]), [ladder[d] for d in degrees], ladder)
@@ -84,7 +84,7 @@ def _rhythm(rng: np.random.Generator, beat: float, span: float) -> np.ndarray:
     while sum(lengths) < 0.9 * span:
         lengths.append(beat * float(rng.choice(BEATS, p=BEAT_WEIGHTS)))
     steps = np.array(lengths) * span / sum(lengths)
-    return steps if steps.min() > SHORTEST else np.array([span])
+    return steps if steps.min() > SHORTEST_NOTE else np.array([span])
 
 
 def _ladder(rng: np.random.Generator, style: Style) -> list[int]:
@@ -123,6 +123,6 @@ def _phrase(
             offset = min(max(onset + held, begin + style.ring), end)
             notes.append(Note(begin, offset, float(voice), velocity))
         if length > 0.3 and rng.random() < style.rolls:
-            strokes = np.arange(onset, onset + length - SHORTEST, rng.uniform(*STROKE))[1:]
+            strokes = np.arange(onset, onset + length - SHORTEST_NOTE, rng.uniform(*STROKE))[1:]
             notes += [Note(float(t), min(float(t) + style.ring, end), float(midi), velocity) for t in strokes]
     return notes

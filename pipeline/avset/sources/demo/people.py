@@ -11,8 +11,10 @@ from avset.sources.demo.motion import Motion
 
 @dataclass(frozen=True)
 class Player:
-    """Who plays what, and where: `x` and `ground` in percent of the picture's side; `scale` times 87 is
-    a standing player's height, in percent too."""
+    """Who plays what, and where. `x` and `ground` are percent of the picture's side.
+
+    A standing player is `scale` times 87 percent high.
+    """
 
     label: str
     x: float
@@ -25,7 +27,7 @@ class Player:
     top: Colour
     trousers: Colour
     tint: Colour
-    tilt: float  # degrees that this player holds the instrument away from the usual angle
+    tilt: float  # degrees between the instrument and its usual angle
     shirt: bool  # a jacket with a white shirt under it
 
 

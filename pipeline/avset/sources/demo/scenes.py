@@ -1,6 +1,7 @@
-"""What is on a picture, drawn by lot from a seed."""
+"""What is on a picture: chosen at random, by a seed."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from avset.sources.demo.instruments import DRAWINGS, TINTS
 from avset.sources.demo.people import POSES, Player
 from avset.sources.demo.pictures import BACKGROUNDS, FLOOR_LINES, ON_THE_WALL, THINGS, Scene, Thing
 
+T = TypeVar("T")
 LABELS = tuple(DRAWINGS)
 COLOURS: dict[str, Colour] = {
     "red": (196, 48, 52),
@@ -59,13 +61,13 @@ def scene(labels: Sequence[str], seed: int) -> Scene:
     rng = np.random.default_rng(seed)
     background = _pick(rng, tuple(BACKGROUNDS))
     things = _things(rng, background)
-    players = tuple(_player(rng, label) for label in labels)
+    players = tuple(_drawn_player(rng, label) for label in labels)
     floor = FLOOR_LINES[background] + 2.0
-    players = (_alone(rng, players[0], floor),) if len(players) == 1 else _side_by_side(rng, players, floor)
+    players = (_one_player(rng, players[0], floor),) if len(players) == 1 else _side_by_side(rng, players, floor)
     return Scene(background, _varied(rng, _pick(rng, WALLS)), _varied(rng, _pick(rng, FLOORS)), things, players)
 
 
-def _pick(rng: np.random.Generator, choices: Sequence):
+def _pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
     return choices[int(rng.integers(len(choices)))]
 
 
@@ -89,7 +91,7 @@ def _things(rng: np.random.Generator, background: str) -> tuple[Thing, ...]:
     return tuple(things)
 
 
-def _player(rng: np.random.Generator, label: str) -> Player:
+def _drawn_player(rng: np.random.Generator, label: str) -> Player:
     colours, pose = tuple(COLOURS), POSES[label]
     return Player(
         label=label,
@@ -118,8 +120,8 @@ def _placed(player: Player, **where: float) -> Player:
     return Player(**{**player.__dict__, **where})
 
 
-def _alone(rng: np.random.Generator, player: Player, floor: float) -> Player:
-    """One player anywhere, from a whole figure to a closer view; the instrument stays in the picture."""
+def _one_player(rng: np.random.Generator, player: Player, floor: float) -> Player:
+    """One player anywhere, whole or nearer; the instrument stays in the picture."""
     left, right = _spread(player)
     pose = POSES[player.label]
     close = rng.random() < 0.2 and not pose.seated and not pose.elbows_out
@@ -130,7 +132,7 @@ def _alone(rng: np.random.Generator, player: Player, floor: float) -> Player:
 
 
 def _side_by_side(rng: np.random.Generator, players: tuple[Player, ...], floor: float) -> tuple[Player, ...]:
-    """Two players, the first on the left; neighbours may overlap a little, but not the outer edges."""
+    """Two players, the first on the left. They may overlap a little, but do not cross the edges of the picture."""
     total = sum(sum(_spread(player)) for player in players)
     scale = float(min(rng.uniform(0.6, 0.95), 106.0 / total))
     overlap = max(0.0, total * scale - 98.0)

@@ -1,10 +1,10 @@
 """The eleven instruments of MUSIC for the demo: additive synthesis, one performance per seed.
 
-A tone is a sum of partials sin(2 pi r_k p(t)), p being the integral of the fundamental (vibrato, glide,
-scoop). The gain of a partial is its place in the instrument's spectrum, plus the body's response at the
-frequency where it is at that moment (so vibrato moves the timbre of a bowed string), minus what is missing
-while the tone blooms or is played softly; it decays if the tone was plucked or struck. Breath, bow and
-strike are filtered noise. What differs between performances comes from the label and the seed alone.
+A tone is a sum of partials sin(2 pi r_k p(t)); p is the integral of the fundamental (vibrato, glide, scoop). The gain
+of a partial is its level in the instrument's spectrum, plus the response of the body at its frequency at that moment:
+so vibrato moves the timbre of a bowed string. The gain is lower while the tone blooms or is played softly, and decays
+if the tone was plucked or struck. Breath, bow and strike are filtered noise. Performances differ by the label and the
+seed alone.
 """
 
 import hashlib
@@ -20,20 +20,20 @@ from avset.sources.demo.timbres import INSTRUMENTS, LABELS, Gesture, Instrument,
 LEVEL = 0.1  # RMS while something sounds: -20 dBFS
 PEAK = 0.9
 TOP = 0.45  # of the sample rate; no partial above it
-FLOOR = -55.0  # dB below the strongest partial of a tone: not worth a sine
+LEAST_PARTIAL = -55.0  # dB below the strongest partial of a tone; weaker partials are left out
 HOP = 128  # samples from one gain of a partial to the next
 PARTIALS = 80
 DYNAMICS = 16.0  # dB between velocity 0 and 1
 TICK = 0.001  # s
-SHORTEST = 0.2  # s, of a clip
+SHORTEST_CLIP = 0.2  # s, of a clip
 SLOWEST = 8000  # Hz: the fundamentals of all ranges fit
 
 Samples = Float[np.ndarray, "n"]  # of one tone
 
 
 @dataclass(frozen=True)
-class Player:
-    """What one performance does differently: the hands, the very instrument, the microphone."""
+class Performer:
+    """How one performance differs from others: by the hands, the very instrument, the microphone."""
 
     tuning: float  # semitones
     tilt: float  # dB per octave of frequency
@@ -49,43 +49,43 @@ class Player:
     pluck: float  # the place of plucking
 
 
-def _player(rng: np.random.Generator) -> Player:
+def _performer(rng: np.random.Generator) -> Performer:
     spreads = (0.04, 0.07, 0.25, 0.2, 0.15, 0.2, 0.12)
     factors = np.exp(np.clip(rng.normal(size=len(spreads)), -2, 2) * spreads)
     colour = np.stack([rng.normal(0, 1.0, 3), rng.uniform(0, 2 * np.pi, 3)], axis=1)
     tilt, breath, tuning = np.clip(rng.normal(size=3), -2, 2) * [0.7, 2.0, 0.1]
     wobble = np.clip(rng.normal(0, 1.5, PARTIALS), -3, 3)
-    return Player(float(tuning), float(tilt), float(breath), colour, wobble, *map(float, factors))
+    return Performer(float(tuning), float(tilt), float(breath), colour, wobble, *map(float, factors))
 
 
-def render(
+def synthesize(
     label: str, seed: int, duration: float, sample_rate: int = 22050
 ) -> tuple[Float32[np.ndarray, "L"], list[Note]]:
     """One performance of an instrument: waveform float32 (L,), |x| <= 0.9, and its notes.
 
     L is round(duration * sample_rate); `duration` in s is at least 0.2, `sample_rate` in Hz at least 8000.
-    Outside its notes the waveform is exactly zero; over them its RMS is 0.1, or less where a peak would
-    pass 0.9. The same arguments give the same bytes. Raises ParamsError for anything else.
+    Outside its notes the waveform is exactly zero. Over its notes its RMS is 0.1, or less if a peak would pass 0.9. The
+    same arguments give the same bytes. ParamsError for other arguments.
     """
     if label not in INSTRUMENTS:
         raise ParamsError(f"label is {label!r}; it must be one of {', '.join(LABELS)}")
-    if duration < SHORTEST or sample_rate < SLOWEST:
+    if duration < SHORTEST_CLIP or sample_rate < SLOWEST:
         raise ParamsError(
             f"duration is {duration} s and sample_rate {sample_rate} Hz; "
-            f"they must be at least {SHORTEST} s and {SLOWEST} Hz"
+            f"they must be at least {SHORTEST_CLIP} s and {SLOWEST} Hz"
         )
     instrument = INSTRUMENTS[label]
     key = int.from_bytes(hashlib.sha256(f"{label}/{seed}".encode()).digest()[:16], "little")
     hands, score, air = (np.random.default_rng([key, stream]) for stream in range(3))
-    player, notes = _player(hands), compose(score, instrument.style, duration)
+    performer, notes = _performer(hands), compose(score, instrument.style, duration)
     length = round(duration * sample_rate)
-    noise = _hill(instrument.noise, player, air, length, sample_rate)
+    noise = _hill(instrument.noise, performer, air, length, sample_rate)
     wave, sounding = np.zeros(length), np.zeros(length, dtype=bool)
     for i, note in enumerate(notes):
         span = slice(round(note.onset * sample_rate), min(round(note.offset * sample_rate), length))
         slurred = i > 0 and notes[i - 1].onset < note.onset < notes[i - 1].offset
         leap = notes[i - 1].midi - note.midi if slurred else 0.0
-        wave[span] += _tone(instrument, player, air, note, leap, noise[span], sample_rate)
+        wave[span] += _tone(instrument, performer, air, note, leap, noise[span], sample_rate)
         sounding[span] = True
     wave *= LEVEL / np.sqrt(np.mean(wave[sounding] ** 2))
     return (wave * min(1.0, PEAK / np.abs(wave).max())).astype(np.float32), notes
@@ -93,7 +93,7 @@ def render(
 
 def _tone(
     instrument: Instrument,
-    player: Player,
+    performer: Performer,
     rng: np.random.Generator,
     note: Note,
     leap: float,
@@ -104,29 +104,29 @@ def _tone(
     gesture = instrument.gesture
     time = np.arange(len(noise)) / rate
     hertz, depth, delay = gesture.vibrato
-    sway = np.sin(2 * np.pi * (hertz * player.rate * rng.uniform(0.95, 1.05) * time + rng.random()))
+    sway = np.sin(2 * np.pi * (hertz * performer.rate * rng.uniform(0.95, 1.05) * time + rng.random()))
     sway *= np.clip((time - delay) / 0.2, 0, 1)
-    midi = note.midi + player.tuning + player.depth * depth * sway
+    midi = note.midi + performer.tuning + performer.depth * depth * sway
     if leap and gesture.glide:
         midi += leap * (0.5 + 0.5 * np.cos(np.pi * np.clip(time / gesture.glide, 0, 1)))
     elif not leap:
         midi -= gesture.scoop * rng.uniform(0.3, 1) * np.exp(-time / 0.04)
     tone = np.zeros(len(noise))
     for cents in instrument.spectrum.reeds:
-        f0 = 440.0 * 2 ** ((midi - 69 + cents * player.detune / 100) / 12)
-        tone += _partials(instrument, player, rng, f0, note.velocity, rate)
+        f0 = 440.0 * 2 ** ((midi - 69 + cents * performer.detune / 100) / 12)
+        tone += _partials(instrument, performer, rng, f0, note.velocity, rate)
     tone *= 1 + gesture.tremolo * sway
     steady, burst = (
-        10 ** ((level + player.breath) / 20) for level in (instrument.noise.steady, instrument.noise.burst)
+        10 ** ((level + performer.breath) / 20) for level in (instrument.noise.steady, instrument.noise.burst)
     )
     tone += noise * (steady + burst * np.exp(-time / instrument.noise.fade))
-    return 10 ** (DYNAMICS * (note.velocity - 1) / 20) * _envelope(gesture, player, time) * tone
+    return 10 ** (DYNAMICS * (note.velocity - 1) / 20) * _envelope(gesture, performer, time) * tone
 
 
-def _envelope(gesture: Gesture, player: Player, time: Samples) -> Samples:
+def _envelope(gesture: Gesture, performer: Performer, time: Samples) -> Samples:
     """Rise, swell and release, zero at both ends."""
     end = time[-1] + TICK
-    attack = min(gesture.attack * player.attack, 0.4 * end)
+    attack = min(gesture.attack * performer.attack, 0.4 * end)
     release = min(gesture.release, 0.4 * end)
     rise = 0.5 - 0.5 * np.cos(np.pi * np.clip(time / attack, 0, 1))
     fall = 0.5 - 0.5 * np.cos(np.pi * np.clip((time[-1] - time) / release, 0, 1))
@@ -134,7 +134,7 @@ def _envelope(gesture: Gesture, player: Player, time: Samples) -> Samples:
 
 
 def _partials(
-    instrument: Instrument, player: Player, rng: np.random.Generator, f0: Samples, velocity: float, rate: int
+    instrument: Instrument, performer: Performer, rng: np.random.Generator, f0: Samples, velocity: float, rate: int
 ) -> Samples:
     """The sum of the partials over the fundamental `f0` in Hz, with unit power where it is loudest."""
     spectrum, n = instrument.spectrum, len(f0)
@@ -143,8 +143,8 @@ def _partials(
     number, ratio = number[ratio * f0.max() < TOP * rate], ratio[ratio * f0.max() < TOP * rate]
     corners = np.arange(-(-n // HOP) + 1) * HOP
     frequency = ratio[:, None] * f0[np.minimum(corners, n - 1)]
-    gains = _gains(instrument, player, number, frequency, corners / rate, velocity)
-    loud = gains.max(axis=1) > gains.max() * 10 ** (FLOOR / 20)
+    gains = _gains(instrument, performer, number, frequency, corners / rate, velocity)
+    loud = gains.max(axis=1) > gains.max() * 10 ** (LEAST_PARTIAL / 20)
     gains, ratio = gains[loud] / np.sqrt(0.5 * (gains**2).sum(axis=0).max()), ratio[loud]
     cycles = np.pad(np.cumsum(f0) / rate, (0, corners[-1] - n))
     angles = ratio[:, None] * cycles + rng.random((len(ratio), 1))
@@ -156,7 +156,7 @@ def _partials(
 
 def _gains(
     instrument: Instrument,
-    player: Player,
+    performer: Performer,
     number: np.ndarray,
     frequency: Float[np.ndarray, "K C"],
     time: Float[np.ndarray, "C"],
@@ -165,32 +165,36 @@ def _gains(
     """Amplitudes of the partials `number` (K,), which are at `frequency` in Hz at the moments `time` in s."""
     spectrum, gesture = instrument.spectrum, instrument.gesture
     listed, octave = len(spectrum.partials), np.log2(number)
-    level = np.array(spectrum.partials)[np.minimum(number, listed) - 1] + player.wobble[: len(number)]
+    level = np.array(spectrum.partials)[np.minimum(number, listed) - 1] + performer.wobble[: len(number)]
     level = level + spectrum.tilt * np.maximum(octave - np.log2(listed), 0) - gesture.soft * (1 - velocity) * octave
     if spectrum.pluck:
-        level += 20 * np.log10(np.maximum(np.abs(np.sin(np.pi * number * spectrum.pluck * player.pluck)), 0.05))
+        level += 20 * np.log10(np.maximum(np.abs(np.sin(np.pi * number * spectrum.pluck * performer.pluck)), 0.05))
     missing, bloom = gesture.bloom
     fading = missing * octave[:, None] * np.exp(-time / bloom)
     constant, exponent = gesture.decay
-    fading += 20 * np.log10(np.e) * time * (frequency[:, :1] / 440.0) ** exponent / (constant * player.decay)
-    return 10 ** ((level[:, None] - fading + _response(spectrum, player, frequency)) / 20)
+    fading += 20 * np.log10(np.e) * time * (frequency[:, :1] / 440.0) ** exponent / (constant * performer.decay)
+    return 10 ** ((level[:, None] - fading + _response(spectrum, performer, frequency)) / 20)
 
 
-def _response(spectrum: Spectrum, player: Player, frequency: Float[np.ndarray, "K C"]) -> Float[np.ndarray, "K C"]:
+def _response(
+    spectrum: Spectrum, performer: Performer, frequency: Float[np.ndarray, "K C"]
+) -> Float[np.ndarray, "K C"]:
     """The body and the microphone: dB at every frequency in Hz."""
     octaves = np.log2(frequency / 1000.0)
-    gain = player.tilt * octaves
-    for i, (height, phase) in enumerate(player.colour):
+    gain = performer.tilt * octaves
+    for i, (height, phase) in enumerate(performer.colour):
         gain += height * np.cos(2 * np.pi * (i + 1) * octaves / 6 + phase)
     for centre, width, height in spectrum.formants:
-        gain += height * np.exp(-0.5 * ((octaves - np.log2(centre * player.size / 1000.0)) / width) ** 2)
+        gain += height * np.exp(-0.5 * ((octaves - np.log2(centre * performer.size / 1000.0)) / width) ** 2)
     corner, slope = spectrum.cutoff
     return gain - slope * np.maximum(octaves - np.log2(corner / 1000.0), 0)
 
 
-def _hill(noise: Noise, player: Player, rng: np.random.Generator, length: int, rate: int) -> Float[np.ndarray, "L"]:
+def _hill(
+    noise: Noise, performer: Performer, rng: np.random.Generator, length: int, rate: int
+) -> Float[np.ndarray, "L"]:
     """White noise through a hill over log frequency, with unit power."""
-    octaves = np.log2(np.maximum(np.fft.rfftfreq(length, 1 / rate), 1.0) / (noise.centre * player.size))
+    octaves = np.log2(np.maximum(np.fft.rfftfreq(length, 1 / rate), 1.0) / (noise.centre * performer.size))
     hill = np.exp(-0.5 * (octaves / noise.width) ** 2)
     samples = np.fft.irfft(np.fft.rfft(rng.standard_normal(length)) * hill, length)
     return samples / np.sqrt(np.mean(samples**2))

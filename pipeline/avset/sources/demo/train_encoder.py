@@ -1,9 +1,9 @@
 """Trains the demo's own tiny CLIP on drawn pictures and sentences.
 
-`python -m avset.sources.demo.train_encoder`; the weights are shipped, so nobody needs to run it (some seven
+`python -m avset.sources.demo.train_encoder`; the weights are shipped, so nobody needs to run this (about seven
 minutes on a free core). No sound and no box is used. The attention pool's query and key projections are
-zero and stay so: its attention is uniform, hence the global embedding is a mean of region embeddings (paper,
-App. A.2) and what aligns the one with language aligns the others. A second contrastive term compares each
+zero and stay so. Hence its attention is uniform, and the global embedding is a mean of region embeddings (paper,
+App. A.2): what aligns the mean with language aligns the regions. A second contrastive term compares each
 sentence with the best region of each picture.
 
 The second door to open_clip: `avset.features.encoder` loads finished models, this makes one with the same classes.
@@ -24,18 +24,18 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avset.sources.demo.descriptions import Facts, describe, facts
+from avset.sources.demo.descriptions import Facts, facts_of, sentence_about
 from avset.sources.demo.motion import Motion
 from avset.sources.demo.pictures import Painter, Scene
 from avset.sources.demo.scenes import LABELS, scene
 
 Clip = Any  # open_clip.model.CLIP, which is imported where it is needed
-CONFIG, WEIGHTS = (Path(__file__).with_name(f"encoder.{kind}") for kind in ("json", "safetensors"))
+CONFIG_FILE, WEIGHTS_FILE = (Path(__file__).with_name(f"encoder.{kind}") for kind in ("json", "safetensors"))
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's
 DRAWN = 128  # pixels of the side, as in the clips
 PICTURES, HELD_OUT, DUET_SHARE = 8_000, 660, 0.3
 SENTENCES, CHOSEN = 8, 2  # written for each picture, and taken of these at each step
-STEPS, BATCH, RATE, DECAY, THREADS = 500, 96, 2e-3, 0.05, 1
+TRAINING_STEPS, BATCH_SIZE, LEARNING_RATE, DECAY, THREADS = 500, 96, 2e-3, 0.05, 1
 PROMPTS = [f"person playing a {label}" for label in LABELS]
 
 
@@ -57,7 +57,7 @@ class Sentences:
     owner: Int[np.ndarray, "P C"]
 
 
-def draw(count: int, seed: int, duet_share: float, size: int) -> Pool:
+def draw_pool(count: int, seed: int, duet_share: float, size: int) -> Pool:
     """Scenes in the middle of a random movement, resized to `size` pixels as the loader does."""
     rng, pictures, scenes, boxes = np.random.default_rng(seed), [], [], []
     for number in range(count):
@@ -81,7 +81,7 @@ def write(pool: Pool, seed: int) -> Sentences:
     from open_clip.tokenizer import SimpleTokenizer
 
     rng = np.random.default_rng(seed)
-    written = [[describe(drawn, rng) for _ in range(SENTENCES)] for drawn in pool.scenes]
+    written = [[sentence_about(drawn, rng) for _ in range(SENTENCES)] for drawn in pool.scenes]
     needs = {text: needed for told in written for text, needed in told}
     number = {text: k for k, text in enumerate(needs)}
     tokens = SimpleTokenizer()(list(needs))
@@ -89,11 +89,11 @@ def write(pool: Pool, seed: int) -> Sentences:
     return Sentences(tokens[:, : int((tokens != 0).sum(1).max())], list(needs.values()), owner)
 
 
-def build() -> Clip:
+def new_model() -> Clip:
     """An untrained open_clip model of encoder.json, its pooling attention uniform for good."""
     from open_clip.model import CLIP
 
-    model = CLIP(**json.loads(CONFIG.read_text()))
+    model = CLIP(**json.loads(CONFIG_FILE.read_text()))
     for projection in (model.visual.attnpool.q_proj, model.visual.attnpool.k_proj):
         for parameter in projection.parameters():
             nn.init.zeros_(parameter).requires_grad_(False)
@@ -125,7 +125,7 @@ def embed_sentences(model: Clip, tokens: Int[Tensor, "W K"]) -> Float[Tensor, "W
 
 
 def contrast(similarity: Float[Tensor, "B W"], true: Bool[Tensor, "B W"]) -> Float[Tensor, ""]:
-    """Cross-entropy both ways, where several sentences may be true of a picture and the other way round."""
+    """Cross-entropy in both directions: several sentences may be true of a picture, and one of several pictures."""
     shares = true.float()
     ways = [-(F.log_softmax(similarity, way) * shares).sum(way) / shares.sum(way) for way in (0, 1)]
     return (ways[0].mean() + ways[1].mean()) / 2
@@ -133,7 +133,7 @@ def contrast(similarity: Float[Tensor, "B W"], true: Bool[Tensor, "B W"]) -> Flo
 
 def truth(sentences: Sentences, pool: Pool) -> Bool[Tensor, "P W"]:
     """Which sentence is true of which picture: all its facts are facts of the scene."""
-    known = [facts(drawn) for drawn in pool.scenes]
+    known = [facts_of(drawn) for drawn in pool.scenes]
     column = {fact: k for k, fact in enumerate(sorted(frozenset().union(*known)))}
     has, needs = torch.zeros(len(known), len(column)), torch.zeros(len(sentences.needs), len(column))
     for rows, table in ((known, has), (sentences.needs, needs)):
@@ -143,7 +143,7 @@ def truth(sentences: Sentences, pool: Pool) -> Bool[Tensor, "P W"]:
 
 
 def train(model: Clip, pool: Pool, sentences: Sentences, steps: int, seed: int) -> None:
-    """AdamW, one cycle; prints the loss. Temperatures of the two terms are learnt, each its own."""
+    """AdamW, one cycle; prints the loss. Each of the two terms learns its own temperature."""
     true, rng, started = truth(sentences, pool), np.random.default_rng(seed), time.time()
     scale = nn.Parameter(model.logit_scale.detach().clone())
     parameters = [p for p in [*model.parameters(), scale] if p.requires_grad]
@@ -151,11 +151,11 @@ def train(model: Clip, pool: Pool, sentences: Sentences, steps: int, seed: int) 
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": DECAY},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps, pct_start=0.15)
+    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps, pct_start=0.15)
     model.to(memory_format=torch.channels_last).train()
     for step in range(1, steps + 1):
-        rows = rng.permutation(len(pool.scenes))[:BATCH]
+        rows = rng.permutation(len(pool.scenes))[:BATCH_SIZE]
         told = np.unique(sentences.owner[rows[:, None], rng.integers(0, SENTENCES, (len(rows), CHOSEN))])
         whole, regions = (F.normalize(x, dim=-1) for x in embed_pictures(model, pool.pictures[rows]))
         texts = F.normalize(embed_sentences(model, sentences.tokens[told]), dim=-1)
@@ -180,14 +180,14 @@ def measure(model: Clip, solos: Pool, duets: Pool) -> dict[str, float]:
     """
     from open_clip.tokenizer import SimpleTokenizer
 
-    texts, found = model.eval().encode_text(SimpleTokenizer()(PROMPTS)), {}
+    texts, scores = model.eval().encode_text(SimpleTokenizer()(PROMPTS)), {}
     for name, pool in (("solo", solos), ("duet", duets)):
         parts = [embed_pictures(model, part) for part in pool.pictures.split(110)]
         whole, regions = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         if name == "solo":
             right = torch.tensor([LABELS.index(drawn.players[0].label) for drawn in pool.scenes])
             guess = (F.normalize(whole, dim=-1) @ F.normalize(texts, dim=-1).T).argmax(1)
-            found["zero-shot accuracy"] = (guess == right).float().mean().item()
+            scores["zero-shot accuracy"] = (guess == right).float().mean().item()
         similarities = {
             "cosine": F.normalize(regions, dim=-1) @ F.normalize(texts, dim=-1).T,
             "dot": regions @ texts.T,
@@ -196,10 +196,10 @@ def measure(model: Clip, solos: Pool, duets: Pool) -> dict[str, float]:
         inside, place = _inside(pool, round(regions.shape[1] ** 0.5))
         for kind, similarity in similarities.items():
             peaks = similarity[place[:, 0], :, place[:, 1]].argmax(1)
-            found[f"{name} pointing, {kind}"] = inside[torch.arange(len(peaks)), peaks].float().mean().item()
-        found[f"{name} pointing, chance"] = inside.float().mean().item()
-        found[f"{name} pointing, boxes"] = len(inside)
-    return found
+            scores[f"{name} pointing, {kind}"] = inside[torch.arange(len(peaks)), peaks].float().mean().item()
+        scores[f"{name} pointing, chance"] = inside.float().mean().item()
+        scores[f"{name} pointing, boxes"] = len(inside)
+    return scores
 
 
 def _inside(pool: Pool, side: int) -> tuple[Bool[Tensor, "Q R"], Int[Tensor, "Q 2"]]:
@@ -214,13 +214,14 @@ def _inside(pool: Pool, side: int) -> tuple[Bool[Tensor, "Q R"], Int[Tensor, "Q 
     return torch.from_numpy(np.stack(inside)), torch.tensor(place)
 
 
-def save(model: Clip, vocabulary: Int[Tensor, " U"], target: Path) -> None:
+def save_weights(model: Clip, vocabulary: Int[Tensor, " U"], target: Path) -> None:
     """Write an open_clip state dict as float16; the model's U token rows become rows of the whole table.
 
     All other rows are zero (an unknown word adds nothing, and the file packs well), the padding's too.
     """
     tensors = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
-    table = torch.zeros(json.loads(CONFIG.read_text())["text_cfg"]["vocab_size"], model.token_embedding.embedding_dim)
+    words = json.loads(CONFIG_FILE.read_text())["text_cfg"]["vocab_size"]
+    table = torch.zeros(words, model.token_embedding.embedding_dim)
     table[vocabulary] = model.token_embedding.weight.detach()
     table[0] = 0
     tensors["token_embedding.weight"] = table.half()
@@ -231,22 +232,22 @@ def main() -> None:
     """Draw, train, write the weights, and measure what was written."""
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
-    model, started = build(), time.time()
-    pool = draw(PICTURES, 1_000_000, DUET_SHARE, model.visual.image_size)
+    model, started = new_model(), time.time()
+    pool = draw_pool(PICTURES, 1_000_000, DUET_SHARE, model.visual.image_size)
     sentences = write(pool, 1)
     vocabulary, compact = torch.unique(sentences.tokens, return_inverse=True)
     print(f"{PICTURES} pictures, {len(sentences.needs)} sentences of {len(vocabulary)} tokens", flush=True)
     model.token_embedding = nn.Embedding(len(vocabulary), model.token_embedding.embedding_dim)
     nn.init.normal_(model.token_embedding.weight, std=0.02)
-    train(model, pool, replace(sentences, tokens=compact), STEPS, 2)
-    save(model, vocabulary, WEIGHTS)
-    written = build()
-    written.load_state_dict(load_file(WEIGHTS))
+    train(model, pool, replace(sentences, tokens=compact), TRAINING_STEPS, 2)
+    save_weights(model, vocabulary, WEIGHTS_FILE)
+    written = new_model()
+    written.load_state_dict(load_file(WEIGHTS_FILE))
     size = written.visual.image_size
-    found = measure(written, draw(HELD_OUT, 100_000_000, 0.0, size), draw(HELD_OUT // 3, 200_000_000, 1.0, size))
-    for what, value in found.items():
+    solos, duets = draw_pool(HELD_OUT, 100_000_000, 0.0, size), draw_pool(HELD_OUT // 3, 200_000_000, 1.0, size)
+    for what, value in measure(written, solos, duets).items():
         print(f"{what:28s} {value:.3f}" if isinstance(value, float) else f"{what:28s} {value}")
-    print(f"{WEIGHTS.name}: {WEIGHTS.stat().st_size / 1e6:.2f} MB, {time.time() - started:.0f} s")
+    print(f"{WEIGHTS_FILE.name}: {WEIGHTS_FILE.stat().st_size / 1e6:.2f} MB, {time.time() - started:.0f} s")
 
 
 if __name__ == "__main__":

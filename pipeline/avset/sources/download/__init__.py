@@ -1,10 +1,9 @@
 """Fetch pieces of videos from sites.
 
-A piece is read by range requests. A whole video, or one in segments, goes first into a folder of the item cache,
-so that a killed download goes on where it was. Packets are cut out and remuxed without re-encoding.
+A piece is read by range requests. A whole video, or one in segments, goes first into a folder of the item cache: after
+a kill the download goes on there. Packets are cut out and remuxed without re-encoding.
 """
 
-import fcntl
 import io
 import math
 import random
@@ -18,15 +17,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import filelock
+
 from avset.errors import TRANSIENT, ClipError
 from avset.params import Download, digest
 from avset.sources import Entry, Fetched
 from avset.sources.download import sites
 from avset.sources.download.excerpt import cut
 from avset.sources.download.outcomes import understand
-from avset.sources.download.remote import Reader, Remote
-from avset.storage.cache import ItemCache
-from avset.storage.files import make_folder, share
+from avset.sources.download.remote import Reader, RemoteFile
+from avset.storage.cache import cache_folder
+from avset.storage.files import make_folder, share, writing
 
 SUFFIX = ".mkv"
 MANNERS = Download(
@@ -40,16 +41,16 @@ Span = tuple[float, float]  # s of the video; the end may be inf
 def fetch(entry: Entry, options: Any, target: Path, access: Download | None = None) -> Fetched:
     """Write the span of an entry's parts, or all of the video, as Matroska: the packets that the site has.
 
-    `options.height` is the shorter side that is wanted (px). After a network failure or a refused address it is
-    tried again with a fresh extraction, up to `access.retries` times, with growing waits. Call `settle` when the
-    result is safe. ClipError says what the site said, or what is wrong with its bytes.
+    `options.height` is the shorter side that is wanted (px). After a network failure or a refused address the download
+    is tried again with a fresh extraction, up to `access.retries` times, with growing waits. Call `settle` when the
+    result is safe. ClipError tells what the site said, or what is wrong with its bytes.
     """
     access = access or MANNERS
     span = min((a for a, _ in entry.parts), default=0.0), max((b for _, b in entry.parts), default=math.inf)
     for attempt in range(access.retries + 1):
         try:
             _wait_for_turn(entry.origin, access.pace)
-            return Fetched(_fetch(entry.origin, options.height, span, target, access))
+            return Fetched(_attempt(entry.origin, options.height, span, target, access))
         except Exception as error:
             failure, again = understand(error, _secrets(access))
         if not again or attempt == access.retries:
@@ -58,21 +59,21 @@ def fetch(entry: Entry, options: Any, target: Path, access: Download | None = No
     raise AssertionError("the last attempt returns or raises")
 
 
-def _fetch(address: str, height: int, span: Span, target: Path, access: Download) -> float:
+def _attempt(address: str, height: int, span: Span, target: Path, access: Download) -> float:
     """One attempt. Returns the second of the video at which the timeline of `target` starts."""
     with sites.client(access, height) as client:
         info, formats = sites.extract(client, address, span[0])
         piece = span[1] < math.inf and span[1] - span[0] < (info.get("duration") or math.inf) / 2
         if piece and all(form["protocol"] in sites.DIRECT for form in formats):
-            with suppress(io.UnsupportedOperation):  # the server ignores ranges: take all of it
-                return _cut_remote([sites.remote(client, form) for form in formats], span, target)
+            with suppress(io.UnsupportedOperation):  # the server ignores ranges: fetch the whole file
+                return _cut_remote([sites.remote_file(client, form) for form in formats], span, target)
         with _partial(address, height) as folder:
-            paths = [sites.save(client, info, form, folder) for form in formats]
+            paths = [sites.save_format(client, info, form, folder) for form in formats]
             return cut([partial(io.FileIO, path) for path in paths], *span, target)
 
 
-def _cut_remote(remotes: list[Remote], span: Span, target: Path) -> float:
-    """Cut a piece out of remote files, reading little more than it."""
+def _cut_remote(remotes: list[RemoteFile], span: Span, target: Path) -> float:
+    """Cut a piece out of remote files; little more than the piece is read."""
     for remote in remotes:
         remote.block(0)
     try:
@@ -84,9 +85,9 @@ def _cut_remote(remotes: list[Remote], span: Span, target: Path) -> float:
 
 @contextmanager
 def _partial(address: str, height: int) -> Iterator[Path]:
-    """The folder of what was fetched so far of a video, ours alone; gone if the block fails for good."""
+    """The folder of what was fetched so far of a video, for this process alone. It goes if the block fails for good."""
     folder = _folder(address, height)
-    with _alone(folder.with_suffix(".lock")):
+    with _locked(folder.with_suffix(".lock")):
         make_folder(folder)
         try:
             yield folder
@@ -97,25 +98,29 @@ def _partial(address: str, height: int) -> Iterator[Path]:
 
 
 def settle(entry: Entry, options: Any) -> None:
-    """Drop what `fetch` keeps of a whole video until its result is safe, to go on from after a kill."""
+    """Drop what `fetch` kept of a whole video. Call it when the result of `fetch` is safe."""
     if _folder(entry.origin, options.height).exists():
         with _partial(entry.origin, options.height) as folder:
             shutil.rmtree(folder)
 
 
 def _folder(address: str, height: int) -> Path:
-    return ItemCache().root / "partial" / digest([address, height])
+    return cache_folder("partial") / digest([address, height])
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[Any]:
-    """Wait until no other process has this file locked; then it is ours, open, until the block ends."""
-    make_folder(path.parent)
-    with path.open("a+") as file:
-        with suppress(OSError):  # of another user
+def _locked(path: Path) -> Iterator[None]:
+    """Wait until no other process has locked this file; then lock it until the block ends."""
+    lock = filelock.FileLock(path)
+    with writing(path):
+        make_folder(path.parent)
+        lock.acquire()
+    try:
+        with suppress(OSError):  # the file is of another user
             share(path)
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
+        yield
+    finally:
+        lock.release()
 
 
 def _wait_for_turn(address: str, pace: float) -> None:
@@ -124,18 +129,19 @@ def _wait_for_turn(address: str, pace: float) -> None:
         host = urlsplit(address).hostname or ""
     except ValueError as error:
         raise ClipError("invalid", "the address is not one") from error
-    with _alone(ItemCache().root / "pace" / re.sub(r"[^a-z0-9-]", "_", f"host-{host}")[:100]) as file:
-        file.seek(0)
-        with suppress(ValueError):
-            time.sleep(min(max(float(file.read()) + pace - time.time(), 0.0), pace))
-        file.truncate(0)
-        file.write(repr(time.time()))
+    told = cache_folder("pace") / re.sub(r"[^a-z0-9-]", "_", f"host-{host}")[:100]
+    with _locked(told.with_name(f"{told.name}.lock")):
+        with suppress(ValueError, FileNotFoundError):
+            time.sleep(min(max(float(told.read_text()) + pace - time.time(), 0.0), pace))
+        told.write_text(repr(time.time()))
+        with suppress(OSError):  # the file is of another user
+            share(told)
 
 
 def _secrets(access: Download) -> tuple[str, ...]:
-    """What must not stand in a detail."""
-    found = {access.cookies, access.proxy}
+    """What must not stand in a detail, the longest first."""
+    secrets = {access.cookies, access.proxy}
     with suppress(ValueError):
         proxy = urlsplit(access.proxy or "")
-        found |= {proxy.netloc, proxy.hostname, proxy.password}
-    return tuple(sorted((text for text in found if text and len(text) > 3), key=len, reverse=True))
+        secrets |= {proxy.netloc, proxy.hostname, proxy.password}
+    return tuple(sorted((text for text in secrets if text and len(text) > 3), key=len, reverse=True))

@@ -14,7 +14,7 @@ import av
 from avset.errors import AvsetError, ClipError
 from avset.media.container import BACK_OFF, LOCAL, open_media, origin, seek, track, whole_packets
 
-MARGIN = 0.3  # s after the span, and of sound before it: decoders warm up, a resampler's filter looks around
+AROUND = 0.3  # s after the span, and of sound before it: for decoders to warm up, and for the resampler's filter
 TICKS = 1000  # of Matroska's clock in a second
 BITEXACT = {"fflags": "+bitexact", "avoid_negative_ts": "disabled"}  # no random numbers, no dates, our time stamps
 
@@ -24,7 +24,7 @@ def cut(files: Sequence[Callable[[], Any]], start: float, end: float, target: Pa
 
     `files` opens the one file of both, or a file of pictures and a file of sound, which share one clock; the
     timeline is that of avset.media.container. Pictures come from the last keyframe at or before `start`, sound from
-    `MARGIN` earlier. Returns the second of the video at which the timeline of `target` starts. The same packets
+    `AROUND` earlier. Returns the second of the video at which the timeline of `target` starts. The same packets
     give the same bytes. ClipError corrupt, no_video, no_audio; too_short if the video ends before `start`.
     """
     try:
@@ -32,8 +32,8 @@ def cut(files: Sequence[Callable[[], Any]], start: float, end: float, target: Pa
             clock = min(origin(pictures), origin(sound))
             video, audio = track(pictures, "video"), track(sound, "audio")
             packets = [
-                _packets(pictures, video, start + clock, end + clock + MARGIN),
-                _packets(sound, audio, start + clock - MARGIN, end + clock + MARGIN),
+                _packets(pictures, video, start + clock, end + clock + AROUND),
+                _packets(sound, audio, start + clock - AROUND, end + clock + AROUND),
             ]
             zero, reached = _write([video, audio], packets, target)
     except av.error.MemoryError as error:

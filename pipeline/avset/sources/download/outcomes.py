@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from avset.errors import AvsetError, ClipError
 
-LONGEST = 300  # characters of a detail
-CLASSES = {  # of an exception, or of one that it was caused by
+DETAIL_LENGTH = 300  # characters of a detail
+CLASSES = {  # of an exception, or of a cause of it
     "GeoRestrictedError": "region",
     "UserNotLive": "live",
     "UnsupportedError": "corrupt",  # a page without a video
@@ -19,20 +19,20 @@ CLASSES = {  # of an exception, or of one that it was caused by
     "ConnectionError": "network",
     "TimeoutError": "network",
 }
-REFUSED = 403  # may be an address that has expired: asked again, then "rate_limited"
-EXPIRED = (404, 410)  # likewise, of media that a site has just told of; then "removed"
+FORBIDDEN = 403  # perhaps the address has expired: the site is asked again, then "rate_limited"
+EXPIRED = (404, 410)  # so too, of media that the site has just named; then "removed"
 STATUS = {  # of HTTP; 500 and above are "network", others "error"
     401: "private",
     402: "private",
-    REFUSED: "rate_limited",
+    FORBIDDEN: "rate_limited",
     404: "removed",
     408: "network",
     410: "removed",
-    416: "network",  # the file was longer when its size was told
+    416: "network",  # the file was longer when the site told its size
     429: "rate_limited",
     451: "region",
 }
-WORDS = (  # of sites; the first that fits
+WORDS = (  # of sites; the first pattern that matches counts
     ("invalid", "not a valid url|file:// urls are disabled"),
     ("bot_check", "not a (ro)?bot|captcha|anti-bot|unusual traffic|likely being blocked"),
     ("rate_limited", "rate.?limit|try again later|too many requests"),
@@ -52,9 +52,9 @@ POOLS = r"HTTPS?Connection\w*\([^()]*\): |Max retries exceeded with url: \S+ |<[
 
 
 def understand(error: Exception, secrets: tuple[str, ...] = ()) -> tuple[ClipError, bool]:
-    """The ClipError that an exception stands for, its detail fit for an index, and whether to ask again.
+    """The ClipError that an exception stands for, without secrets in its detail, and whether to ask again.
 
-    Other errors of ours go through, and a disk that cannot be written becomes one.
+    An AvsetError that is no ClipError goes through; a disk that cannot be written becomes one.
     """
     causes = list(_causes(error))
     for cause in causes:
@@ -69,12 +69,12 @@ def understand(error: Exception, secrets: tuple[str, ...] = ()) -> tuple[ClipErr
     status = _status(causes, text)
     reason = _reason(causes, status, text)
     name = type(causes[0]).__name__
-    again = reason == "network" or status == REFUSED or (status in EXPIRED and name != "ExtractorError")
+    again = reason == "network" or status == FORBIDDEN or (status in EXPIRED and name != "ExtractorError")
     return ClipError(reason, scrub(f"{name}: {text}" if reason == "error" else text, secrets)), again
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The exception as an extractor raised it, then what it was caused by."""
+    """The exception that an extractor raised, then its causes."""
     told: object = error
     if type(error).__name__ == "DownloadError":  # wraps another one, with advice for the command line
         told = error.__context__ or (getattr(error, "exc_info", None) or (None, None))[1] or error
@@ -87,9 +87,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _status(causes: list[BaseException], text: str) -> int | None:
     """The status of HTTP that was the cause."""
-    found = next((s for s in (getattr(cause, "status", None) for cause in causes) if isinstance(s, int)), None)
+    status = next((s for s in (getattr(cause, "status", None) for cause in causes) if isinstance(s, int)), None)
     named = re.search(r"HTTP Error (\d{3})", text)
-    return found or (int(named[1]) if named else None)
+    return status or (int(named[1]) if named else None)
 
 
 def _reason(causes: list[BaseException], status: int | None, text: str) -> str:
@@ -102,7 +102,7 @@ def _reason(causes: list[BaseException], status: int | None, text: str) -> str:
 
 
 def scrub(text: str, secrets: tuple[str, ...] = ()) -> str:
-    """One line without the secrets, queries and users of addresses, paths of this machine; at most `LONGEST`."""
+    """A text in one line, at most `DETAIL_LENGTH` long, without secrets, queries and users of addresses, and paths."""
     text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split()).removeprefix("ERROR: ").removeprefix("[download] ")
     for secret in secrets:
         text = text.replace(secret, "...")
@@ -111,4 +111,4 @@ def scrub(text: str, secrets: tuple[str, ...] = ()) -> str:
     text = re.sub(r"(?<=://)[^\s/@'\"]*@", "", text)
     text = re.sub(r"(\w+://[^\s?#'\"<>]*)[?#][^\s'\"<>)]*", r"\1", text)
     text = re.sub(r"(?<![\w:/.])~?/[^\s/'\":]+(/[^\s'\":]*)+", "...", text)
-    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+    return text if len(text) <= DETAIL_LENGTH else text[: DETAIL_LENGTH - 3] + "..."

@@ -10,27 +10,27 @@ from typing import Any
 
 from avset.errors import ClipError
 
-BLOCK = 1 << 18  # bytes
-RUN = 8  # blocks of one request, reached by doubling as long as blocks are missed in order
+BLOCK_BYTES = 1 << 18  # bytes
+RUN = 8  # blocks of one request at most: their number doubles while blocks are missed in order
 KEPT = 64  # blocks in memory
-CHUNK = 1 << 23  # bytes of one request when all of a file is fetched; sites slow down longer ones
-PIECE = 1 << 13  # bytes read at once; a connection that breaks loses less
-BREAKS = 5  # connections that may break within one request's range, each after it brought something
+CHUNK = 1 << 23  # bytes of one request when a whole file is fetched; sites slow down longer requests
+READ_BYTES = 1 << 13  # bytes read at once; a connection that breaks loses less
+BREAKS = 5  # connections that may break within one range, each after at least one byte
 
 
-class Remote:
+class RemoteFile:
     """A remote file. `request(start, end)` asks for its bytes [start, end), and answers with `status`, `headers`,
     `read(amount)` and `close()`.
 
-    What these raise goes through, but for the exceptions `broken`: then the connection broke, and the rest is
-    asked for if it brought something. ClipError("network") if the lengths are wrong or the file changes;
-    io.UnsupportedOperation if the server ignores ranges.
+    Their exceptions go through, save those in `broken`: the connection broke, and the rest is asked for if at least
+    one byte came. ClipError("network") if the lengths are wrong or the file changes; io.UnsupportedOperation if the
+    server ignores ranges.
     """
 
     def __init__(self, request: Callable[[int, int], Any], broken: tuple[type[Exception], ...] = (OSError,)):
         self.request, self.broken = request, broken
         self.requests = self.bytes = 0  # made; received
-        self.failure: Exception | None = None  # that a reader met
+        self.failure: Exception | None = None  # of a reader
         self.version: tuple[int, str] | None = None  # size in bytes, and what the server calls this version
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._next, self._run = -1, 1
@@ -53,7 +53,7 @@ class Remote:
                 self.requests += 1
                 with closing(self.request(position, end)) as response:
                     stop = min(end, self._accept(response, position))
-                    while position < stop and (piece := response.read(min(PIECE, stop - position))):
+                    while position < stop and (piece := response.read(min(READ_BYTES, stop - position))):
                         position += len(piece)
                         self.bytes += len(piece)
                         yield piece
@@ -65,25 +65,25 @@ class Remote:
                 raise ClipError("network", f"no bytes came after byte {position}")
 
     def _accept(self, response: Any, position: int) -> int:
-        """The size of the file, if the response starts at the position of a file of the size that it had before."""
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range") or "")
-        if response.status != 206 or found is None:
+        """The size of the file; an error if the response starts elsewhere, or if the file had another size before."""
+        content_range = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range") or "")
+        if response.status != 206 or content_range is None:
             raise io.UnsupportedOperation("the server gives no ranges of a file")
-        size = int(found[2])
-        if int(found[1]) != position or (self.version and size != self.version[0]):
+        size = int(content_range[2])
+        if int(content_range[1]) != position or (self.version and size != self.version[0]):
             raise ClipError("network", "the server gave other bytes than those asked for")
         if self.version is None:
             self.version = size, response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
         return size
 
     def block(self, index: int) -> bytes:
-        """The block that starts at byte index * BLOCK; empty after the end of the file."""
+        """The block that starts at byte index * BLOCK_BYTES; empty after the end of the file."""
         if index not in self._blocks:
             self._run = min(2 * self._run, RUN) if index == self._next else 1
             stop = next((i for i in range(index + 1, index + self._run) if i in self._blocks), index + self._run)
-            data = b"".join(self.stream(index * BLOCK, stop * BLOCK))
+            data = b"".join(self.stream(index * BLOCK_BYTES, stop * BLOCK_BYTES))
             for i in range(index, stop):
-                self._blocks[i] = data[(i - index) * BLOCK : (i - index + 1) * BLOCK]
+                self._blocks[i] = data[(i - index) * BLOCK_BYTES : (i - index + 1) * BLOCK_BYTES]
             self._next = stop
         self._blocks.move_to_end(index)
         while len(self._blocks) > KEPT:
@@ -91,7 +91,7 @@ class Remote:
         return self._blocks[index]
 
     def save(self, path: Path) -> None:
-        """Append to `path` what it has not yet of the file."""
+        """Append to `path` the bytes of the file that it lacks."""
         have = path.stat().st_size if path.exists() else 0
         with path.open("ab") as file:
             for start in range(have, self.size, CHUNK):
@@ -100,7 +100,7 @@ class Remote:
                     file.flush()  # so that a killed process loses nothing
 
     def check(self) -> None:
-        """Raise what a reader met, if any."""
+        """Raise the failure of a reader, if there was one."""
         if self.failure is not None:
             raise self.failure
 
@@ -108,11 +108,11 @@ class Remote:
 class Reader(io.RawIOBase):
     """A position in a remote file; any number of readers share its blocks.
 
-    After a failure it is at its end, for the sake of a C library, which could only drop an exception: ask
-    `Remote.check` when it has finished.
+    A C library that reads would drop an exception. So after a failure the reader is at its end: call
+    `RemoteFile.check` when the library has finished.
     """
 
-    def __init__(self, remote: Remote):
+    def __init__(self, remote: RemoteFile):
         self.remote, self.position = remote, 0
 
     def readable(self) -> bool:
@@ -132,7 +132,7 @@ class Reader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         if self.remote.failure is not None:
             return 0
-        index, offset = divmod(self.position, BLOCK)
+        index, offset = divmod(self.position, BLOCK_BYTES)
         try:
             piece = self.remote.block(index)[offset : offset + len(buffer)]
         except Exception as error:

@@ -13,10 +13,10 @@ from typing import Any
 
 from avset.errors import AvsetError, ClipError
 from avset.params import Download, digest
-from avset.sources.download.remote import Remote
-from avset.storage.cache import ItemCache
+from avset.sources.download.remote import RemoteFile
+from avset.storage.cache import cache_folder
 
-FORMATS = "bv*+ba/b/bv*/ba"  # pictures and sound in two files or in one; what lacks one of them is refused later
+WANTED_FORMATS = "bv*+ba/b/bv*/ba"  # pictures and sound in two files or one; else `extract` refuses the video
 DIRECT = ("http", "https")  # protocols of one file
 SEGMENTED = ("m3u8", "m3u8_native", "http_dash_segments")
 RETRIES = 2  # by yt-dlp, of one segment
@@ -27,9 +27,10 @@ COOKIES = "set runtime.download.cookies to a cookies.txt in Netscape format, or 
 
 @contextmanager
 def client(access: Download, height: int) -> Iterator[Any]:
-    """yt-dlp, silent; it writes its cache and the files that it is told to, and runs no ffmpeg. AvsetError.
+    """yt-dlp, silent. It writes only its cache and the files of `save_format`, and runs no ffmpeg.
 
     `height` is the shorter side (px) that is wanted: the largest format not above it, else the smallest.
+    AvsetError if yt-dlp is not installed, or if the cookies cannot be read.
     """
     try:
         from yt_dlp import YoutubeDL
@@ -40,7 +41,7 @@ def client(access: Download, height: int) -> Iterator[Any]:
         "logger": logging.Logger("yt-dlp", logging.CRITICAL + 1),
         "quiet": True,
         "noprogress": True,
-        "format": FORMATS,
+        "format": WANTED_FORMATS,
         "format_sort": [f"res:{height}", "hdr:sdr", "proto"],
         "noplaylist": True,
         "playlist_items": "1",
@@ -59,17 +60,17 @@ def client(access: Download, height: int) -> Iterator[Any]:
         "updatetime": False,
         "hls_prefer_native": True,
         "ffmpeg_location": f"{os.devnull}/ffmpeg",  # there is none
-        "cachedir": str(ItemCache().root / "yt-dlp"),
+        "cachedir": str(cache_folder("yt-dlp")),
     }
-    found = YoutubeDL(options)
+    downloader = YoutubeDL(options)
     try:
-        found.cookiejar  # noqa: B018 (it is read now)
+        downloader.cookiejar  # noqa: B018 (it is read now)
     except Exception:  # the text may hold cookies
-        found.params["cookiefile"] = None
-        found.close()
+        downloader.params["cookiefile"] = None
+        downloader.close()
         raise AvsetError(f"cannot read the cookies; {COOKIES}") from None
-    with found:
-        yield found
+    with downloader:
+        yield downloader
 
 
 def _cookies(access: Download) -> io.StringIO | None:
@@ -85,8 +86,8 @@ def _cookies(access: Download) -> io.StringIO | None:
 def extract(client: Any, address: str, start: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What yt-dlp knows of a video, and the format with pictures and sound, or one of each.
 
-    Waits until the site lets them be fetched. ClipError invalid, live, no_video, no_audio; too_short if the video
-    ends before second `start`; what else yt-dlp raises goes through.
+    Waits until the site lets the formats be fetched. ClipError invalid, live, no_video, no_audio; too_short if the
+    video ends before second `start`. Other errors of yt-dlp go through.
     """
     info = client.extract_info(address, download=False)
     if not info or info.get("_type", "video") != "video":
@@ -107,7 +108,7 @@ def extract(client: Any, address: str, start: float) -> tuple[dict[str, Any], li
     return info, formats
 
 
-def remote(client: Any, form: dict[str, Any]) -> Remote:
+def remote_file(client: Any, form: dict[str, Any]) -> RemoteFile:
     """The file of a format, read through yt-dlp's networking, with its cookies, proxy and time limit."""
     from yt_dlp.networking import Request
     from yt_dlp.networking.exceptions import HTTPError, TransportError
@@ -120,21 +121,21 @@ def remote(client: Any, form: dict[str, Any]) -> Remote:
             error.close()
             raise
 
-    return Remote(request, (TransportError,))
+    return RemoteFile(request, (TransportError,))
 
 
-def save(client: Any, info: dict[str, Any], form: dict[str, Any], folder: Path) -> Path:
-    """All of a format as a file in the folder. What is there already of the same file is not fetched again."""
+def save_format(client: Any, info: dict[str, Any], form: dict[str, Any], folder: Path) -> Path:
+    """Fetch all of a format into the folder; returns the file. Bytes that are there already are not fetched again."""
     known = ("format_id", "protocol", "ext", "width", "height", "tbr", "filesize")
     told = [info.get("duration"), *(form.get(key) for key in known)]
     if form["protocol"] in DIRECT:
         with suppress(io.UnsupportedOperation):
-            file = remote(client, form)
+            file = remote_file(client, form)
             path = folder / digest([file.size, file.version, *told])
             file.save(path)
             return path
     path = folder / digest(told)
-    path.with_name(path.name + ".part").unlink(missing_ok=True)  # put together anew, of the segments that are there
+    path.with_name(path.name + ".part").unlink(missing_ok=True)  # yt-dlp makes it anew from the segments that are there
     alone = {key: value for key, value in info.items() if key != "requested_formats"}
     done, _ = client.dl(str(path), {**alone, **form})
     pages = [piece for piece in folder.glob(f"{path.name}*-Frag*") if PAGE.match(piece.read_bytes()[:512])]

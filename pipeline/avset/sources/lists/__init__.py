@@ -11,10 +11,10 @@ from typing import Any, TextIO
 from urllib.error import HTTPError
 
 from avset.errors import AvsetError
-from avset.storage.cache import ItemCache
+from avset.storage.cache import cache_folder
 from avset.storage.files import write_atomic
 
-SHOWN = 60  # characters of a foreign text in one of ours
+SHOWN = 60  # characters of a list's text in a message of ours
 LARGEST = 500_000_000  # bytes of a list
 LARGEST_TREE = 20_000_000  # bytes of a JSON list
 ATTEMPTS = 3  # to fetch a list
@@ -24,11 +24,11 @@ HEADERS = {"User-Agent": "avset-pipeline", "Accept-Encoding": "identity"}
 
 
 def open_list(place: str, option: str) -> TextIO:
-    """A list, opened: of an http(s) address, kept from then on in the cache of items, or of a local file.
+    """Open a list: a local file, or an http(s) address, whose text then stays in the item cache.
 
     Bytes that are no UTF-8 become surrogates, which no id and no label may contain. AvsetError names the cure.
     """
-    path = _local(place, option)
+    path = _file_of(place, option)
     try:
         return path.open(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as e:
@@ -36,9 +36,9 @@ def open_list(place: str, option: str) -> TextIO:
 
 
 def read_tree(place: str, option: str) -> Any:
-    """A JSON list; AvsetError if it is none, if it has a key twice, or more than LARGEST_TREE bytes."""
+    """A JSON list. AvsetError if the text is no JSON, has a key twice, or has more than LARGEST_TREE bytes."""
     why = f"it has more than {LARGEST_TREE} bytes"
-    if _local(place, option).stat().st_size <= LARGEST_TREE:
+    if _file_of(place, option).stat().st_size <= LARGEST_TREE:
         try:
             with open_list(place, option) as handle:
                 return json.loads(handle.read(), object_pairs_hook=_without_repetition)
@@ -48,7 +48,7 @@ def read_tree(place: str, option: str) -> Any:
 
 
 def refused(place: str, option: str, why: str) -> AvsetError:
-    """The error for a list that is another one; what was kept of an address is dropped."""
+    """The error for a list that is not the right one. The cache drops what it kept of the address."""
     if is_address(place):
         _kept(place).unlink(missing_ok=True)
     return AvsetError(f"{place!r} is not the list for clips.options.{option}: {why}; give the right one")
@@ -60,7 +60,7 @@ def is_address(place: str) -> bool:
 
 
 def shown(text: str) -> str:
-    """A foreign text, short and harmless, for one of ours."""
+    """A text of a list, short and printable, for a message of ours."""
     start = repr(text[:SHOWN])
     whole = len(text) <= SHOWN and len(start) <= 2 * SHOWN
     return start if whole else f"{start[: 2 * SHOWN]}... ({len(text)} characters)"
@@ -74,15 +74,15 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _kept(address: str) -> Path:
-    """Where the list of an address is kept once it was fetched."""
-    return ItemCache().root / "lists" / hashlib.sha256(address.encode()).hexdigest()
+    """Where the cache keeps the list of an address."""
+    return cache_folder("lists") / hashlib.sha256(address.encode()).hexdigest()
 
 
-def _local(place: str, option: str) -> Path:
+def _file_of(place: str, option: str) -> Path:
     """The file of a list; an address is fetched once, through the proxies that the environment names."""
     if is_address(place):
         if not _kept(place).is_file():
-            write_atomic(_kept(place), _fetch(place, option))
+            write_atomic(_kept(place), _download(place, option))
         return _kept(place)
     path = Path(place)
     if not path.is_file() or path.stat().st_size > LARGEST:
@@ -91,8 +91,8 @@ def _local(place: str, option: str) -> Path:
     return path
 
 
-def _fetch(address: str, option: str) -> bytes:
-    """What an address delivers; failures that may pass are tried again."""
+def _download(address: str, option: str) -> bytes:
+    """What an address delivers. After a failure that may pass it is asked again."""
     for attempt in range(ATTEMPTS):
         time.sleep(PAUSE * attempt)
         try:

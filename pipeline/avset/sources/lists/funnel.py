@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from avset.errors import AvsetError
 from avset.sources import Entry, Listing
-from avset.sources.lists.rows import SPLITS, spans
+from avset.sources.lists.rows import PRECEDENCE, spans
 
 Lists = dict[str, list[Entry]]
 Names = Annotated[
@@ -27,8 +27,8 @@ class Caps(BaseModel, extra="forbid"):
     test: int | None = Field(default=None, ge=1)
 
 
-def named(name: str, known: Collection[str], option: str) -> str:
-    """`name` if it is known, else an AvsetError with those that are near."""
+def known_name(name: str, known: Collection[str], option: str) -> str:
+    """`name` if it is known; else an AvsetError that lists the nearest known names."""
     if name not in known:
         near = ", ".join(repr(other) for other in difflib.get_close_matches(name, known, cutoff=0.4)) or "none"
         raise AvsetError(f"clips.options.{option}: {name!r} is not in the list; near are {near}")
@@ -40,8 +40,8 @@ def position(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode(errors="surrogatepass")).digest()[:6], "big") / 2**48
 
 
-def share(name: str, weights: dict[str, float]) -> str:
-    """The split of a video, by a hash of its id: it stays the same when others come. Weights need no sum of 1."""
+def split_of(name: str, weights: dict[str, float]) -> str:
+    """The split of a video, by a hash of its id: other videos do not change it. The weights need not sum to 1."""
     at = position(name) * sum(weights.values())
     border = 0.0
     for split, weight in weights.items():
@@ -52,21 +52,21 @@ def share(name: str, weights: dict[str, float]) -> str:
 
 
 def unite(lists: Lists) -> Lists:
-    """The lists with every video in one of them, and once: that which has the first of its splits in SPLITS.
+    """The lists, in which every video now stands once: in the list that gives it the first split of PRECEDENCE.
 
-    So no video is in two splits. Its labels and parts are united.
+    So no video is in two splits. The labels of a video are united, and so are its parts.
     """
     together: dict[str, list[tuple[str, Entry]]] = {}
     for name, entries in lists.items():
         for entry in entries:
             together.setdefault(entry.media_id, []).append((name, entry))
     united: Lists = {name: [] for name in lists}
-    for found in together.values():
-        name, entry = min(found, key=lambda pair: SPLITS.index(pair[1].split))
-        if len(found) > 1:
-            labels = tuple(dict.fromkeys(label for _, other in found for label in other.labels))
-            whole = any(not other.parts for _, other in found)
-            parts = () if whole else spans(part for _, other in found for part in other.parts)
+    for same in together.values():
+        name, entry = min(same, key=lambda pair: PRECEDENCE.index(pair[1].split))
+        if len(same) > 1:
+            labels = tuple(dict.fromkeys(label for _, other in same for label in other.labels))
+            whole = any(not other.parts for _, other in same)
+            parts = () if whole else spans(part for _, other in same for part in other.parts)
             entry = replace(entry, labels=labels, parts=parts)
         united[name].append(entry)
     return united
@@ -75,8 +75,8 @@ def unite(lists: Lists) -> Lists:
 def at_most(lists: Lists, caps: Caps) -> Lists:
     """At most `caps` videos of every class in a split: those first in the order of a hash of their ids.
 
-    So a larger cap only adds, and the order of the lists does not matter. A video of several classes must be
-    among the first of each of them. Rows with a fault take no place.
+    So a larger cap only adds videos, and the order of the lists does not matter. A video of several classes must be
+    among the first of each class. Rows with a fault do not count.
     """
     ranks: Counter[tuple[str, str]] = Counter()
     over = set()
@@ -90,18 +90,18 @@ def at_most(lists: Lists, caps: Caps) -> Lists:
 
 
 def counted(funnel: dict[str, dict[str, int]], step: str, lists: Lists) -> Lists:
-    """`lists`, their lengths noted in the funnel."""
+    """Note the lengths of the lists in the funnel; returns the lists."""
     for name, entries in lists.items():
         funnel[name][step] = len(entries)
     return lists
 
 
 def listing_of(funnel: dict[str, dict[str, int]], lists: Lists, splits: dict[str, str] | None = None) -> Listing:
-    """The listing; the funnel of a list of splits says how many videos it names, and how many of them are used.
+    """The listing of some lists. The funnel of `splits` tells how many videos they name, and how many are used.
 
     AvsetError if nothing usable is left.
     """
-    entries = sorted((entry for found in lists.values() for entry in found), key=lambda entry: entry.media_id)
+    entries = sorted((entry for entries in lists.values() for entry in entries), key=lambda entry: entry.media_id)
     if splits is not None:
         funnel["splits"] = {"rows": len(splits), "distinct": sum(entry.media_id in splits for entry in entries)}
     if all(entry.fault for entry in entries):

@@ -1,7 +1,7 @@
 """The rows of lists of videos, every one checked.
 
-Nothing in a row can reach a path, a command or an address but an id that was checked. A row that cannot be used
-becomes an entry with a fault: it neither ends the reading nor vanishes.
+Of a row, only an id that was checked can reach a path, a command or an address. A row that cannot be used becomes an
+entry with a fault: the reading goes on, and the row is reported.
 """
 
 import csv
@@ -16,18 +16,18 @@ from urllib.parse import quote, urlsplit
 from pydantic import BaseModel, Field, field_validator
 
 from avset.errors import AvsetError
-from avset.sources import Entry
+from avset.sources import SPLITS, Entry
 from avset.sources.lists import is_address, open_list, refused, shown
 
-SPLITS = ("test", "validation", "train")  # a video that lists give to several goes to the first of them
+PRECEDENCE = SPLITS[::-1]  # a video to which lists give several splits has the first of these
 FIRST = ("validation", "test")  # the splits of the first videos of a class, as in Co-Separation
 SITES = ("youtube.com", "youtu.be")
 SITE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 OTHER_ID = re.compile(r"(?!row-)[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 LATEST = 7 * 24 * 3600  # s; no part of a video ends later
 LABEL_LENGTH = 100  # characters
-LONGEST = 100_000  # characters of a line
-ENOUGH = 1000  # rows after which a list that is mostly unusable is refused
+LINE_LENGTH = 100_000  # characters of a line
+JUDGED_FROM = 1000  # rows after which a list that is mostly unusable is refused
 
 
 class Online(BaseModel, extra="forbid"):
@@ -67,11 +67,11 @@ class Online(BaseModel, extra="forbid"):
 class Reading:
     """The reading of one list.
 
-    AvsetError if the list is empty, if no row can be used, or if not even half of a thousand rows or more can.
+    AvsetError if the list is empty, if no row can be used, or if more than half of a thousand rows or more cannot.
     """
 
     place: str  # address or file
-    option: str  # the name of that in clips.options
+    option: str  # the key in clips.options that names the place
     form: str  # what a row is
     rows: int = 0
     faults: int = 0
@@ -83,9 +83,9 @@ class Reading:
         return PurePosixPath(path).name or self.option
 
     def table(self, columns: tuple[str, ...]) -> Iterator[tuple[str, str, list[str]]]:
-        """Place, text and fields of every row of a CSV list; no fields if the row has not one for every column.
+        """Place, text and fields of every row of a CSV list; no fields if their number is not that of the columns.
 
-        One line is one row, so an unclosed quote costs no other; of a line only the first LONGEST characters count.
+        One line is one row, so an unclosed quote spoils no other row. A line counts up to LINE_LENGTH characters.
         Comments (#), blank lines and a header are no rows.
         """
         header = list(columns)
@@ -112,12 +112,12 @@ class Reading:
     ) -> list[Entry]:
         """The entries of a {class: [id, ...]} list that have a split.
 
-        `splits` (id -> split) leaves out what it does not name. None: the first usable videos of a class have the
-        splits `first`, all others are for training.
+        Videos that `splits` (id -> split) does not name are left out. If it is None, the first usable videos of a
+        class have the splits `first`, and all others are for training.
         """
         if not isinstance(tree, dict):
             raise self.refused(f"it is no {self.form}")
-        found = []
+        entries = []
         for name, videos in tree.items():
             order: dict[str, int] = {}
             for number, video in enumerate(videos if isinstance(videos, list) else [videos], 1):
@@ -131,9 +131,9 @@ class Reading:
                 if splits is None and not entry.fault:
                     at = order.setdefault(entry.media_id, len(order))
                     entry = replace(entry, split=first[at]) if at < len(first) else entry
-                found.append(entry)
+                entries.append(entry)
         self._close()
-        return found
+        return entries
 
     def entry(
         self,
@@ -145,7 +145,7 @@ class Reading:
         labels: tuple[str, ...],
         parts: Iterable[tuple[float, float]] = (),
     ) -> Entry:
-        """The entry of a row, if its id, its labels and its parts (s) are what they must be; else its fault."""
+        """The entry of a row; if its id, its labels or its parts (s) cannot be used, the entry of its fault."""
         try:
             media_id = options.checked(video)
             for label in labels:
@@ -159,7 +159,7 @@ class Reading:
     def fault(self, where: str, row: str, split: str, labels: tuple[str, ...] = (), why: str = "") -> Entry:
         """The entry of a row that cannot be used; its media_id is a hash of the row."""
         self.faults += 1
-        if self.rows >= ENOUGH and self.faults > self.rows / 2:
+        if self.rows >= JUDGED_FROM and self.faults > self.rows / 2:
             raise self.refused(f"{self.faults} of its first {self.rows} rows are no {self.form}")
         digest = hashlib.sha256(f"{self.option}\n{row}".encode(errors="surrogatepass")).hexdigest()
         origin = f"{where} of {self.name}"
@@ -167,11 +167,11 @@ class Reading:
         return Entry(f"row-{digest[:10]}", split, tuple(filter(_is_label, labels)), origin, (), detail)
 
     def refused(self, why: str) -> AvsetError:
-        """The error for a list that is another one."""
+        """The error for a list that is not the one that was asked for."""
         return refused(self.place, self.option, why)
 
     def _close(self) -> None:
-        """The check of a list that was read to its end."""
+        """Check a list that was read to its end."""
         if self.rows == 0:
             raise self.refused("it is empty")
         if self.faults >= self.rows:
@@ -191,7 +191,7 @@ def read_splits(place: str, option: str = "splits") -> dict[str, str]:
 
 
 def spans(parts: Iterable[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
-    """Parts (s) in ascending order, those that overlap united; ValueError if one is no part of a video."""
+    """Parts (s) in ascending order; those that overlap are united. ValueError if one is no part of a video."""
     united: list[tuple[float, float]] = []
     for start, end in sorted(parts):
         if not 0 <= start < end <= LATEST:
@@ -203,9 +203,9 @@ def spans(parts: Iterable[tuple[float, float]]) -> tuple[tuple[float, float], ..
 
 
 def _lines(handle: TextIO) -> Iterator[str]:
-    """Lines, without what is beyond their first LONGEST characters."""
+    """Lines, each cut off after LINE_LENGTH characters."""
     rest = False
-    while line := handle.readline(LONGEST):
+    while line := handle.readline(LINE_LENGTH):
         if not rest:
             yield line
         rest = not line.endswith("\n")

@@ -1,23 +1,24 @@
-"""What users type: `python -m avset separate`, `localize`, and `store` for those who keep the artifacts."""
+"""What users type: `avset separate`, `avset localize`, and `avset store` for those who keep the artifacts."""
 
 import json
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from avset import __version__
+from avset.console import HELP_OPTIONS
 from avset.errors import AvsetError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False, context_settings=HELP_OPTIONS)
 
 
 ModelFolder = Annotated[Path, typer.Option(help="Folder of a trained model.")]
 
 
 EncoderFolder = Annotated[
-    Path | None, typer.Option(help="Folder of its encoder; by default that of the same data set.")
+    Path | None, typer.Option(help="Folder of the model's encoder; by default that of the same data set.")
 ]
 
 
@@ -39,6 +40,21 @@ StoreFolder = Annotated[Path, typer.Argument(help="Folder of a store: data/<data
 AsJson = Annotated[bool, typer.Option("--json", help="The same as JSON.")]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"avset {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
+
+
 @app.command()
 def separate(
     file: Annotated[Path, typer.Argument(help="Any audio or video file, of any length.")],
@@ -52,30 +68,13 @@ def separate(
 
     The result is mono at the model's sample rate; sound and residual add up to the mixture.
     """
-    import numpy as np
-
+    from avset.inference.files import separate_file_to_file
     from avset.inference.separate import Separator
-    from avset.media.recordings import AudioWriter, read_blocks
-    from avset.media.waveforms import resample_blocks
 
-    separator = Separator.load(model, encoder)
-    rate = separator.model.settings.transform.sample_rate
-    mono = ((block.mean(0), its_rate) for block, its_rate in read_blocks(file))
-    stream = separator.stream(resample_blocks(mono, rate), separator.text_query([query]))
-    length, loudest, energy, part = 0, 0.0, 0.0, 0.0
-    with ExitStack() as files:
-        writers = [files.enter_context(AudioWriter(path, rate)) for path in (output, residual) if path is not None]
-        for mixture, (estimate,) in stream:
-            rest = mixture - estimate
-            for writer, sound in zip(writers, (estimate, rest), strict=False):
-                writer.write(sound)
-            length += len(mixture)
-            loudest = max(loudest, float(np.abs(estimate).max(initial=0)), float(np.abs(rest).max(initial=0)))
-            energy += float(np.square(mixture, dtype=np.float64).sum())
-            part += float(np.square(estimate, dtype=np.float64).sum())
-    if loudest > 1:
+    done = separate_file_to_file(Separator.load(model, encoder), file, query, output, residual)
+    if done.clipped:
         typer.echo("note: louder than full scale in places, clipped there", err=True)
-    print(f"{output}: {length / rate:.1f} s at {rate} Hz, {part / max(energy, 1e-12):.0%} of the mixture's energy")
+    print(f"{output}: {done.seconds:.1f} s at {done.sample_rate} Hz, {done.energy:.0%} of the mixture's energy")
 
 
 @app.command()
@@ -87,17 +86,13 @@ def localize(
     model: ModelFolder = MODEL,
     encoder: EncoderFolder = None,
 ) -> None:
-    """Show where in a frame the thing is that the query names, as a heat map over the picture."""
-    from avset.inference import localize as places
+    """Show where the query finds its match in a frame, as a heat map over the picture."""
+    from avset.inference.files import localize_file_to_file
     from avset.inference.separate import Separator
-    from avset.report.plots import heat_map, save_png
 
-    separator = Separator.load(model, encoder)
-    frame = places.centre_frame(file, time)
-    scores, grid = places.attention(separator, frame, query)
-    save_png(output, heat_map(frame, scores, grid))
-    row, column = divmod(int(scores.argmax()), grid[1])
-    print(f"{output}: strongest in row {row + 1} of {grid[0]}, column {column + 1} of {grid[1]}")
+    attention = localize_file_to_file(Separator.load(model, encoder), file, query, output, time)
+    (row, column), (rows, columns) = attention.strongest(), attention.grid
+    print(f"{output}: strongest in row {row + 1} of {rows}, column {column + 1} of {columns}")
 
 
 @store.command("ls")

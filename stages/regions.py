@@ -11,7 +11,7 @@ import numpy as np
 
 from avset.compute.build import build, store_payloads
 from avset.compute.run import Job
-from avset.features.padding import whole
+from avset.features.padding import padded_size
 from avset.params import Params
 from avset.storage.artifacts import encoder_digest
 from avset.storage.items import Item
@@ -25,10 +25,10 @@ class Encode:
     """Mapper: frames of some clips, read from the store, through the image tower."""
 
     def __init__(self, frames: Path, encoder: Path, p: Params):
-        from avset.features.regions import Regions  # brings torch
+        from avset.features.regions import RegionMapper  # brings torch
 
         self.frames = Store(frames)
-        self.regions = Regions(encoder, p.regions.positional, p.regions.batch_size, device_of(p))
+        self.regions = RegionMapper(encoder, p.regions.positional, p.regions.batch_size, device_of(p))
 
     def read(self, jobs: list[Job]) -> list[np.ndarray]:
         """The frames (V, H, W, 3) of each clip."""
@@ -53,7 +53,7 @@ def main(path: ParamsFile = PARAMS, verify: Verify = 0) -> None:
     frames, encoder = Store(p.data / "frames"), p.data / "encoder"
     inputs = {"encoder": encoder_digest(encoder)}
     factory = partial(Encode, frames.folder, encoder, p)
-    batch = clips_at_once(p.frames.count, whole(p.regions.batch_size))
+    batch = clips_at_once(p.frames.count, padded_size(p.regions.batch_size))
     build("regions", p, store_payloads(frames), factory, p.regions.recipe(), inputs, DIMENSIONS, batch, verify=verify)
 
 

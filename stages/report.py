@@ -8,7 +8,8 @@ import json
 import shutil
 
 from avset.compute.making import only_writer
-from avset.report import report
+from avset.report.report import write_report
+from avset.report.tables import as_text
 from avset.storage.files import require
 from stages import PARAMS, ParamsFile, begin, command
 
@@ -28,8 +29,8 @@ def main(path: ParamsFile = PARAMS) -> None:
         indices = {stage: p.data / stage / "index.parquet" for stage in STAGES}
         facts = json.loads(require(scores / p.methods[0] / "facts.json").read_text())
         funnel = json.loads(require(p.data / "clips" / "store.json").read_text()).get("funnel")
-        numbers = report.build(scores, p.data / "mixtures", p.methods, indices, facts, p.reports, funnel)
-    print(report.table(numbers))
+        numbers = write_report(scores, p.data / "mixtures", p.methods, indices, facts, p.reports, funnel)
+    print(as_text(numbers))
     print(f"\nlisten: {(p.reports / 'html' / 'index.html').absolute()}")
 
 

@@ -9,7 +9,7 @@ import shutil
 
 from avset.compute.making import only_writer
 from avset.report.report import write_report
-from avset.report.tables import as_text
+from avset.report.tables import numbers_as_text
 from avset.storage.files import require
 from stages import PARAMS, ParamsFile, begin, command
 
@@ -30,7 +30,7 @@ def main(path: ParamsFile = PARAMS) -> None:
         facts = json.loads(require(scores / p.methods[0] / "facts.json").read_text())
         funnel = json.loads(require(p.data / "clips" / "store.json").read_text()).get("funnel")
         numbers = write_report(scores, p.data / "mixtures", p.methods, indices, facts, p.reports, funnel)
-    print(as_text(numbers))
+    print(numbers_as_text(numbers))
     print(f"\nlisten: {(p.reports / 'html' / 'index.html').absolute()}")
 
 

@@ -468,7 +468,7 @@ def test_examples_beyond_the_budget_are_counted(built):
 
 
 def test_the_table_reads_from_bound_to_bound(built):
-    lines = tables.as_text(built[1]).splitlines()
+    lines = tables.numbers_as_text(built[1]).splitlines()
     assert [line.split()[0] for line in lines[2:9]] == ["mixture", *["avset"] * 4, "nmf", "ideal"]
     assert lines[3].split() == ["avset", "text", "6.00", "0.37", "6.00", "6.50", "11.00", "9.00", "6", "0"]
     assert lines[2].split()[-3:] == ["–", "6", "0"]  # a mixture holds no artefacts

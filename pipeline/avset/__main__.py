@@ -37,7 +37,7 @@ app.add_typer(store, name="store")
 StoreFolder = Annotated[Path, typer.Argument(help="Folder of a store: data/<dataset>/<stage>.")]
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="The same as JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def _print_version(asked: bool) -> None:
@@ -116,7 +116,7 @@ def list_stores(
 
 @store.command()
 def info(folder: StoreFolder, as_json: AsJson = False) -> None:
-    """Say what made a store, and what is in it."""
+    """Say what made a store, and what it holds."""
     from avset.storage import inspect as stores
 
     _tell(stores.describe(folder), as_json)
@@ -128,7 +128,7 @@ def diff(
     b: Annotated[Path, typer.Argument(help="Another of the same stage.")],
     as_json: AsJson = False,
 ) -> None:
-    """Say which clips differ between two stores, and why: weights, recipe, code, input. Exit code 1 if any does."""
+    """Say which clips differ between two stores, and why: weights, recipe, code, input. Exit code 1 if one differs."""
     from avset.storage import inspect as stores
 
     found = stores.diff(a, b)
@@ -143,9 +143,9 @@ def diff(
 def verify(
     folder: StoreFolder,
     count: Annotated[int, typer.Option(min=0, help="Clips to read and hash.")] = 20,
-    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of clips.")] = 0,
 ) -> None:
-    """Check that every clip is in its place, and that some hash to what they were. Exit code 1 if not."""
+    """Check that every clip is in its place, and that some have the hash they had. The exit code is 1 if not."""
     from avset.storage import inspect as stores
 
     drawn, damaged = stores.verify(folder, count, seed)
@@ -157,13 +157,13 @@ def verify(
 
 @store.command()
 def gc(
-    days: Annotated[float, typer.Option(min=1, help="What was not used for so long goes.")] = 30,
+    days: Annotated[float, typer.Option(min=1, help="Remove what was not used for so many days.")] = 30,
     fetched: Annotated[
-        bool, typer.Option("--fetched", help="Also fetched media, which may be no longer to be had.")
+        bool, typer.Option("--fetched", help="Remove fetched media too, though their site may no longer have them.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")] = False,
 ) -> None:
-    """Remove from the item cache what was not used for long, and what killed runs left. data/ is not touched."""
+    """Remove from the item cache what was not used for long, and what killed runs left. Nothing in data/ is removed."""
     from avset.storage.cache import ItemCache
     from avset.storage.gc import sweep
 
@@ -187,7 +187,7 @@ def _tell(told: dict[str, Any], as_json: bool) -> None:
 
 
 def main() -> None:
-    """The command line; our own errors are one line."""
+    """Run the command line; an error of our own is one line."""
     try:
         app()
     except AvsetError as e:

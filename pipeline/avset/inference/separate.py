@@ -61,9 +61,7 @@ class Separator:
         so a mask of ones gives back the mixture. `WINDOWS` windows are held at once, whatever the length.
         """
         device, size = self.model.mean_region.device, self.model.settings.transform.length
-        step = size // 2  # the last sample of an odd window has no weight, and is left out
-        rise, fall = torch.hann_window(size + size % 2, device=device)[: 2 * step].view(2, step)
-        rise, fall = rise / (rise + fall), fall / (rise + fall)
+        step, (rise, fall) = size // 2, _fades(size, device)
         queries, before, skip = queries.to(device), torch.zeros(len(queries), 1, step, device=device), step
         span = (WINDOWS - 1) * step + size
         for piece in overlapping(chain([np.zeros(step, np.float32)], mixture), span, WINDOWS * step):
@@ -76,3 +74,10 @@ class Separator:
             before, here = second[:, -1:], slice(skip, min(count * step, len(piece)))
             skip = 0
             yield piece[here], added.flatten(1)[:, here].cpu().numpy()
+
+
+def _fades(size: int, device: torch.device) -> tuple[Float[Tensor, " step"], Float[Tensor, " step"]]:
+    """Weights of the first and of the second half of a window; where two windows overlap, they add up to one."""
+    step = size // 2  # the last sample of an odd window has no weight, and is left out
+    rise, fall = torch.hann_window(size + size % 2, device=device)[: 2 * step].view(2, step)
+    return rise / (rise + fall), fall / (rise + fall)

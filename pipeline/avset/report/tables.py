@@ -51,7 +51,7 @@ def fact_rows(numbers: Numbers) -> list[tuple[str, Any]]:
     return [pair for key, value in numbers.items() if key not in scored for pair in _leaves(value, key)]
 
 
-def as_text(numbers: Numbers) -> str:
+def numbers_as_text(numbers: Numbers) -> str:
     """The metrics as plain text: separation between the two bounds, localisation, then the facts."""
     lines: list[tuple[str, ...]] = [
         ("separation [dB]", "query", "NSDR", "±", "median", "SDR", "SIR", "SAR", "n", "silent")

@@ -90,11 +90,11 @@ def problem(encoder: Any, count: int, tokens: int, std: float) -> tuple[Tensor, 
 
 def same_steps(encoder: Any, steps: int = 3) -> float:
     """Largest difference of the cosines after so many of the plain way's own steps, by both."""
-    from avset.features.captions import _ascend
+    from avset.features.captions import ascend
 
     targets, first = problem(encoder, BATCH, 3, 0.02)
     _, reached = plain(encoder, targets, first, steps)
-    ours = _ascend(encoder, targets, first, steps, "sgd", 100 * RATE / BATCH, "constant")["cosine"]
+    ours = ascend(encoder, targets, first, steps, "sgd", 100 * RATE / BATCH, "constant")["cosine"]
     return float((reached - ours).abs().max())
 
 
@@ -123,12 +123,12 @@ def cases(device: str) -> Iterator[Case]:
 def text(device: str) -> Iterator[str]:
     """That both reach the same cosine, on the demo's encoder. The plain way's steps are made by our ascent, which
     takes the same ones (see `agree`)."""
-    from avset.features.captions import EVERY, _ascend
+    from avset.features.captions import EVERY, ascend
 
     encoder, how = demo(device), OURS["demo"]
     targets, first = problem(encoder, BATCH, 3, how["init_std"])
-    sgd = _ascend(encoder, targets, first, STEPS, "sgd", 100 * RATE / BATCH, "constant")
-    adam = _ascend(encoder, targets, first, how["steps"], "adam", how["lr"], "cosine")
+    sgd = ascend(encoder, targets, first, STEPS, "sgd", 100 * RATE / BATCH, "constant")
+    adam = ascend(encoder, targets, first, how["steps"], "adam", how["lr"], "cosine")
     aim, curve = float(sgd["cosine"].mean()), adam["curve"].mean(0)
     there = (curve >= aim).nonzero()
     step = f"reaches that at step {int(there[0]) * EVERY}" if len(there) else "does not reach that"

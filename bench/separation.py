@@ -146,7 +146,7 @@ def write(path: Path, minutes: int) -> None:
 
 
 def command(folder: Path, file: Path) -> tuple[float, float, int]:
-    """`python -m avset separate` in a process of its own: seconds, processor's seconds, peak bytes."""
+    """`avset separate` in a process of its own: seconds, processor's seconds, peak bytes."""
     arguments = ["-q", TEXT, "-o", folder / "out.wav", "--residual", folder / "rest.wav", "--model", folder / "model"]
     line = [sys.executable, "-m", "avset", "separate", file, *arguments, "--encoder", folder / "encoder"]
     told = [str(part) for part in line]

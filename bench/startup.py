@@ -34,7 +34,7 @@ def commands() -> dict[str, list[str]]:
     """Arguments of the interpreter, by what the table calls them."""
     told = {"python -c pass": ["-c", "pass"]}
     for words in ("", "separate ", "store "):
-        told[f"python -m avset {words}--help"] = ["-m", "avset", *words.split(), "--help"]
+        told[f"avset {words}--help"] = ["-m", "avset", *words.split(), "--help"]
     return told | {f"import stages.{stage}": ["-c", f"import stages.{stage}"] for stage in STAGES}
 
 

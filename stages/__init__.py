@@ -13,6 +13,7 @@ import typer
 from avset import params
 from avset.compute.identity import Recipe
 from avset.compute.making import enough_room
+from avset.console import HELP_OPTIONS
 from avset.errors import AvsetError
 from avset.params import Params
 from avset.storage.files import FULL
@@ -21,7 +22,7 @@ from avset.storage.files import FULL
 def command(main: Callable[..., None]) -> None:
     """Run a stage's function as a command; our own errors end it with one line."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(help=sys.modules[main.__module__].__doc__)(main)
+    app.command(help=sys.modules[main.__module__].__doc__, context_settings=HELP_OPTIONS)(main)
     try:
         app()
     except AvsetError as e:

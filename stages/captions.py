@@ -14,7 +14,7 @@ import numpy as np
 
 from avset.compute.build import build, store_payloads
 from avset.compute.run import Job
-from avset.features.padding import whole
+from avset.features.padding import padded_size
 from avset.params import Params
 from avset.storage.artifacts import ARTIFACTS
 from avset.storage.items import Item
@@ -27,9 +27,9 @@ class Invert:
     """Mapper: embeddings of some clips, read from the store, to their captions."""
 
     def __init__(self, regions: Path, encoder: Path, how: dict[str, Any], p: Params):
-        from avset.features.captions import Captions  # brings torch
+        from avset.features.captions import CaptionMapper  # brings torch
 
-        self.regions, self.captions = Store(regions), Captions(encoder, device=device_of(p), **how)
+        self.regions, self.captions = Store(regions), CaptionMapper(encoder, device=device_of(p), **how)
 
     def read(self, jobs: list[Job]) -> list[tuple[str, np.ndarray]]:
         """The name and the embedding (D,) of each clip."""
@@ -76,7 +76,7 @@ def main(path: ParamsFile = PARAMS, verify: Verify = 0, adopt: Adopt = 0, new_ve
     of = {clip: clip for clip in regions.clips}
     if per == "video":
         of = centres(read_table(p.data / "clips" / "index.parquet"), of)
-    clips, batch = store_payloads(regions), whole(p.captions.batch_size)
+    clips, batch = store_payloads(regions), padded_size(p.captions.batch_size)
     build("captions", p, clips, factory, recipe, batch, of, verify, adopt)
 
 

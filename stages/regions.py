@@ -11,7 +11,7 @@ import numpy as np
 
 from avset.compute.build import build, store_payloads
 from avset.compute.run import Job
-from avset.features.padding import whole
+from avset.features.padding import padded_size
 from avset.params import Params
 from avset.storage.items import Item
 from avset.storage.store import Store
@@ -22,10 +22,10 @@ class Encode:
     """Mapper: frames of some clips, read from the store, through the image tower."""
 
     def __init__(self, frames: Path, encoder: Path, p: Params):
-        from avset.features.regions import Regions  # brings torch
+        from avset.features.regions import RegionMapper  # brings torch
 
         self.frames = Store(frames)
-        self.regions = Regions(encoder, p.regions.positional, p.regions.batch_size, device_of(p))
+        self.regions = RegionMapper(encoder, p.regions.positional, p.regions.batch_size, device_of(p))
 
     def read(self, jobs: list[Job]) -> list[np.ndarray]:
         """The frames (V, H, W, 3) of each clip."""
@@ -49,7 +49,7 @@ def main(path: ParamsFile = PARAMS, verify: Verify = 0, adopt: Adopt = 0, new_ve
     p = begin("regions", path, new_version=new_version)
     frames, encoder = Store(p.data / "frames"), p.data / "encoder"
     factory = partial(Encode, frames.folder, encoder, p)
-    batch = clips_at_once(p.frames.count, whole(p.regions.batch_size))
+    batch = clips_at_once(p.frames.count, padded_size(p.regions.batch_size))
     clips, recipe = store_payloads(frames), p.regions.recipe()
     build("regions", p, clips, factory, recipe, batch, verify=verify, adopt=adopt)
 

@@ -8,7 +8,8 @@ import json
 import shutil
 
 from avset.compute.making import only_writer
-from avset.report import report
+from avset.report.report import write_report
+from avset.report.tables import numbers_as_text
 from avset.storage.artifacts import ARTIFACTS, Record
 from avset.storage.files import require
 from stages import PARAMS, ParamsFile, begin, command
@@ -27,8 +28,8 @@ def main(path: ParamsFile = PARAMS) -> None:
         indices = {name: p.data / name / "index.parquet" for name, artifact in ARTIFACTS.items() if artifact.per_clip}
         facts = json.loads(require(scores / p.methods[0] / "facts.json").read_text())
         funnel = Record.read(p.data / "clips").facts["funnel"]
-        numbers = report.build(scores, p.data / "mixtures", p.methods, indices, facts, p.reports, funnel)
-    print(report.table(numbers))
+        numbers = write_report(scores, p.data / "mixtures", p.methods, indices, facts, p.reports, funnel)
+    print(numbers_as_text(numbers))
     print(f"\nlisten: {(p.reports / 'html' / 'index.html').absolute()}")
 
 

@@ -15,7 +15,7 @@ from test_encoder import artifact
 from test_store import tree_digest
 
 from avset.errors import AvsetError, ClipError, ParamsError
-from avset.features.captions import Captions, invert, seed_of
+from avset.features.captions import CaptionMapper, invert, seed_of
 from avset.features.encoder import Encoder
 from avset.storage.artifacts import Record
 from avset.storage.items import Item
@@ -158,7 +158,7 @@ def test_wrong_parameters_are_named(encoder: Encoder, targets: torch.Tensor):
 
 def test_the_mapper_gives_each_clip_its_caption_and_facts(folder: Path, targets: torch.Tensor):
     how = {"optimizer": "adam", "lr": 0.1, "schedule": "cosine", "init_std": 0.02}
-    captions = pickle.loads(pickle.dumps(Captions(folder, tokens=2, steps=40, low=0.9, **how)))
+    captions = pickle.loads(pickle.dumps(CaptionMapper(folder, tokens=2, steps=40, low=0.9, **how)))
     assert "encoder" not in vars(captions)
     clips = [(f"clip_{i}", target.numpy()) for i, target in enumerate(targets)]
     mapped = captions(clips)
@@ -171,7 +171,7 @@ def test_the_mapper_gives_each_clip_its_caption_and_facts(folder: Path, targets:
         assert (one["cosine"], one["steps"], one["seed"]) == (direct["cosine"][i].item(), 40, seed_of(name))
         assert one["words"].split() == captions.encoder.nearest_words(direct["tokens"][i : i + 1])[0]
         assert one["low"] is (one["cosine"] < 0.9)
-    assert [one["low"] for one in Captions(folder, 2, steps=1, low=1.0)(clips)] == [True] * 5
+    assert [one["low"] for one in CaptionMapper(folder, 2, steps=1, low=1.0)(clips)] == [True] * 5
 
 
 def rows(video: str, *spans: tuple[float, float]) -> list[dict[str, Any]]:
@@ -306,14 +306,14 @@ def test_videos_of_one_clip_have_the_same_store_either_way(project: Project):
 def test_a_video_without_a_caption_is_told_at_each_of_its_clips(
     project: Project, monkeypatch: pytest.MonkeyPatch, reason: str
 ):
-    told = Captions.__call__
+    told = CaptionMapper.__call__
 
-    def fail(self: Captions, clips: list[tuple[str, np.ndarray]]) -> list[dict[str, Any]]:
+    def fail(self: CaptionMapper, clips: list[tuple[str, np.ndarray]]) -> list[dict[str, Any]]:
         if any(clip == "a_10000" for clip, _ in clips):
             raise ClipError(reason, "no way")
         return told(self, clips)
 
-    monkeypatch.setattr(Captions, "__call__", fail)
+    monkeypatch.setattr(CaptionMapper, "__call__", fail)
     store = project.run("video")
     lost = {clip: (row["reason"], row["detail"], row["of"]) for clip, row in store.rows.items() if clip[0] == "a"}
     assert lost == dict.fromkeys(["a_0", "a_10000", "a_20000"], (reason, "no way", "a_10000"))

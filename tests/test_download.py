@@ -285,7 +285,7 @@ def test_a_dead_proxy_is_a_network_failure_without_its_password(server: Server, 
 
 def test_without_yt_dlp_the_cure_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "yt_dlp", None)
-    with pytest.raises(AvsetError, match=r"pip install 'avset-pipeline\[youtube\]'"):
+    with pytest.raises(AvsetError, match=r"pip install 'avset\[youtube\]'"):
         download("fake:removed", tmp_path / "x.mkv")
 
 

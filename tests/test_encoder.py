@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from avset.errors import AvsetError, MissingArtifact
 from avset.features.encoder import Encoder
-from avset.features.padding import whole
+from avset.features.padding import padded_size
 from avset.features.weights import export, save_tensors
 from bench.captions import whole_context
 
@@ -375,7 +375,7 @@ def test_models_that_are_more_than_a_plain_clip_are_refused(tmp_path: Path):
 
 
 def test_whole_batches():
-    assert [whole(n) for n in (1, 16, 17, 64)] == [16, 16, 32, 64]
+    assert [padded_size(n) for n in (1, 16, 17, 64)] == [16, 16, 32, 64]
 
 
 @pytest.mark.slow

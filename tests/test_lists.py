@@ -105,7 +105,7 @@ def test_a_list_is_fetched_once_and_read_without_the_server_afterwards(server: S
     place = f"{server.address}/list.json"
     assert text(place) == LIST.decode()
     assert [file.read_bytes() for file in kept(private_cache)] == [LIST]
-    assert server.asked == [("/list.json", "avset-pipeline")]
+    assert server.asked == [("/list.json", "avset")]
     server.shutdown()
     server.server_close()
     assert read_tree(place, "videos") == json.loads(LIST)

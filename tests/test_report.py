@@ -20,7 +20,11 @@ from avset import errors
 from avset.errors import AvsetError, MissingArtifact
 from avset.evaluation import examples
 from avset.features import spectrograms
-from avset.report import page, plots, report, tables
+from avset.report import page, plots, tables
+from avset.report.coverage import count_clips
+from avset.report.numbers import separation_means
+from avset.report.published import published_rows
+from avset.report.report import typical_example, write_report
 
 RATE, GRID = 11_025, (3, 3)
 EVIL = '<b>viola</b> & "co"'
@@ -119,7 +123,7 @@ def write_table(path: Path, rows: list[dict]) -> Path:
 
 
 def artifacts(root: Path, mixtures: int = 2, length: int = 8192, others: tuple[str, ...] = ("nmf",)) -> dict:
-    """All inputs of `report.build` in `root`, as its arguments."""
+    """All inputs of `write_report` in `root`, as its arguments."""
     data = root / "data" / "demo"
     gains = {"text": 6.0, "word": 4.0, "video": 7.0, "caption": 5.0}
     write_table(data / "scores/avset/scores.parquet", score_rows("avset", gains))
@@ -154,13 +158,13 @@ def artifacts(root: Path, mixtures: int = 2, length: int = 8192, others: tuple[s
     ]
     later = ["no_video", *reasons[1:8], "upstream", "upstream"]
     frames = [{"clip_id": f"c{i}", "status": "failed" if r else "ok", "reason": r} for i, r in enumerate(later)]
-    coverage = {
+    indices = {
         "clips": write_table(data / "clips/index.parquet", clips),
         "frames": write_table(data / "frames/index.parquet", frames),
     }
     return {
         "scores": data / "scores", "mixtures": data / "mixtures", "methods": ["avset", *others],
-        "coverage": coverage, "facts": {"encoder": {"zero_shot": 0.98765}}, "out": root / "reports" / "demo",
+        "indices": indices, "facts": {"encoder": {"zero_shot": 0.98765}}, "out": root / "reports" / "demo",
     }  # fmt: skip
 
 
@@ -168,7 +172,7 @@ def artifacts(root: Path, mixtures: int = 2, length: int = 8192, others: tuple[s
 def built(tmp_path_factory):
     """One report, as (arguments, metrics, folder)."""
     arguments = artifacts(tmp_path_factory.mktemp("report"))
-    return arguments, report.build(**arguments), arguments["out"]
+    return arguments, write_report(**arguments), arguments["out"]
 
 
 def test_metrics_have_the_planted_means(built):
@@ -232,7 +236,7 @@ def test_a_clip_counts_once_under_each_of_its_labels_or_as_unlabelled(tmp_path):
     paths = {"clips": tmp_path / "clips.parquet", "sounds": tmp_path / "sounds.parquet"}
     pq.write_table(pa.Table.from_pylist(clips), paths["clips"], row_group_size=64)
     write_table(paths["sounds"], [*later, {"clip_id": "stranger", "reason": ""}])
-    covered = report.cover(paths)
+    covered = count_clips(paths)
     for stage, reasons in (("clips", {"removed", "age"}), ("sounds", {"upstream", "silent"})):
         fates = {row["clip_id"]: row["reason"] for row in (clips if stage == "clips" else later)}
         extra = stage == "sounds"
@@ -252,7 +256,7 @@ def test_clips_of_many_classes_are_counted(tmp_path):
          "labels": [[f"class {i % 300}"] for i in numbers]}
     )  # fmt: skip
     pq.write_table(table, tmp_path / "index.parquet")
-    labels = report.cover({"clips": tmp_path / "index.parquet"})["clips"]["labels"]
+    labels = count_clips({"clips": tmp_path / "index.parquet"})["clips"]["labels"]
     assert len(labels) == 300 and {n["ok"] for n in labels.values()} == {100}
 
 
@@ -281,7 +285,7 @@ def test_pictures_are_small_and_without_metadata(built, name):
 
 def test_the_same_artifacts_make_the_same_bytes(built, tmp_path):
     arguments, _, out = built
-    report.build(**arguments | {"out": tmp_path})
+    write_report(**arguments | {"out": tmp_path})
     names = sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file())
     assert len(names) == 8
     for name in names:
@@ -362,7 +366,7 @@ def test_the_page_shows_coverage_by_stage_class_and_reason(built):
         "clips": {**whole, "splits": {"train": counted(9_000_000), "test": counted(303)}, "labels": labels},
         "frames": {**frames, "splits": {}, "labels": {"unlabelled": frames}},
     }
-    found = Reader(page.render("demo", built[1], covered, {}))
+    found = Reader(page.render_page("demo", built[1], covered, {}))
     assert found.table("stage") == [
         ["stage", "clips", "ok", "ok %", "failed", "why the others failed", "ok by split"],
         ["clips", "10,000,804", "9,000,303", "90.0", "1,000,501", "removed 1,000,500, silent 1",
@@ -381,19 +385,19 @@ def test_the_page_shows_coverage_by_stage_class_and_reason(built):
 
 def test_the_page_folds_many_classes_and_leaves_out_the_smallest(built):
     for n, fold, rows in ((25, "<details open>", 25), (26, "<details>", 26), (501, "<details>", 500)):
-        html = page.render("demo", built[1], covers([f"class {i:03d}" for i in range(n)]), {})
+        html = page.render_page("demo", built[1], covers([f"class {i:03d}" for i in range(n)]), {})
         assert re.findall("<details[^>]*>", html) == [fold]
         assert len(Reader(html).table("class")) == 1 + rows
         assert ("The largest 500 of 501 classes" in html) == (n > 500)
-    whole = page.render("demo", built[1], {"clips": counted(9) | {"splits": {}, "labels": {"a": counted(9)}}}, {})
+    whole = page.render_page("demo", built[1], {"clips": counted(9) | {"splits": {}, "labels": {"a": counted(9)}}}, {})
     assert re.findall("<details[^>]*>", whole) == ["<details>"], "nothing failed"
-    hundreds = page.render("demo", built[1], covers([f"class {i:03d}" for i in range(300)]), {})
+    hundreds = page.render_page("demo", built[1], covers([f"class {i:03d}" for i in range(300)]), {})
     assert len(hundreds) < 200_000
 
 
 def test_the_page_draws_the_funnel_of_lists(built):
     funnel = {"unbalanced": {"kept": 1455, "rows": 22160}, "balanced": {"lines": 0}}
-    html = page.render("demo", built[1], covers(["violin"], lists=funnel), {})
+    html = page.render_page("demo", built[1], covers(["violin"], lists=funnel), {})
     assert Reader(html).table("rows") == [["rows", "22,160"], ["kept", "1,455"]], "the widest step comes first"
     assert Reader(html).table("lines") == [["lines", "0"]]
     assert "--share:6.6%" in html
@@ -403,8 +407,8 @@ def test_hostile_labels_reasons_and_lists_are_text(built):
     covered = covers(HOSTILE, lists={HOSTILE[1]: {HOSTILE[2]: 7}})
     covered["clips"]["reasons"] = dict.fromkeys(HOSTILE, 1)
     covered["clips"]["splits"] = {HOSTILE[1]: counted(3)}
-    html = page.render(HOSTILE[4], built[1], covered, {})
-    plain = Reader(page.render("demo", built[1], covers(["violin"], lists={"a": {"b": 7}}), {}))
+    html = page.render_page(HOSTILE[4], built[1], covered, {})
+    plain = Reader(page.render_page("demo", built[1], covers(["violin"], lists={"a": {"b": 7}}), {}))
     found = Reader(html)
     assert found.tags == plain.tags, "no tag comes from a label"
     labels = [row[0] for row in found.table("class")[1:]]
@@ -448,23 +452,23 @@ def test_the_page_shows_scores_boxes_and_gains(built):
 
 def test_a_published_data_set_brings_the_papers_rows(built):
     _, numbers, _ = built
-    assert "8.58" in page.render("solos_full", numbers, {}, {})
-    assert tables.published("music")[0] == ("AV-SeT", "video", 7.98, 13.92, 12.35)
-    assert tables.published("demo") == []
+    assert "8.58" in page.render_page("solos_full", numbers, {}, {})
+    assert published_rows("music")[0] == ("AV-SeT", "video", 7.98, 13.92, 12.35)
+    assert published_rows("demo") == []
 
 
 def test_examples_beyond_the_budget_are_counted(built):
     arguments, numbers, _ = built
     heard = {"avset": examples.read(arguments["scores"] / "avset" / "examples.h5")}
-    whole = page.render("demo", numbers, {}, heard)
-    short = page.render("demo", numbers, {}, heard, budget=int(0.7 * len(whole)))
+    whole = page.render_page("demo", numbers, {}, heard)
+    short = page.render_page("demo", numbers, {}, heard, budget=int(0.7 * len(whole)))
     assert short.count('<span class="id">mixture_') == 1
     assert "1 more example" in short
     assert len(short) < 0.7 * len(whole)
 
 
 def test_the_table_reads_from_bound_to_bound(built):
-    lines = report.table(built[1]).splitlines()
+    lines = tables.numbers_as_text(built[1]).splitlines()
     assert [line.split()[0] for line in lines[2:9]] == ["mixture", *["avset"] * 4, "nmf", "ideal"]
     assert lines[3].split() == ["avset", "text", "6.00", "0.37", "6.00", "6.50", "11.00", "9.00", "6", "0"]
     assert lines[2].split()[-3:] == ["–", "6", "0"]  # a mixture holds no artefacts
@@ -477,7 +481,7 @@ def test_a_report_without_examples_and_localisation(tmp_path):
     for name in ("examples.h5", "localization.parquet"):
         (arguments["scores"] / "avset" / name).unlink()
     funnel = {"list": {"rows": 20, "kept": 10}}
-    numbers = report.build(**arguments, funnel=funnel)
+    numbers = write_report(**arguments, funnel=funnel)
     assert json.loads((arguments["out"] / "coverage.json").read_text())["lists"] == funnel
     assert "localization" not in numbers
     assert "Listen" not in (arguments["out"] / "html" / "index.html").read_text()
@@ -488,7 +492,7 @@ def test_a_single_score_has_no_standard_error(tmp_path):
     arguments = artifacts(tmp_path, others=())
     write_table(arguments["scores"] / "avset/scores.parquet", score_rows("avset", {"text": 3.0}, n=1))
     (arguments["scores"] / "avset" / "examples.h5").unlink()
-    numbers = report.build(**arguments)
+    numbers = write_report(**arguments)
     assert numbers["avset"]["text"]["nsdr_sem"] is None
     assert "NaN" not in (arguments["out"] / "metrics.json").read_text()
 
@@ -499,16 +503,16 @@ def test_what_is_missing_or_wrong_is_named(built, tmp_path, monkeypatch):
     data = Path("data/demo")
     arguments = arguments | {"out": tmp_path, "scores": data / "scores", "mixtures": data / "mixtures"}
     with pytest.raises(MissingArtifact, match=r"ours/scores.parquet is not there; make it with `dvc repro evaluate`"):
-        report.build(**arguments | {"methods": ["avset", "ours"]})
-    coverage = {"clips": data / "clips/index.parquet", "captions": data / "captions/index.parquet"}
+        write_report(**arguments | {"methods": ["avset", "ours"]})
+    indices = {"clips": data / "clips/index.parquet", "captions": data / "captions/index.parquet"}
     with pytest.raises(MissingArtifact, match="dvc repro captions"):
-        report.build(**arguments | {"coverage": coverage})
+        write_report(**arguments | {"indices": indices})
     with pytest.raises(AvsetError, match=r"the fact avset\.text\.nsdr would overwrite"):
-        report.build(**arguments | {"facts": {"avset": {"text": {"nsdr": 99.0}}}})
+        write_report(**arguments | {"facts": {"avset": {"text": {"nsdr": 99.0}}}})
     with pytest.raises(AvsetError, match="nothing to report"):
-        report.build(**arguments | {"methods": []})
+        write_report(**arguments | {"methods": []})
     with pytest.raises(AvsetError, match="cannot be called 'ideal'"):
-        report.separation({"ideal": score_rows("ideal", {"text": 1.0})}, score_rows("mixture", {"": 0.0}) * 2)
+        separation_means({"ideal": score_rows("ideal", {"text": 1.0})}, score_rows("mixture", {"": 0.0}) * 2)
     broken = tmp_path / "examples.h5"
     with h5py.File(broken, "w") as file:
         file.create_group("m0").attrs["labels"] = "[]"
@@ -524,7 +528,7 @@ def test_the_typical_example_is_the_median(tmp_path):
         for i, gain in enumerate((9.0, 1.0, 5.0)):
             write_example(file, f"m{i}", ["violin", "piano"], 2048, i)
             file[f"m{i}/text/nsdr"][...] = gain
-    assert report.typical(examples.read(path)).mixture_id == "m2"
+    assert typical_example(examples.read(path)).mixture_id == "m2"
 
 
 def test_a_spectrogram_shows_a_tone_where_the_warped_axis_has_it():
@@ -558,7 +562,7 @@ def test_a_heat_map_is_hot_in_its_cell_and_grey_elsewhere():
 def test_figures_that_are_too_big_lose_resolution():
     figure = plots.Figure(figsize=(4, 4))
     figure.add_subplot().imshow(np.random.default_rng(0).random((600, 600)))
-    content = plots.png(figure)
+    content = plots.figure_png(figure)
     assert len(content) <= plots.LIMIT
     assert 150 < Image.open(io.BytesIO(content)).width < 550
 

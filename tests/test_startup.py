@@ -28,7 +28,7 @@ BROUGHT = {  # beyond STORES, by the import of a stage
 
 
 def at_import(file: str) -> set[str]:
-    """Dotted names that a file imports when it is imported itself: not those inside of functions."""
+    """Dotted names that a file imports when it is imported itself: not those of functions and of type checkers."""
     names, todo = set(), list(ast.parse((ROOT / file).read_text()).body)
     while todo:
         node = todo.pop()
@@ -36,6 +36,8 @@ def at_import(file: str) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            todo += node.orelse
         elif not isinstance(node, ast.FunctionDef):
             todo += [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
     return names
@@ -69,6 +71,10 @@ def loaded(code: str) -> set[str]:
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     code = f"from avset.__main__ import app\napp({[*words, '--help']}, standalone_mode=False)"
     assert loaded(code) == set()
+
+
+def test_the_library_itself_imports_nothing_heavy() -> None:
+    assert loaded("import avset\ndir(avset)\nassert 'numpy' not in sys.modules") == set()
 
 
 def test_looking_after_stores_needs_no_torch() -> None:

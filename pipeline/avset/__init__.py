@@ -1,5 +1,10 @@
 """AV-SeT as a staged pipeline: language-guided audio-visual source separation (Tan et al., CVPR 2023).
 
+    separator = avset.Separator.load(Path("model"), Path("encoder"))
+    avset.separate_file_to_file(separator, Path("band.mp4"), "person playing a violin", Path("violin.wav"))
+
+`import avset` costs nothing: a name of `__all__` imports its module when it is first used.
+
 Glossary
     media       a video file; a clip is an excerpt of it, named `<media_id>_<start_ms>`
     frames      RGB pictures of a clip on a fixed time grid; the centre frame is number V // 2
@@ -17,4 +22,44 @@ Letters of dimensions, used in every signature
 (The paper writes T for video frames and N for STFT frames.)
 """
 
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
+__all__ = [
+    "AvsetError",
+    "Encoder",
+    "Separator",
+    "Store",
+    "localize_file",
+    "localize_file_to_file",
+    "separate_file",
+    "separate_file_to_file",
+]
+
+if TYPE_CHECKING:
+    from avset.errors import AvsetError
+    from avset.features.encoder import Encoder
+    from avset.inference.files import localize_file, localize_file_to_file, separate_file, separate_file_to_file
+    from avset.inference.separate import Separator
+    from avset.storage.store import Store
+else:  # a type checker must not see this: it would take every misspelt name for one that exists
+    _HOMES = {
+        "AvsetError": "errors",
+        "Encoder": "features.encoder",
+        "Separator": "inference.separate",
+        "Store": "storage.store",
+        "localize_file": "inference.files",
+        "localize_file_to_file": "inference.files",
+        "separate_file": "inference.files",
+        "separate_file_to_file": "inference.files",
+    }
+
+    def __getattr__(name):
+        from importlib import import_module
+
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

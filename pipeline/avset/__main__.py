@@ -1,23 +1,24 @@
-"""What users type: `python -m avset separate`, `localize`, and `store` for those who keep the artifacts."""
+"""What users type: `avset separate`, `avset localize`, and `avset store` for those who keep the artifacts."""
 
 import json
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from avset import __version__
+from avset.console import HELP_OPTIONS
 from avset.errors import AvsetError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False, context_settings=HELP_OPTIONS)
 
 
 ModelFolder = Annotated[Path, typer.Option(help="Folder of a trained model.")]
 
 
 EncoderFolder = Annotated[
-    Path | None, typer.Option(help="Folder of its encoder; by default that of the same data set.")
+    Path | None, typer.Option(help="Folder of the model's encoder; by default that of the same data set.")
 ]
 
 
@@ -36,7 +37,22 @@ app.add_typer(store, name="store")
 StoreFolder = Annotated[Path, typer.Argument(help="Folder of a store: data/<dataset>/<stage>.")]
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="The same as JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"avset {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
 
 
 @app.command()
@@ -52,30 +68,13 @@ def separate(
 
     The result is mono at the model's sample rate; sound and residual add up to the mixture.
     """
-    import numpy as np
-
+    from avset.inference.files import separate_file_to_file
     from avset.inference.separate import Separator
-    from avset.media.recordings import AudioWriter, read_blocks
-    from avset.media.waveforms import resample_blocks
 
-    separator = Separator.load(model, encoder)
-    rate = separator.model.settings.transform.sample_rate
-    mono = ((block.mean(0), its_rate) for block, its_rate in read_blocks(file))
-    stream = separator.stream(resample_blocks(mono, rate), separator.text_query([query]))
-    length, loudest, energy, part = 0, 0.0, 0.0, 0.0
-    with ExitStack() as files:
-        writers = [files.enter_context(AudioWriter(path, rate)) for path in (output, residual) if path is not None]
-        for mixture, (estimate,) in stream:
-            rest = mixture - estimate
-            for writer, sound in zip(writers, (estimate, rest), strict=False):
-                writer.write(sound)
-            length += len(mixture)
-            loudest = max(loudest, float(np.abs(estimate).max(initial=0)), float(np.abs(rest).max(initial=0)))
-            energy += float(np.square(mixture, dtype=np.float64).sum())
-            part += float(np.square(estimate, dtype=np.float64).sum())
-    if loudest > 1:
+    done = separate_file_to_file(Separator.load(model, encoder), file, query, output, residual)
+    if done.clipped:
         typer.echo("note: louder than full scale in places, clipped there", err=True)
-    print(f"{output}: {length / rate:.1f} s at {rate} Hz, {part / max(energy, 1e-12):.0%} of the mixture's energy")
+    print(f"{output}: {done.seconds:.1f} s at {done.sample_rate} Hz, {done.energy:.0%} of the mixture's energy")
 
 
 @app.command()
@@ -87,17 +86,13 @@ def localize(
     model: ModelFolder = MODEL,
     encoder: EncoderFolder = None,
 ) -> None:
-    """Show where in a frame the thing is that the query names, as a heat map over the picture."""
-    from avset.inference import localize as places
+    """Show where the query finds its match in a frame, as a heat map over the picture."""
+    from avset.inference.files import localize_file_to_file
     from avset.inference.separate import Separator
-    from avset.report.plots import heat_map, save_png
 
-    separator = Separator.load(model, encoder)
-    frame = places.centre_frame(file, time)
-    scores, grid = places.attention(separator, frame, query)
-    save_png(output, heat_map(frame, scores, grid))
-    row, column = divmod(int(scores.argmax()), grid[1])
-    print(f"{output}: strongest in row {row + 1} of {grid[0]}, column {column + 1} of {grid[1]}")
+    attention = localize_file_to_file(Separator.load(model, encoder), file, query, output, time)
+    (row, column), (rows, columns) = attention.strongest(), attention.grid
+    print(f"{output}: strongest in row {row + 1} of {rows}, column {column + 1} of {columns}")
 
 
 @store.command("ls")
@@ -122,7 +117,7 @@ def list_stores(
 
 @store.command()
 def info(folder: StoreFolder, as_json: AsJson = False) -> None:
-    """Say what made a store, and what is in it."""
+    """Say what made a store, and what it holds."""
     from avset.storage import inspect as stores
 
     _tell(stores.describe(folder), as_json)
@@ -134,7 +129,7 @@ def diff(
     b: Annotated[Path, typer.Argument(help="Another of the same stage.")],
     as_json: AsJson = False,
 ) -> None:
-    """Say which clips differ between two stores, and why: weights, recipe, code, input. Exit code 1 if any does."""
+    """Say which clips differ between two stores, and why: weights, recipe, code, input. Exit code 1 if one differs."""
     from avset.storage import inspect as stores
 
     found = stores.diff(a, b)
@@ -149,9 +144,9 @@ def diff(
 def verify(
     folder: StoreFolder,
     count: Annotated[int, typer.Option(min=0, help="Clips to read and hash.")] = 20,
-    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of clips.")] = 0,
 ) -> None:
-    """Check that every clip is in its place, and that some hash to what they were. Exit code 1 if not."""
+    """Check that every clip is in its place, and that some have the hash they had. The exit code is 1 if not."""
     from avset.storage import inspect as stores
 
     read, damaged = stores.verify(folder, count, seed)
@@ -163,13 +158,13 @@ def verify(
 
 @store.command()
 def gc(
-    days: Annotated[float, typer.Option(min=1, help="What was not used for so long goes.")] = 30,
+    days: Annotated[float, typer.Option(min=1, help="Remove what was not used for so many days.")] = 30,
     fetched: Annotated[
-        bool, typer.Option("--fetched", help="Also fetched media, which may be no longer to be had.")
+        bool, typer.Option("--fetched", help="Remove fetched media too, though their site may no longer have them.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")] = False,
 ) -> None:
-    """Remove from the item cache what was not used for long, and what killed runs left. data/ is not touched."""
+    """Remove from the item cache what was not used for long, and what killed runs left. Nothing in data/ is removed."""
     from avset.storage.cache import ItemCache
     from avset.storage.gc import sweep
 
@@ -193,7 +188,7 @@ def _tell(told: dict[str, Any], as_json: bool) -> None:
 
 
 def main() -> None:
-    """The command line; our own errors are one line."""
+    """Run the command line; an error of our own is one line."""
     try:
         app()
     except AvsetError as e:

@@ -8,7 +8,7 @@ REASONS = {  # why a clip is not in an artifact
     "region": "the video is not shown in this country",
     "age": "the video is shown to signed-in adults only",
     "live": "the video is a live stream, or not out yet",
-    "bot_check": "the site asks to prove that one is no bot",
+    "bot_check": "the site asks for proof that the visitor is human",
     "rate_limited": "the site refuses for now",
     "network": "the connection failed",
     "corrupt": "the file cannot be decoded",
@@ -17,21 +17,21 @@ REASONS = {  # why a clip is not in an artifact
     "no_audio": "there is no sound track",
     "silent": "the sound is below the silence threshold",
     "too_short": "the excerpt is shorter than clips.min_seconds",
-    "worker_died": "the worker process died on it twice",
-    "timeout": "it took longer than runtime.time_limit",
+    "worker_died": "the worker process died twice on this clip",
+    "timeout": "the clip took longer than runtime.time_limit",
     "error": "an unexpected error, see detail",
     "upstream": "an earlier stage failed on this clip",
 }
 
 
-REFUSED = {"bot_check", "rate_limited"}  # the site's word about us, not about the video
+REFUSED = {"bot_check", "rate_limited"}  # says something about us, and nothing about the video
 
 
-# No property of the clip, so never remembered: tried again at every run.
+# Not a property of the clip, so never remembered: every run tries the clip again.
 RETRIED = {"worker_died", "timeout", "error", "upstream", "network", *REFUSED}
 
 
-TRANSIENT = {*RETRIED, "live", "region", "age"}  # depends on when, where and as whom one asks
+TRANSIENT = {*RETRIED, "live", "region", "age"}  # another time, place or account may change it
 
 
 class AvsetError(Exception):
@@ -47,12 +47,12 @@ class MissingArtifact(AvsetError):
 
 
 class ClipError(AvsetError):
-    """One clip cannot be used: `reason` is a key of `REASONS`, `detail` says what was seen."""
+    """One clip cannot be used: `reason` is a key of `REASONS`, and `detail` says what was seen in the clip."""
 
     def __init__(self, reason: str, detail: str = ""):
         assert reason in REASONS, reason
         super().__init__(f"{reason}: {detail or REASONS[reason]}")
         self.reason, self.detail = reason, detail
 
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:  # picklable: it crosses process borders
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:  # pickled, to leave a worker process
         return type(self), (self.reason, self.detail)

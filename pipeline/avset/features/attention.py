@@ -1,6 +1,6 @@
 """How strongly each region of a frame answers to a caption, a text or a sound.
 
-P_Att of Section 3.1 is the softmax of these scores, times their scale, over the regions of a frame.
+P_Att of Section 3.1 is the softmax of the scores, times their scale, over the regions of a frame.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from avset.errors import ParamsError
 
-SCALES = {"cosine": 100.0, "dot": 1.0, "centered": 1.0}  # of a similarity before the softmax: CLIP's; the paper's
+SCALES = {"cosine": 100.0, "dot": 1.0, "centered": 1.0}  # of a similarity before the softmax: 100 is CLIP's
 
 
 def similarity(
@@ -22,11 +22,11 @@ def similarity(
 ) -> Float[Tensor, "*frames R"]:
     """Score of every region against a target, before any scale or softmax.
 
-    cosine    of the authors' code
-    dot       of the paper's P_Att
-    centered  dot product of the deviations from `mean_target` (of the queries that could have been asked)
-              and from `mean_region` (default: of this frame's regions, which leaves its order and softmax
-              as they are)
+    cosine    cosine, as in the authors' code
+    dot       dot product, as in the paper's P_Att
+    centered  dot product of two deviations: the target's from `mean_target`, the mean of all queries that could
+              have been asked, and the region's from `mean_region`. The default of `mean_region` is the mean of the
+              frame's own regions, which changes neither their order nor the softmax.
 
     ParamsError: unknown similarity, or `centered` without a mean target.
     """

@@ -15,14 +15,13 @@ from torch.nn import functional as F
 
 from avset.errors import ParamsError
 from avset.features.encoder import Encoder
-from avset.features.padding import whole
+from avset.features.padding import padded_size
 
 EVERY = 10  # steps between two points of a cosine curve
 
 
-OPTIMIZERS: dict[
-    str, Any
-] = {  # Adam forgets within ten steps how large the first gradients were: a higher cosine in fewer steps
+OPTIMIZERS: dict[str, Any] = {
+    # With these betas Adam forgets the large first gradients within ten steps: a higher cosine in fewer steps.
     "adam": partial(torch.optim.Adam, betas=(0.9, 0.9)),
     "sgd": torch.optim.SGD,
 }
@@ -55,37 +54,37 @@ def invert(
     """Maximise the cosine of the text embedding of K free tokens and an image embedding (Eq. 1, Eq. 6).
 
     targets   image embeddings f_center        seeds      one a clip, of p ~ N(0, init_std)
-    tokens    K                                init_std   1 in the release; CLIP's own tokens have about 0.02
-    lr        of a clip's own cosine           schedule   "constant", or "cosine" down to 0
+    tokens    K                                init_std   1 in the release, about 0.02 in CLIP's own tokens
+    lr        of the cosine of one clip        schedule   "constant", or "cosine" down to 0
 
     The loss is minus the *sum* of the cosines, and batches are padded to one constant size (`batch_size`, up
-    to a multiple of 16): a clip's caption depends on its target and seed alone, to the byte on the CPU.
+    to a multiple of 16): the caption of a clip depends on its target and its seed alone, to the byte on the CPU.
 
-    Plain SGD therefore steps by lr * d cosine / d p. The release minimises -100 * *mean* with lr 10, which
-    steps by 1000 / batch size times that gradient: 62.5 in a batch of 16, 17.2 in one of 58. Its captions are
-    `optimizer="sgd", schedule="constant", lr=62.5, init_std=1.0, steps=5000`.
+    So a step of plain SGD is lr * d cosine / d p. The release minimises -100 * *mean* with lr 10: a step is
+    1000 / batch size times the same gradient, 62.5 in a batch of 16 and 17.2 in a batch of 58. The captions of the
+    release are `optimizer="sgd", schedule="constant", lr=62.5, init_std=1.0, steps=5000`.
 
     Returns, on the CPU
         caption (B, D)   C* = g^L(p*), un-normalised         tokens (B, K, E)   p*
         cosine (B,)      of target and caption               curve (B, S)       cosine at steps 0, 10, 20, ...
-    p* is where the ascent ends, as in the release. The cosine schedule makes that its best point; a constant
-    rate leaves it as far from the best as its last step is long, which the curve shows.
+    p* is where the ascent ends, as in the release. With the cosine schedule the end is the best point. With a
+    constant rate the end may miss the best point by the length of a step; the curve shows by how much.
 
     ParamsError: unknown optimizer or schedule. AvsetError: more tokens than the encoder's context.
     """
     for key, name, known in (("optimizer", optimizer, OPTIMIZERS), ("schedule", schedule, SCHEDULES)):
         if name not in known:
             raise ParamsError(f"captions.{key}: {name!r} is not one of {', '.join(known)}")
-    batch_size = whole(batch_size)
+    batch_size = padded_size(batch_size)
     parts = []
     for start in range(0, len(targets), batch_size):
         wanted = targets[start : start + batch_size].to(encoder.mean)
         guesses = [_guess((tokens, encoder.width), init_std, seed) for seed in seeds[start : start + batch_size]]
         count = len(wanted)
-        fill = [0] * (batch_size - count)  # the first clip again: any would do
+        fill = [0] * (batch_size - count)  # the first clip again; any clip would do
         wanted = torch.cat([wanted, wanted[fill]])
         first = torch.stack(guesses + [guesses[0]] * len(fill)).to(encoder.mean)
-        found = _ascend(encoder, wanted, first, steps, optimizer, lr, schedule)
+        found = ascend(encoder, wanted, first, steps, optimizer, lr, schedule)
         parts.append({k: v[:count].cpu() for k, v in found.items()})
     return {k: torch.cat([part[k] for part in parts]) for k in parts[0]}
 
@@ -94,10 +93,10 @@ def _guess(shape: tuple[int, int], std: float, seed: int) -> Tensor:
     return std * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _ascend(
+def ascend(
     encoder: Encoder, targets: Tensor, first: Tensor, steps: int, optimizer: str, lr: float, schedule: str
 ) -> dict[str, Tensor]:
-    """One batch of inversions; every row goes its own way."""
+    """One batch of inversions; no row depends on another."""
     p = first.clone().requires_grad_()
     mover = OPTIMIZERS[optimizer]([p], lr=lr)
     curve = []
@@ -114,11 +113,11 @@ def _ascend(
     return {name: tensor.detach() for name, tensor in found.items()}
 
 
-class Captions:
+class CaptionMapper:
     """Maps (clip_id, embedding) of some clips to their latent captions.
 
-    The encoder loads at the first call, so a mapper travels to its worker light. `encoder` is the folder of
-    its artifact, `low` the cosine below which a caption is flagged; the other parameters are those of `invert`.
+    The encoder loads at the first call, so a mapper is small on its way to a worker. `encoder` is the folder of
+    its artifact, and a caption of a cosine below `low` is flagged. The other parameters are those of `invert`.
     """
 
     def __init__(
@@ -140,9 +139,9 @@ class Captions:
         return Encoder.load(self.folder).to(self.device)
 
     def __call__(self, clips: list[tuple[str, Float[np.ndarray, " D"]]]) -> list[dict[str, Any]]:
-        """For each clip `caption` (D,), `tokens` (K, E), `curve` (S,), and its facts.
+        """For each clip `caption` (D,), `tokens` (K, E), `curve` (S,), and facts.
 
-        The facts are `cosine` reached, `steps`, `seed`, `words` (nearest to the tokens, joined by blanks) and
+        The facts are `cosine`, `steps`, `seed`, `words` (the words nearest to the tokens, joined by blanks) and
         `low` (whether the cosine is below the threshold).
         """
         targets = torch.from_numpy(np.stack([embedding for _, embedding in clips])).float()

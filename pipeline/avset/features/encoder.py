@@ -1,10 +1,10 @@
-"""The frozen vision-language encoder (CLIP): exported once to plain files, loaded from them ever after.
+"""The frozen vision-language encoder (CLIP): exported once to plain files, always loaded from these files.
 
 `avset.features.weights` turns an open_clip model, published or local, into weights.safetensors and encoder.json;
-`Encoder` reads nothing but these two. What it adds to CLIP is the region embeddings of App. A.2, and the encoding of
-learnable tokens of App. A.1 at the cost of the K + 2 positions that matter.
+`Encoder` reads nothing but these two files. `Encoder` adds two things to CLIP: the region embeddings of App. A.2, and
+the encoding of learnable tokens of App. A.1 at the cost of K + 2 positions.
 
-open_clip takes seconds to import, so the functions that need it do so.
+open_clip takes seconds to import, so only the functions that need open_clip import it.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ from avset.errors import AvsetError, MissingArtifact
 WEIGHTS, DESCRIPTION = "weights.safetensors", "encoder.json"
 
 
-def build(config: dict[str, Any]) -> Any:
-    """open_clip's model without values: no time lost on random weights, no random number drawn."""
+def model_without_weights(config: dict[str, Any]) -> Any:
+    """open_clip's model on the meta device: no random weights are drawn, and no time is spent on them."""
     import open_clip
 
     with torch.device("meta"):
@@ -40,8 +40,8 @@ class Encoder(nn.Module):
     """The frozen encoder of an artifact, always in evaluation mode.
 
     Attributes
-        digest   sha256 of encoder.json, which holds that of the weights: it names weights, activation and
-                 preprocessing together
+        digest   sha256 of encoder.json, which holds the sha256 of the weights: one name for the weights, the
+                 activation and the preprocessing
         dim      D, width of the joint embedding space        width    E, width of a caption token
         grid     (rows, columns) of the regions, R in all     size     side of a picture, px
         context  longest text, tokens, with [SOT] and [EOT]
@@ -79,7 +79,7 @@ class Encoder(nn.Module):
         description = json.loads(text)
         if hashlib.sha256(data).hexdigest() != description["sha256"]:
             raise AvsetError(f"{folder / WEIGHTS} is not the file that {DESCRIPTION} describes; make both anew")
-        model = build(description["model"])
+        model = model_without_weights(description["model"])
         try:
             model.load_state_dict(load_tensors(data), assign=True)
         except (RuntimeError, SafetensorError) as e:
@@ -91,13 +91,13 @@ class Encoder(nn.Module):
         return super().train(False)
 
     def _apply(self, *args: Any, **kwargs: Any) -> "Encoder":
-        self._past = []  # was of another device or precision
+        self._past = []  # had another device or precision
         return super()._apply(*args, **kwargs)
 
     def preprocess(
         self, frames: UInt8[np.ndarray, "V H W 3"] | UInt8[Tensor, "V H W 3"]
     ) -> Float[Tensor, "V 3 size size"]:
-        """Resize the shorter side, cut the centre square, normalise; as CLIP does, to one grey level."""
+        """Resize the shorter side, cut the centre square, normalise; equal to CLIP's own code within one grey level."""
         frames = frames if isinstance(frames, Tensor) else torch.from_numpy(np.array(frames))
         pixels = frames.to(self.mean.device).permute(0, 3, 1, 2).to(self.mean.dtype)
         height, width = pixels.shape[2:]
@@ -105,7 +105,7 @@ class Encoder(nn.Module):
         shape = (self.size * height // shorter, self.size * width // shorter)
         if self.preprocessing["resize_mode"] == "squash":
             shape = (self.size, self.size)
-        for step in ((height, shape[1]), shape):  # rows, then columns; grey levels in between as in a picture
+        for step in ((height, shape[1]), shape):  # rows, then columns; whole grey levels after each
             if step != tuple(pixels.shape[2:]):
                 mode = self.preprocessing["interpolation"]
                 pixels = F.interpolate(pixels, step, mode=mode, antialias=True, align_corners=False)
@@ -120,12 +120,11 @@ class Encoder(nn.Module):
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "V R D"]]:
         """Global and region embeddings (App. A.2), from one run of the trunk.
 
-        ModifiedResNet: the regions are the cells of the last feature map through the value and output
-        projections of the attention pool, Eq. 9 with its biases; `positional` adds the positional embedding
-        of the cells first, as the pool itself does and Eq. 9 does not.
-        ViT: the patches leave the last block as if each had attended to itself alone, the value path of
-        MaskCLIP; then the final norm and projection. Positions enter at the input, so `positional` has
-        no effect.
+        ModifiedResNet: the regions are the cells of the last feature map after the value and output projections
+        of the attention pool (Eq. 9, with biases). `positional` adds the positional embedding of the cells first:
+        the pool itself does so, and Eq. 9 does not.
+        ViT: in the last block each patch attends to itself alone (the value path of MaskCLIP); the final norm and
+        projection follow. Positions enter at the input, so `positional` has no effect.
         """
         visual = self.model.visual
         if hasattr(visual, "attnpool"):
@@ -139,7 +138,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> Float[Tensor, "n D"]:
-        """g^L of written queries, computed no further than the longest of them.
+        """g^L of written queries, on no more positions than the longest text has.
 
         AvsetError for a text that is longer than the context.
         """
@@ -157,9 +156,9 @@ class Encoder(nn.Module):
     def encode_tokens(self, tokens: Float[Tensor, "B K E"]) -> Float[Tensor, "B D"]:
         """g^L(p) of App. A.1: the embedding of [SOT] p_1 .. p_K [EOT]; differentiable in the tokens.
 
-        Equal to CLIP's text encoder on its whole context, in values and gradients, at a fraction of the
-        cost: the tower is causal, so what follows [EOT] is not computed; nor is [SOT], whose keys and values
-        never change; and the last layer computes the row of [EOT] alone.
+        Values and gradients are those of CLIP's text encoder on its whole context, at a fraction of the cost. The
+        tower is causal, so the positions after [EOT] are not computed. The keys and values of [SOT] never change, so
+        they are computed once. The last layer computes the row of [EOT] alone.
         AvsetError if K + 2 is more than the context.
         """
         batch, count = tokens.shape[:2]
@@ -189,7 +188,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def _prefix(self) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of [SOT] in every layer; nothing before it, so they never change."""
+        """Keys and values of [SOT] in every layer: [SOT] comes first in a causal tower, so they never change."""
         if not self._past:
             x = self.model.token_embedding.weight[self.sot] + self.model.positional_embedding[0]
             x = x[None, None]
@@ -202,9 +201,9 @@ class Encoder(nn.Module):
 def _attend(
     block: Any, x: Tensor, past: tuple[Tensor, Tensor] | None, mask: Tensor | None
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """One pre-norm transformer block over x (B, L, E) and the keys and values `past` of what came before.
+    """One pre-norm transformer block over x (B, L, E), with the keys and values `past` of the P positions before x.
 
-    mask (Q, P + L), true where seen: only the last Q rows leave the block. `past` is a pair of
+    `mask` (Q, P + L) is true where a row sees a position: only the last Q rows leave the block. `past` is a pair of
     (1, heads, P, E / heads). Returns the rows (B, Q, E), and the keys and values of x.
     """
     attn, rows = block.attn, x if mask is None else x[:, -len(mask) :]
@@ -227,7 +226,7 @@ def _attend(
 
 
 def _attention_pool(pool: Any, features: Tensor, positional: bool) -> tuple[Tensor, Tensor]:
-    """CLIP's attention pool (Eq. 7, 8; the mean cell is the query), and its value path without the mixing.
+    """CLIP's attention pool (Eq. 7, 8; the mean cell is the query), and the value path of each cell alone (Eq. 9).
 
     features (V, C, rows, columns) -> embedding (V, D), regions (V, R, D).
     """

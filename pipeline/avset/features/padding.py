@@ -1,11 +1,11 @@
-"""Batch sizes whose rows come out the same wherever they stand. Without torch: a stage asks before it needs that."""
+"""Batch sizes at which a row has the same bytes wherever it stands. No torch: a stage asks before it needs torch."""
 
-LANES = 16  # matrix kernels, and threads, treat the rows of a ragged edge otherwise
+LANES = 16  # matrix kernels and threads compute the rows of a ragged edge in another way
 
 
-def whole(batch_size: int) -> int:
+def padded_size(batch_size: int) -> int:
     """The batch size rounded up to a multiple of 16.
 
-    Rows of such batches come out the same to the byte wherever they stand, on one thread or several (CPU).
+    On the CPU a row of such a batch has the same bytes wherever it stands, on one thread or several.
     """
     return -(-batch_size // LANES) * LANES

@@ -8,19 +8,19 @@ import torch
 from jaxtyping import UInt8
 
 from avset.features.encoder import Encoder
-from avset.features.padding import whole
+from avset.features.padding import padded_size
 
 
-class Regions:
+class RegionMapper:
     """Maps the frames of some clips to `regions` (V, R, D) and `embedding` (D,) each.
 
-    The encoder loads at the first call, so a mapper travels to its worker light. Frames of all clips share
-    zero-padded batches of one constant size: on the CPU a clip's bytes do not depend on its company.
+    The encoder loads at the first call, so a mapper is small on its way to a worker. The frames of all clips share
+    zero-padded batches of one constant size: on the CPU the bytes of a clip do not depend on the other clips.
 
     encoder     folder of the encoder artifact
     positional  add the positional embedding of the cells (Eq. 9 omits it)
     batch_size  frames at once, rounded up to a multiple of 16
-    dtype       of the regions, "float16" or "float32"; the embedding, the target of the captions, is float32
+    dtype       of the regions, "float16" or "float32"; the embedding is float32, as the target of the captions
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Regions:
         device: str = "cpu",
         dtype: str = "float16",
     ):
-        self.folder, self.positional, self.batch_size = encoder, positional, whole(batch_size)
+        self.folder, self.positional, self.batch_size = encoder, positional, padded_size(batch_size)
         self.device, self.dtype = device, np.dtype(dtype)
 
     @cached_property
@@ -40,7 +40,7 @@ class Regions:
         return Encoder.load(self.folder).to(self.device)
 
     def __call__(self, clips: list[UInt8[np.ndarray, "_ _ _ 3"]]) -> list[dict[str, np.ndarray]]:
-        """Frames (V, H, W, 3) of each clip, of any V, H, W -> its regions, and the embedding of frame V // 2."""
+        """Frames (V, H, W, 3) of each clip, of any V, H, W -> the regions of all, the embedding of frame V // 2."""
         images = torch.cat([self.encoder.preprocess(frames) for frames in clips])
         embeddings, regions = [], []
         for batch in images.split(self.batch_size):

@@ -1,4 +1,4 @@
-"""Samples of a sound: 16 bits, and what is silent."""
+"""Samples of a sound: as 16 bits, and whether they are silent."""
 
 import math
 
@@ -25,5 +25,5 @@ def to_int16(waveform: Float32[np.ndarray, "*C L"]) -> Int16[np.ndarray, "*C L"]
 
 
 def from_int16(waveform: Int16[np.ndarray, "*C L"]) -> Float32[np.ndarray, "*C L"]:
-    """Inverse of `to_int16`: the round trip is within half a step, and exact for what was int16 before."""
+    """Inverse of `to_int16`: a round trip changes float32 by half a step at most, and int16 not at all."""
     return waveform.astype(np.float32) / np.float32(32767)

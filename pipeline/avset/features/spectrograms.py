@@ -1,8 +1,8 @@
 """Short-time Fourier transform and its inverse, log-frequency warp, ratio masks. Pure torch.
 
-The STFT is linear, so a mixture of stored spectrograms is the spectrogram of the mixture: training never
-touches a waveform. A crop that starts at hop `t` of a clip equals the STFT of the cropped waveform but for
-the first two frames and the last one, whose windows reach over the border.
+The STFT is linear, so the mean of stored spectrograms is the spectrogram of the mixture: training never touches a
+waveform. A crop that starts at hop `t` of a clip equals the STFT of the cropped waveform, except in the first two
+frames and in the last one: their windows reach over the border.
 """
 
 from dataclasses import dataclass
@@ -73,7 +73,7 @@ def _interpolate(x: Tensor, lower: Int[Tensor, " n"], weight: Float[Tensor, " n"
 def warp(x: Float[Tensor, "*batch F T"], bins: int) -> Float[Tensor, "*batch {bins} T"]:
     """F linear bins -> `bins` log-frequency bins, y = (21^u - 11) / 10, by linear interpolation of two rows.
 
-    Both axes end in the centres of the first and last bin (`align_corners=True` in the lineage's terms).
+    Both axes end in the centres of the first and last bin (`align_corners=True` of torch's grid_sample).
     """
     return _interpolate(x, *_rows(x.shape[-2], bins, False, x.device))
 
@@ -96,7 +96,7 @@ def ratio_mask(
 ) -> Float[Tensor, "*batch N M T"]:
     """Ratio masks of the sources, clamped to [0, limit].
 
-    `target="mixture"`: |A_n| / |A_mix| (the lineage's); `"sum"`: |A_n| / sum_k |A_k| (paper, Eq. 10).
+    `target="mixture"`: |A_n| / |A_mix|, as in the release; `"sum"`: |A_n| / sum_k |A_k| (paper, Eq. 10).
     """
     if target == "sum":
         whole = sources.sum(-3, keepdim=True)
@@ -109,7 +109,7 @@ def ratio_mask(
 
 @dataclass(frozen=True)
 class Transform:
-    """The audio front end of a model: waveform of one crop -> log-frequency magnitude, and masks -> waveform."""
+    """The audio front end of a model: waveform -> log-frequency magnitude, and masks -> waveforms."""
 
     sample_rate: int  # Hz
     window_length: int  # samples
@@ -139,7 +139,7 @@ class Transform:
     def ideal(
         self, sources: Float[Tensor, "*batch N L"]
     ) -> tuple[Float[Tensor, "*batch N L"], Float[Tensor, "*batch N M T"]]:
-        """Estimates by the ideal ratio masks of sources whose sum is the mixture: an upper bound of a model."""
+        """Estimates by the ideal ratio masks of sources that sum to the mixture, and the masks: an upper bound."""
         spectrum, magnitude = self.analyse(sources.sum(-2))
         masks = ratio_mask(self.analyse(sources)[1], magnitude).clamp(0, 1)
         return self.apply(masks, spectrum, sources.shape[-1]), masks

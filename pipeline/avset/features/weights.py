@@ -1,6 +1,6 @@
 """Published or local weights -> the encoder artifact: weights.safetensors and encoder.json.
 
-The door to open_clip's catalogue and to checkpoint files; `avset.features.encoder` reads only what this writes.
+The door to open_clip's catalogue and to checkpoint files; `avset.features.encoder` reads only what `export` writes.
 """
 
 import difflib
@@ -17,19 +17,19 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from avset.errors import AvsetError
-from avset.features.encoder import DESCRIPTION, WEIGHTS, build
+from avset.features.encoder import DESCRIPTION, WEIGHTS, model_without_weights
 
-REQUIRED = {"embed_dim", "vision_cfg", "text_cfg", "vision_cfg.image_size"}
+REQUIRED = {"embed_dim", "vision_cfg", "text_cfg", "vision_cfg.image_size"}  # in a model config
 
 
-OPTIONAL = {  # all else that a model config may say; any other key changes the computation
+OPTIONAL = {  # what else a model config may say: any other key would change the computation
     "quick_gelu", "vision_cfg.layers", "vision_cfg.width", "vision_cfg.patch_size", "vision_cfg.head_width",
     "vision_cfg.mlp_ratio", "text_cfg.context_length", "text_cfg.vocab_size", "text_cfg.width",
     "text_cfg.heads", "text_cfg.layers", "text_cfg.mlp_ratio",
 }  # fmt: skip
 
 
-PREPROCESS = {  # OpenAI's, where neither the tag nor the config says otherwise
+PREPROCESS = {  # of OpenAI: the default where neither the tag nor the config says how
     "interpolation": "bicubic",
     "mean": (0.48145466, 0.4578275, 0.40821073),
     "resize_mode": "shortest",
@@ -37,28 +37,28 @@ PREPROCESS = {  # OpenAI's, where neither the tag nor the config says otherwise
 }
 
 
-OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}  # entries that only OpenAI's files have
+OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}  # entries of OpenAI's files, and of no others
 
 
 def export(architecture: str, weights: str, folder: Path) -> None:
     """Write the encoder artifact: weights.safetensors and encoder.json, the same bytes for the same input.
 
-    architecture  an open_clip name, or the path of an open_clip model config (.json; bare, or as the
-                  `model_cfg` of a file that may also have a `preprocess_cfg`)
+    architecture  an open_clip name, or the path of an open_clip model config: a .json file that is the config, or
+                  has it as `model_cfg` beside an optional `preprocess_cfg`
     weights       an open_clip tag ("openai"), or the path of a checkpoint: safetensors, a pickled state dict
                   (read as data only), or OpenAI's TorchScript archive
 
-    The activation is never guessed. A tag says which one it was trained with, and OpenAI's files are known
-    to want QuickGELU; a config that disagrees is refused (open_clip builds it, with a warning at most). Any
-    other file cannot say, so the config must, by `"quick_gelu": true` or `false`.
+    The activation is never guessed. A tag says which activation was trained, and OpenAI's files always need
+    QuickGELU: a config that disagrees is refused (open_clip warns at most). No other file says its activation, so
+    the config must say it, by `"quick_gelu": true` or `false`.
 
-    AvsetError: unknown name or tag, no network, wrong activation, a checkpoint that does not fit, or a
-    model that is more than a plain CLIP with a ModifiedResNet or ViT image tower and a causal text tower.
+    AvsetError: an unknown name or tag, no network, the wrong activation, a checkpoint that does not fit, or a model
+    other than a plain CLIP, which has a ModifiedResNet or ViT image tower and a causal text tower.
     """
     config, preprocess = _config(architecture)
     state, published = _checkpoint(architecture, weights, config)
     preprocess = {key: (preprocess | published).get(key) or default for key, default in PREPROCESS.items()}
-    model = build(config)
+    model = model_without_weights(config)
     try:
         model.load_state_dict(state, assign=True)
     except RuntimeError as e:
@@ -84,7 +84,7 @@ def export(architecture: str, weights: str, folder: Path) -> None:
 
 
 def _config(architecture: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The open_clip model config, known to be plain, and the preprocessing if it comes with one."""
+    """The open_clip model config, checked to be plain, and the preprocessing that the file gives, if any."""
     import open_clip
 
     tree: Any = None
@@ -110,7 +110,7 @@ def _config(architecture: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _checkpoint(architecture: str, weights: str, config: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state dict, its activation checked, and what was published with a tag."""
+    """The state dict, with the activation checked, and what open_clip says of the tag."""
     import open_clip
 
     builtin, quick = not architecture.endswith(".json"), bool(config.get("quick_gelu", False))
@@ -119,7 +119,7 @@ def _checkpoint(architecture: str, weights: str, config: dict[str, Any]) -> tupl
     if published:
         trained = bool(published.get("quick_gelu", False))
     elif Path(weights).is_file():
-        state, openai = _read(Path(weights))
+        state, openai = _read_checkpoint(Path(weights))
         trained = quick or openai
     else:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
@@ -137,24 +137,24 @@ def _checkpoint(architecture: str, weights: str, config: dict[str, Any]) -> tupl
         )
     if published:
         try:
-            state, _ = _read(Path(open_clip.download_pretrained(published)))
+            state, _ = _read_checkpoint(Path(open_clip.download_pretrained(published)))
         except (OSError, RuntimeError, ValueError) as e:
             cure = "check the network, or give the path of a checkpoint"
             raise AvsetError(f"{architecture} / {weights} could not be fetched ({e}); {cure}") from e
     return state, published
 
 
-def _read(file: Path) -> tuple[dict[str, Tensor], bool]:
-    """The state dict of a checkpoint, and whether it is known to be OpenAI's.
+def _read_checkpoint(file: Path) -> tuple[dict[str, Tensor], bool]:
+    """The state dict of a checkpoint, and whether the file is known to be OpenAI's.
 
-    Known are their TorchScript archives (they alone publish such), and state dicts saved from those as they
-    were. A converted file, as on the Hugging Face hub, cannot be told from any other.
+    OpenAI alone publishes TorchScript archives, and a state dict saved from such an archive still has its marks. A
+    converted file, as on the Hugging Face hub, looks like any other.
     """
     try:
         names = zipfile.ZipFile(file).namelist() if zipfile.is_zipfile(file) else []
         script = any("/code/" in name for name in names)
         if script:
-            with warnings.catch_warnings():  # torch.jit is on its way out, but this is how they come
+            with warnings.catch_warnings():  # torch.jit is deprecated, but OpenAI's archives need it
                 warnings.simplefilter("ignore", DeprecationWarning)
                 state = torch.jit.load(file, map_location="cpu").state_dict()
         elif file.suffix == ".safetensors":
@@ -162,8 +162,8 @@ def _read(file: Path) -> tuple[dict[str, Tensor], bool]:
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
         state = dict(state.get("state_dict", state))
-    except Exception as e:  # whatever a broken or foreign file makes its reader raise
+    except Exception as e:  # a broken or foreign file may make its reader raise anything
         raise AvsetError(f"{file} cannot be read as a checkpoint ({type(e).__name__}: {str(e)[:200]})") from e
     openai = script or bool(OPENAI_MARKS & set(state))
-    dropped = OPENAI_MARKS | {"attn_mask"}  # `_build` makes the mask, but a TorchScript archive has it too
+    dropped = OPENAI_MARKS | {"attn_mask"}  # a TorchScript archive has the mask, and the model makes its own
     return {k.removeprefix("module."): v for k, v in state.items() if k not in dropped}, openai

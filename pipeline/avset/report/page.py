@@ -1,6 +1,6 @@
 """The listening page: one HTML file with every sound, spectrogram, mask and heat map inside it.
 
-No script and no request to anywhere; all text is escaped. The only door to jinja2.
+It has no script and asks no server for anything; all text is escaped. The only door to jinja2.
 """
 
 import base64
@@ -17,15 +17,16 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 from avset.evaluation.examples import IDEAL, Example, Separation, ordered
-from avset.report import plots, tables
+from avset.report import coverage, plots, tables
+from avset.report.published import published_rows
 
 QUALITY = 0.2  # of LAME's variable bit rate, 0 best, 1 smallest: about 38 kbit/s at 11 025 Hz
 
 
-BUDGET = 14_500_000  # bytes of the page; examples beyond it are counted on the page, not shown
+BUDGET = 14_500_000  # bytes of the page, which counts further examples and does not show them
 
 
-MANY, MOST = 25, 500  # classes beyond which a table is folded, and cut
+MANY, MOST = 25, 500  # a table of more classes is folded, or cut
 
 
 SIZES = {  # width and height in pixels
@@ -54,44 +55,44 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Source:
-    """One source of a mixture: its centre frame and who looks where, and all sounds that claim to be it."""
+class SourceView:
+    """One source of a mixture: its centre frame with heat maps, the reference and all estimates of it."""
 
     label: str
     clip_id: str
     boxes: list[tuple[float, float, float, float]]  # left, top, width, height in percent of the picture
-    looks: list[tuple[str, str]]  # caption and picture
+    pictures: list[tuple[str, str]]  # caption and data URI: the frame, and the frame under heat maps
     cards: list[Card]
 
 
 @dataclass(frozen=True)
-class Shown:
+class ExampleView:
     """One example as the template draws it."""
 
     mixture_id: str
     seconds: float
     mixture: Card
-    sources: list[Source]
+    sources: list[SourceView]
 
     def size(self) -> int:
         """Bytes of all its data URIs."""
         cards = [self.mixture, *(card for source in self.sources for card in source.cards)]
-        pictures = [uri for source in self.sources for _, uri in source.looks]
+        pictures = [uri for source in self.sources for _, uri in source.pictures]
         parts = [p for c in cards for p in (c.sound, c.spectrogram, c.mask, c.heat) if p]
         return sum(map(len, parts + pictures))
 
 
-def render(
+def render_page(
     dataset: str,
     numbers: Mapping[str, Any],
     covered: Mapping[str, Any],
-    heard: Mapping[str, list[Example]],
+    examples: Mapping[str, list[Example]],
     budget: int = BUDGET,
 ) -> str:
     """The page as HTML of about `budget` bytes at most.
 
-    `numbers` and `covered` are the contents of metrics.json and coverage.json; `heard` has the examples of
-    each method: the first method's are shown in full, the others' estimates of the same mixtures beside.
+    `numbers` and `covered` are the contents of metrics.json and coverage.json. `examples` has those of each method:
+    the first method's are shown in full, beside them the estimates that the other methods made of the same mixtures.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -101,27 +102,30 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters.update(
-        decibel=tables.decibel, share=tables.share, thousands=tables.thousands, name=tables.named
+        decibel=tables.format_decibel,
+        share=tables.format_share,
+        thousands=tables.format_count,
+        name=tables.display_name,
     )
-    environment.globals.update(tables=tables, many=MANY, most=MOST)
-    rows = tables.ranking(numbers)
-    shown = list(_within(budget, _shown(heard)))
+    environment.globals.update(tables=tables, coverage=coverage, many=MANY, most=MOST)
+    rows = tables.separation_rows(numbers)
+    shown = list(_within(budget, _views(examples)))
     return environment.get_template("page.html").render(
         dataset=dataset,
         rows=rows,
         top=max([s["nsdr"] for _, _, s in rows] + [1e-9]),
         classes=sorted({label for _, _, s in rows for label in s["per_class"]}),
-        looks=tables.looking(numbers),
-        facts=tables.facts(numbers),
-        published=tables.published(dataset),
+        localization=tables.localization_rows(numbers),
+        facts=tables.fact_rows(numbers),
+        published=published_rows(dataset),
         covered=covered,
         examples=shown,
         lead=rows[1][1],
-        left_out=len(next(iter(heard.values()), [])) - len(shown),
+        left_out=len(next(iter(examples.values()), [])) - len(shown),
     )
 
 
-def audio(sound: Float[ndarray, " L"], sample_rate: int) -> str:
+def audio_uri(sound: Float[ndarray, " L"], sample_rate: int) -> str:
     """A sound in -1..1 as a data URI: MP3, which every browser plays, at a third of the size of FLAC."""
     out = io.BytesIO()
     soundfile.write(
@@ -136,28 +140,28 @@ def audio(sound: Float[ndarray, " L"], sample_rate: int) -> str:
     return "data:audio/mpeg;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def image(picture: UInt8[ndarray, "H W 3"], kind: str) -> str:
+def image_uri(picture: UInt8[ndarray, "H W 3"], kind: str) -> str:
     """A picture as a JPEG data URI, in the size of its kind in `SIZES`."""
     return "data:image/jpeg;base64," + base64.b64encode(plots.jpeg(picture, SIZES[kind])).decode()
 
 
-def _shown(heard: Mapping[str, list[Example]]) -> Iterator[Shown]:
-    names = list(heard)
-    beside = {m: {e.mixture_id: e for e in heard[m]} for m in names[1:]}
-    for example in heard[names[0]] if names else []:
-        yield _Desk(example, {m: e[example.mixture_id] for m, e in beside.items() if example.mixture_id in e}).shown()
+def _views(examples: Mapping[str, list[Example]]) -> Iterator[ExampleView]:
+    names = list(examples)
+    beside = {m: {e.mixture_id: e for e in examples[m]} for m in names[1:]}
+    for example in examples[names[0]] if names else []:
+        yield _Layout(example, {m: e[example.mixture_id] for m, e in beside.items() if example.mixture_id in e}).view()
 
 
-def _within(budget: int, shown: Iterator[Shown]) -> Iterator[Shown]:
-    for one in shown:
-        budget -= one.size()
+def _within(budget: int, views: Iterator[ExampleView]) -> Iterator[ExampleView]:
+    for view in views:
+        budget -= view.size()
         if budget < 0:
             return
-        yield one
+        yield view
 
 
-class _Desk:
-    """Sets one example. All its sounds share one gain and one black level, so they compare by ear and eye."""
+class _Layout:
+    """Lays out one example. All its sounds share one gain and one black level, so that ear and eye can compare them."""
 
     def __init__(self, example: Example, others: Mapping[str, Example]):
         self.example, self.others = example, others
@@ -166,48 +170,54 @@ class _Desk:
         self.gain = 0.9 / max(loudest, 1e-9)
         self.peak = float(plots.magnitude(example.mixture).max())
 
-    def shown(self) -> Shown:
+    def view(self) -> ExampleView:
         sources = [self._source(i) for i in range(len(self.example.labels))]
         mixture = self._card("mixture", "", self.example.mixture, "mixture")
         seconds = len(self.example.mixture) / self.example.sample_rate
-        return Shown(self.example.mixture_id, seconds, mixture, sources)
+        return ExampleView(self.example.mixture_id, seconds, mixture, sources)
 
-    def _source(self, i: int) -> Source:
+    def _source(self, i: int) -> SourceView:
         example, frame = self.example, self.example.frames[i]
-        looks = [("frame", image(frame, "frame"))]
+        pictures = [("frame", image_uri(frame, "frame"))]
         for kind, title in (("caption", "latent caption"), ("text", "text query")):
             if kind in example.attention:
                 heat = plots.heat_map(frame, example.attention[kind][i], example.grid)
-                looks.append((title, image(heat, "frame")))
-        cards = [self._card("reference", "the source alone", example.references[i])]
-        if IDEAL in example.separations:
-            cards.append(self._estimate(tables.named(IDEAL), "the best a mask can do", example.separations[IDEAL], i))
-        for kind in ordered(example.separations):
-            found = example.separations[kind]
-            cards.append(self._estimate(kind, _note(kind, found.queries[i]), found, i))
+                pictures.append((title, image_uri(heat, "frame")))
+        boxes = [(100 * x0, 100 * y0, 100 * (x1 - x0), 100 * (y1 - y0)) for x0, y0, x1, y1 in example.boxes[i]]
+        reference = self._card("reference", "the source alone", example.references[i])
+        cards = [reference, *(self._estimate(*titled, i) for titled in self._titled(i))]
+        return SourceView(example.labels[i], example.clip_ids[i], boxes, pictures, cards)
+
+    def _titled(self, i: int) -> Iterator[tuple[str, str, Separation]]:
+        """Title, note and separation of each estimate of a source: the ideal one, ours by query, the other methods'."""
+        separations = self.example.separations
+        if IDEAL in separations:
+            yield tables.display_name(IDEAL), "the best a mask can do", separations[IDEAL]
+        for kind in ordered(separations):
+            yield kind, _note(kind, separations[kind].queries[i]), separations[kind]
         for method, other in self.others.items():
             for kind in ordered(other.separations)[:1]:
-                cards.append(self._estimate(tables.named(method), tables.named(kind), other.separations[kind], i))
-        boxes = [(100 * x0, 100 * y0, 100 * (x1 - x0), 100 * (y1 - y0)) for x0, y0, x1, y1 in example.boxes[i]]
-        return Source(example.labels[i], example.clip_ids[i], boxes, looks, cards)
+                yield tables.display_name(method), tables.display_name(kind), other.separations[kind]
 
-    def _estimate(self, title: str, note: str, found: Separation, i: int) -> Card:
+    def _estimate(self, title: str, note: str, made: Separation, i: int) -> Card:
         heat = None
-        if found.attention is not None:
-            seen = plots.heat_map(self.example.frames[i], found.attention[i], self.example.grid)
-            heat = image(seen, "heat")
+        if made.attention is not None:
+            seen = plots.heat_map(self.example.frames[i], made.attention[i], self.example.grid)
+            heat = image_uri(seen, "heat")
         return self._card(
             title,
             note,
-            found.estimates[i],
-            nsdr=None if found.nsdr is None else float(found.nsdr[i]),
-            mask=image(plots.coloured(found.masks[i], "gray"), "mask"),
+            made.estimates[i],
+            nsdr=None if made.nsdr is None else float(made.nsdr[i]),
+            mask=image_uri(plots.coloured(made.masks[i], "gray"), "mask"),
             heat=heat,
         )
 
     def _card(self, title: str, note: str, sound: ndarray, kind: str = "spectrogram", **rest: Any) -> Card:
         picture = plots.coloured(plots.loudness(plots.magnitude(sound), self.peak))
-        return Card(title, note, audio(sound * self.gain, self.example.sample_rate), image(picture, kind), **rest)
+        return Card(
+            title, note, audio_uri(sound * self.gain, self.example.sample_rate), image_uri(picture, kind), **rest
+        )
 
 
 def _note(kind: str, query: str) -> str:

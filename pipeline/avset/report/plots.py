@@ -38,11 +38,11 @@ LIMIT = 150_000  # bytes of a PNG that goes to git
 Aspect = Literal["equal", "auto"]
 
 
-GREEN = "#3ddc84"  # of the boxes
+GREEN = "#3ddc84"  # colour of the boxes
 
 
 def magnitude(waveform: Float[ndarray, " L"]) -> Float[ndarray, "M T"]:
-    """Log-frequency magnitude spectrogram of a sound for the eye, low frequencies first."""
+    """Log-frequency magnitude spectrogram of a sound, for a picture; low frequencies first."""
     sound = torch.from_numpy(np.ascontiguousarray(waveform, np.float32))
     return spectrograms.warp(spectrograms.stft(sound).abs(), BINS).numpy()
 
@@ -74,7 +74,7 @@ def _bytes(picture: Float[ndarray, "H W 3"]) -> UInt8[ndarray, "H W 3"]:
 
 
 def jpeg(picture: UInt8[ndarray, "H W 3"], size: tuple[int, int] | None = None, quality: int = 78) -> bytes:
-    """The picture as JPEG, resized to (width, height) pixels if asked."""
+    """The picture as JPEG, resized to (width, height) pixels if `size` says so."""
     image, out = Image.fromarray(picture), io.BytesIO()
     image = image.resize(size, Image.Resampling.BICUBIC) if size else image
     image.save(out, "JPEG", quality=quality, optimize=True)
@@ -82,7 +82,7 @@ def jpeg(picture: UInt8[ndarray, "H W 3"], size: tuple[int, int] | None = None, 
 
 
 def save_png(path: Path, picture: UInt8[ndarray, "H W 3"]) -> None:
-    """The picture as a PNG file; AvsetError if its name or place is no good."""
+    """Write the picture as a PNG file; AvsetError if `path` does not end in .png or cannot be written."""
     if path.suffix.lower() != ".png":
         raise AvsetError(f"cannot write a picture as {str(path)!r}; give a name that ends in .png")
     out = io.BytesIO()
@@ -90,8 +90,8 @@ def save_png(path: Path, picture: UInt8[ndarray, "H W 3"]) -> None:
     write_atomic(path, out.getvalue())
 
 
-def png(figure: Figure, colours: int = 256) -> bytes:
-    """The figure as PNG of that many colours and at most `LIMIT` bytes, at the best resolution that fits."""
+def figure_png(figure: Figure, colours: int = 256) -> bytes:
+    """The figure as PNG of so many colours and at most `LIMIT` bytes, at the best resolution that fits."""
     for dots in (140, 120, 100, 85, 70, 60, 50, 40):  # per inch
         figure.set_dpi(dots)
         canvas, out = FigureCanvasAgg(figure), io.BytesIO()
@@ -103,29 +103,29 @@ def png(figure: Figure, colours: int = 256) -> bytes:
     return out.getvalue()
 
 
-def example(shown: Example) -> bytes:
-    """The mixture; and for each source the frame with what its separated sound looks at, the separated sound
+def example_figure(shown: Example) -> bytes:
+    """The mixture; and for each source the frame with the attention of the separated sound, the separated sound
     and the reference (PNG)."""
     kind = ordered(shown.separations)[0]
-    found, n = shown.separations[kind], len(shown.labels)
+    made, n = shown.separations[kind], len(shown.labels)
     figure = Figure(figsize=(11, 2.55 * n), layout="constrained")
     cells = figure.add_gridspec(n, 4, width_ratios=(1.35, 1, 1.2, 1.2))
     mixture = magnitude(shown.mixture)
     top = float(mixture.max())
     _picture(figure, cells[:, 0], coloured(loudness(mixture, top)), "mixture", "auto")
     for i, label in enumerate(shown.labels):
-        axes = _heat(figure, cells[i, 1], shown, i, found.attention)
-        axes.set_title(f"“{found.queries[i] or label}”", fontsize=9, parse_math=False)
-        separated = coloured(loudness(magnitude(found.estimates[i]), top))
-        _picture(figure, cells[i, 2], separated, f"separated{_gain(found, i)}", "auto")
+        axes = _heat(figure, cells[i, 1], shown, i, made.attention)
+        axes.set_title(f"“{made.queries[i] or label}”", fontsize=9, parse_math=False)
+        separated = coloured(loudness(magnitude(made.estimates[i]), top))
+        _picture(figure, cells[i, 2], separated, f"separated{_gain(made, i)}", "auto")
         reference = coloured(loudness(magnitude(shown.references[i]), top))
         _picture(figure, cells[i, 3], reference, "reference", "auto")
-    return png(figure)
+    return figure_png(figure)
 
 
-def localization(shown: Sequence[Example], columns: int = 6) -> bytes:
-    """What the latent caption looks at, and what the separated sound looks at, with the true boxes, for the
-    first sources of distinct clips (PNG; the paper's Fig. 5 and 6)."""
+def localization_figure(shown: Sequence[Example], columns: int = 6) -> bytes:
+    """Attention of the latent caption and of the separated sound, with the true boxes, for the first sources of
+    distinct clips (PNG; the paper's Fig. 5 and 6)."""
     places = {clip: (e, i) for e in reversed(shown) for i, clip in reversed(list(enumerate(e.clip_ids)))}
     chosen = [places[clip] for clip in dict.fromkeys(c for e in shown for c in e.clip_ids)][:columns]
     kind = ordered(shown[0].separations)[0]
@@ -143,10 +143,10 @@ def localization(shown: Sequence[Example], columns: int = 6) -> bytes:
                 axes.set_title(e.labels[i], fontsize=9, parse_math=False)
             if column == 0:
                 axes.set_ylabel(("frame", "latent caption", "separated sound")[row], fontsize=9)
-    return png(figure)
+    return figure_png(figure)
 
 
-def queries(shown: Example, kinds: Sequence[str] = ("word", "text")) -> bytes:
+def queries_figure(shown: Example, kinds: Sequence[str] = ("word", "text")) -> bytes:
     """The same mixture under different words: the mask and the separated sound of each, and the reference
     (PNG; the paper's Fig. 7)."""
     kinds = [k for k in kinds if k in shown.separations] or ordered(shown.separations)[:1]
@@ -158,18 +158,18 @@ def queries(shown: Example, kinds: Sequence[str] = ("word", "text")) -> bytes:
     _picture(figure, cells[:, 0], coloured(loudness(mixture, top)), "mixture", "auto")
     for i, label in enumerate(shown.labels):
         for k, kind in enumerate(kinds):
-            found = shown.separations[kind]
-            mask = coloured(found.masks[i], "gray")
-            _picture(figure, cells[i, 1 + 2 * k], mask, f"“{found.queries[i] or kind}”", "auto")
-            separated = coloured(loudness(magnitude(found.estimates[i]), top))
-            _picture(figure, cells[i, 2 + 2 * k], separated, f"separated{_gain(found, i)}", "auto")
+            made = shown.separations[kind]
+            mask = coloured(made.masks[i], "gray")
+            _picture(figure, cells[i, 1 + 2 * k], mask, f"“{made.queries[i] or kind}”", "auto")
+            separated = coloured(loudness(magnitude(made.estimates[i]), top))
+            _picture(figure, cells[i, 2 + 2 * k], separated, f"separated{_gain(made, i)}", "auto")
         reference = coloured(loudness(magnitude(shown.references[i]), top))
         _picture(figure, cells[i, width - 1], reference, f"{label}, reference", "auto")
-    return png(figure, 64)  # two scales of colour and no photographs
+    return figure_png(figure, 64)  # two scales of colour and no photographs
 
 
-def _gain(found: Separation, source: int) -> str:
-    return "" if found.nsdr is None else f"  {found.nsdr[source]:+.1f} dB"
+def _gain(made: Separation, source: int) -> str:
+    return "" if made.nsdr is None else f"  {made.nsdr[source]:+.1f} dB"
 
 
 def _picture(figure: Figure, cell: SubplotSpec, picture: ndarray, title: str, aspect: Aspect = "equal") -> Axes:

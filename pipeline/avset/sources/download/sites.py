@@ -35,7 +35,7 @@ def client(access: Download, height: int) -> Iterator[Any]:
     try:
         from yt_dlp import YoutubeDL
     except ImportError as error:
-        raise AvsetError("videos of sites need yt-dlp; pip install 'avset-pipeline[youtube]'") from error
+        raise AvsetError("videos of sites need yt-dlp; pip install 'avset[youtube]'") from error
     browser, _, profile = (access.cookies_from_browser or "").partition(":")
     options = {
         "logger": logging.Logger("yt-dlp", logging.CRITICAL + 1),

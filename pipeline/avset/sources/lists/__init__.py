@@ -20,7 +20,7 @@ LARGEST_TREE = 20_000_000  # bytes of a JSON list
 ATTEMPTS = 3  # to fetch a list
 PAUSE = 2.0  # s before the second attempt, twice that before the third
 TIMEOUT = 60.0  # s without a byte
-HEADERS = {"User-Agent": "avset-pipeline", "Accept-Encoding": "identity"}
+HEADERS = {"User-Agent": "avset", "Accept-Encoding": "identity"}
 
 
 def open_list(place: str, option: str) -> TextIO:

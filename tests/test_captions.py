@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import toy
-from test_encoders import artifact
+from test_encoder import artifact
 from test_store import tree_digest
 
 from avset.errors import AvsetError, ClipError, ParamsError

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_encoders import VIT, artifact
+from test_encoder import VIT, artifact
 
 from avset.features.encoder import Encoder
 from avset.features.regions import Regions

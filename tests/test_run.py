@@ -358,7 +358,7 @@ import sys
 from functools import partial
 from pathlib import Path
 from stages import command
-from test_parallel import INLINE, Square, compute, jobs
+from test_run import INLINE, Square, compute, jobs
 
 def main(executor: str, folder: Path, stuck: str = "") -> None:
     runtime = INLINE.model_copy(update={"executor": executor})

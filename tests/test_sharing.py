@@ -22,7 +22,7 @@ from repository import Project
 
 from avset.storage.store import Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 INDEX = "data/demo/clips/index.parquet"
 MADE = ["captions", "clips", "encoder", "evaluate@avset", "frames", "mixtures", "regions", "spectrograms",

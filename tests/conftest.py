@@ -1,21 +1,25 @@
 """Every test runs with the shapes in the signatures checked, on one thread, with a cache of its own."""
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the Makefile says so too: plugins may import numpy earlier
-OURS = [f"pipeline.{p.stem}" for p in (Path(__file__).parents[1] / "pipeline").glob("*.py")]
-hook = install_import_hook([*OURS, "avset.models", "avset.sources.folder"], "beartype.beartype")
+LIBRARY = Path(__file__).parents[1] / "pipeline" / "avset"
+ROOMS = [f"avset.{p.stem}" for p in LIBRARY.glob("[a-z]*") if p.name != "sources"]  # drawing is too slow with checks
+hook = install_import_hook([*ROOMS, "avset.sources.clips", "avset.sources.folder"], "beartype.beartype")
+LONGEST = ("sharing", "crashes", "pipeline", "ray_worker", "fifty_videos", "distributed")  # files, the longest first
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With --dist loadgroup, what needs the toy data runs in one process, which makes them once."""
-    for item in items:
-        if "toy_data" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("toy"))
+    """With --dist loadfile, the files that take longest begin first, so that the processes end together."""
+    place = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture(autouse=True)
@@ -26,21 +30,46 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     return folder
 
 
+Once = Callable[[str, Callable[[Path], None]], Path]
+
+
 @pytest.fixture(scope="session")
-def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Makes a folder for all processes of this run: the first that asks fills it, the others wait."""
+    own = tmp_path_factory.getbasetemp()
+    base = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def made(name: str, fill: Callable[[Path], None]) -> Path:
+        folder = base / name
+        with FileLock(base / f"{name}.lock"):
+            if not folder.exists():
+                new = base / f"{name}.new"
+                shutil.rmtree(new, ignore_errors=True)
+                fill(new)
+                new.rename(folder)
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def toy_data(once: Once) -> Path:
     """A project folder with all stages up to the mixtures done on a tiny data set. Read it, don't change it."""
     import toy
 
-    folder = toy.project(tmp_path_factory.mktemp("toy") / "project", toy.params())
-    toy.run(folder, folder.parent / "cache")
-    return folder
+    def fill(root: Path) -> None:
+        toy.run(toy.project(root / "project", toy.params()), root / "cache")
+
+    return once("toy", fill) / "project"
 
 
 @pytest.fixture(scope="session")
-def scored(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scored(toy_data: Path, once: Once) -> Path:
     """The toy project with a trained, evaluated and reported model. Read it, don't change it."""
     import toy
 
-    folder = toy.clone(toy_data, tmp_path_factory.mktemp("scored") / "project")
-    toy.run(folder, folder.parent / "cache", "train", "evaluate", "report")
-    return folder
+    def fill(root: Path) -> None:
+        root.mkdir()
+        toy.run(toy.clone(toy_data, root / "project"), root / "cache", "train", "evaluate", "report")
+
+    return once("scored", fill) / "project"

@@ -28,7 +28,7 @@ class Fault:
     """What is wrong with answers to a path: with the first `times` requests that it concerns, then no more."""
 
     status: int = 0
-    reset: int | None = None  # bytes of the body after which the connection breaks
+    reset: int | None = None  # bytes of a longer body after which the connection breaks
     slow: float = 0.0  # s before each piece of the body
     longer: int = 0  # bytes by which Content-Length is too large
     html: bool = False  # a page instead of the file
@@ -149,7 +149,19 @@ class Handler(BaseHTTPRequestHandler):
                 piece = body[sent : min(sent + PIECE, stop)]
                 self.wfile.write(piece)
                 sent += len(piece)
-        if sent < len(body) or fault.reset is not None:
+        if sent < len(body):  # who has the whole body may use the connection again
             self.close_connection = True
+            self.wait_for_the_client()
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         return sent
+
+    def wait_for_the_client(self) -> None:
+        """Until it has read what was sent, or some seconds: a reset throws away what is unread."""
+        here, there = (f":{port:04X}" for port in (self.server.server_address[1], self.client_address[1]))
+        over = time.monotonic() + 5
+        while time.monotonic() < over:
+            rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+            unread = [row[4].split(":")[1] for row in rows if row[1].endswith(there) and row[2].endswith(here)]
+            if not any(int(count, 16) for count in unread):
+                break
+            time.sleep(0.001)

@@ -178,7 +178,7 @@ def test_columns_are_null_where_the_page_says(toy_data: Path, tmp_path: Path):
     rows = read_table(index)
     rows[3] |= {"status": "failed", "reason": "corrupt"}
     write_table(index, rows)
-    toy.run(folder, toy_data.parent / "cache", "captions")
+    toy.run(folder, toy.clone(toy_data.parent / "cache", tmp_path / "cache"), "captions")
     captions = folder / "data" / "demo" / "captions" / "index.parquet"
     for name, path, mine in (
         ("clips/index.parquet", tmp_path / "index.parquet", failed),

@@ -48,7 +48,11 @@ HOLDS = {  # what a container holds, as libavformat writes it
     ),
     ".ts": (["libx264", "libx265", "mpeg4"], ["aac", "libmp3lame", "libopus"]),
 }
-ALL = [(suffix, v, a) for suffix, (pictures, sounds) in HOLDS.items() for v in pictures for a in sounds]
+ALL = [  # tracks are read one by one: every codec in every container, beside some codec of the other kind
+    (suffix, pictures[i % len(pictures)], sounds[i % len(sounds)])
+    for suffix, (pictures, sounds) in HOLDS.items()
+    for i in range(max(len(pictures), len(sounds)))
+]
 SOME = [  # every container, codec of pictures and codec of sound, and the pairs that went wrong once
     (".mp4", "libx265", "flac"), (".mp4", "libsvtav1", "vorbis"), (".mkv", "libvpx", "libmp3lame"),
     (".mkv", "libx264", "libopus"), (".webm", "libsvtav1", "vorbis"), (".mov", "mjpeg", "libmp3lame"),

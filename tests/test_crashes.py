@@ -101,7 +101,7 @@ def kept(root: Path) -> list[Path]:
     return list((root / "cache").glob("items/??/[!.]*"))
 
 
-def wait(until: Callable[[], Any], seconds: float = 60) -> bool:
+def wait(until: Callable[[], Any], seconds: float = 300) -> bool:
     """Whether it becomes true within some time."""
     over = time.monotonic() + seconds
     while not (found := until()) and time.monotonic() < over:
@@ -112,7 +112,7 @@ def wait(until: Callable[[], Any], seconds: float = 60) -> bool:
 def finishes(folder: Path) -> str:
     """Run the small stage in a process; what it says."""
     with started(folder) as process:
-        said = process.communicate(timeout=120)[0]
+        said = process.communicate(timeout=300)[0]
     assert process.returncode == 0, said
     return said
 
@@ -124,15 +124,15 @@ def undisturbed(tmp_path: Path, clips: dict[str, int] = CLIPS) -> dict[str, byte
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("before", [{}, {"a": 0, "b": 8, "h": 7}])
-def test_killed_at_every_moment_a_stage_goes_on(tmp_path: Path, before: dict[str, int]):
+@pytest.mark.parametrize(("before", "most"), [({}, 1000), ({"a": 0, "b": 8, "h": 7}, 10)])
+def test_killed_at_every_moment_a_stage_goes_on(tmp_path: Path, before: dict[str, int], most: int):
     """Into an empty folder with an empty cache; and at some over a store of other clips."""
     if before:
         finishes(project(tmp_path / "project", before))
     project(tmp_path / "project", {name: CLIPS[name] for name in ("abe" if before else "be")})
-    found = apart("killed", tmp_path, everywhere=True, most=20 if before else 1000)
+    found = apart("killed", tmp_path, everywhere=True, most=most)
     assert found["faults"] == ""
-    assert found["times"] >= 20
+    assert found["times"] >= min(most, 20)
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ def test_workers_end_with_their_stage(tmp_path: Path):
 def test_the_processes_of_scoring_end_with_it(tmp_path: Path):
     noise = "numpy.random.default_rng(0).normal(size=(2, 9000))"
     (tmp_path / "scoring.py").write_text(
-        "import numpy\nfrom pipeline import scores\n"
+        "import numpy\nfrom avset.evaluation import scores\n"
         f"if __name__ == '__main__':\n    scores.score([({noise}, {noise})] * 4000, workers=2)\n"
     )
     with started(tmp_path, "scoring") as process:
@@ -216,7 +216,7 @@ def test_what_the_machine_kills_is_no_clips_fault(tmp_path: Path):
         children = psutil.Process(process.pid).children()
         next(child for child in children if "spawn_main" in " ".join(child.cmdline())).kill()
         (folder / crashes.HELD).unlink()
-        said = process.communicate(timeout=120)[0]
+        said = process.communicate(timeout=300)[0]
     assert process.returncode == 0 and "failed: none" in said.splitlines()[-1], said
     assert made(folder) == undisturbed(tmp_path)
 
@@ -230,7 +230,7 @@ def test_a_clip_that_kills_its_worker_twice_is_named_and_the_rest_goes_on(tmp_pa
     (folder / crashes.POISON).write_text("c")
     if worth > 1:
         with started(folder) as process:
-            assert process.wait(120) == -signal.SIGABRT
+            assert process.wait(300) == -signal.SIGABRT
     finishes(folder)
     assert worked(folder)["c"] == 2
     finishes(folder)
@@ -270,17 +270,17 @@ def test_a_stage_that_outlives_its_dvc_is_named_and_two_are_told_apart(tmp_path:
     with started(folder, *repro) as first:
         assert wait((folder / crashes.MADE).exists)
         with started(folder, *repro) as second:
-            assert "is busy" in second.communicate(timeout=60)[0]
+            assert "is busy" in second.communicate(timeout=300)[0]
         assert second.returncode != 0
         first.kill()
         first.wait()
         with started(folder, *repro) as third:
-            said = third.communicate(timeout=60)[0]
+            said = third.communicate(timeout=300)[0]
         assert third.returncode != 0 and "another process is making data/demo/toy; wait for it" in said
         (folder / crashes.HELD).unlink()
         assert wait(lambda: not members(first.pid)) and made(folder)
     with started(folder, *repro) as last:
-        said = last.communicate(timeout=60)[0]
+        said = last.communicate(timeout=300)[0]
     assert last.returncode == 0, said
     assert worked(folder) == dict.fromkeys(CLIPS, 1)
     assert made(folder) == undisturbed(tmp_path)
@@ -295,12 +295,12 @@ def test_two_at_once(tmp_path: Path):
     with started(folder) as first, started(other) as beside:
         assert wait(lambda: (folder / crashes.MADE).exists() and (other / crashes.MADE).exists())
         with started(folder) as second:
-            said = second.communicate(timeout=60)[0]
+            said = second.communicate(timeout=300)[0]
         assert second.returncode == 1
         assert said.strip() == "error: another process is making data/demo/toy; wait for it, or end it"
         for place in (folder, other):
             (place / crashes.HELD).unlink()
-        outcomes = [process.communicate(timeout=120)[0] for process in (first, beside)]
+        outcomes = [process.communicate(timeout=300)[0] for process in (first, beside)]
     assert [first.returncode, beside.returncode] == [0, 0], outcomes
     assert made(folder) == made(other) == undisturbed(tmp_path)
 

@@ -317,7 +317,6 @@ def train_until(folder: Path, cache: Path, step: int, disturb: Callable[[], None
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("default")
 def test_a_lost_machine_changes_no_byte(toy_data: Path, tmp_path: Path, two_machines: Any):
     """Through Ray; model and curves are those of two processes that nobody disturbed, and about those of one."""

@@ -16,7 +16,7 @@ from repository import Project
 from avset.sources import demo
 from avset.storage.tables import read_table
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("fifty")]  # its project is made once
+pytestmark = pytest.mark.slow
 
 LABELS = ("flute", "cello", "trumpet", "xylophone")
 MEDIA = demo.Options(train_per_label=7, validation_per_label=1, test_per_label=2, duets=0, duration=3.0)

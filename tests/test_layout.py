@@ -51,6 +51,17 @@ DOORS = {  # who may import a package
     "yt_dlp": {"sources/download/sites.py"},
 }  # fmt: skip
 
+TESTED_IN = {  # modules whose tests are in the file of another that they work for
+    "compute/build": "inspect", "compute/identity": "stages", "compute/making": "stages",
+    "compute/ray_train": "distributed", "compute/worker": "crew", "errors": "store", "evaluation/estimates": "evaluate",
+    "evaluation/examples": "report", "features/padding": "encoder", "features/samples": "waveforms",
+    "features/weights": "encoder", "sources/dry_run": "clips", "storage/cache": "store", "storage/files": "store",
+    "storage/gc": "inspect", "storage/items": "store", "storage/tables": "store", "training/batches": "mixtures",
+}  # fmt: skip
+TESTED_THROUGH = {  # modules that tests reach through their stage or command alone
+    "compute/process", "console", "evaluation/evaluate", "evaluation/scores", "inference/localize", "storage/hdf5",
+}  # fmt: skip
+
 
 def modules() -> list[str]:
     return sorted(str(p.relative_to(ROOT)) for d in ("pipeline", "stages") for p in (ROOT / d).rglob("*.py"))
@@ -183,6 +194,25 @@ def test_no_circle_of_imports():
 def test_one_package_one_door(package: str):
     users = {f for f in modules() if any(n.split(".")[0] == package for n in imports(f))}
     assert {f.removeprefix(f"{LIBRARY}/") for f in users} == DOORS[package]
+
+
+def test_every_module_has_a_test_file_of_its_name():
+    """Or its room has one: `test_report` tests `report/page`."""
+    ours = {Path(f).relative_to(LIBRARY).with_suffix("").as_posix(): f for f in modules() if f.startswith(LIBRARY)}
+    assert not {*TESTED_IN, *TESTED_THROUGH} - ours.keys(), "these are gone"
+    for name, file in ours.items():
+        *rooms, stem = name.split("/")
+        if stem == "__init__" or name in TESTED_THROUGH:
+            continue
+        own = files_tested(TESTED_IN.get(name, stem.strip("_")))
+        of_rooms = [f"{LIBRARY}/{'/'.join(rooms[: i + 1])}/__init__.py" in files_tested(r) for i, r in enumerate(rooms)]
+        assert file in own or any(of_rooms), f"{file}: give it tests/test_{stem}.py, or a line in TESTED_IN"
+
+
+def files_tested(name: str) -> set[str]:
+    """Our files that a test file imports; none if there is no such file."""
+    file = f"tests/test_{name}.py"
+    return {f for n in imports(file) for f in files_of(n)} if (ROOT / file).is_file() else set()
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported():

@@ -215,7 +215,6 @@ def start(project: Path) -> subprocess.Popen:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_killed_at_any_point_nothing_is_fetched_twice_and_the_bytes_are_the_same(
     server: Server, tmp_path: Path, videos: dict
 ):
@@ -232,7 +231,7 @@ def test_killed_at_any_point_nothing_is_fetched_twice_and_the_bytes_are_the_same
         server.log.clear()
         before = finished
         with start(project) as running:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 300
             while running.poll() is None and time.monotonic() < deadline:
                 finished = sum(path.is_file() and not path.name.startswith(".") for path in kept.rglob("*"))
                 if finished >= before + 4 and finished < len(names):
@@ -244,7 +243,7 @@ def test_killed_at_any_point_nothing_is_fetched_twice_and_the_bytes_are_the_same
         asked = {request.path for request in server.log}
         assert len(asked) <= len(names) - before, "what was finished is not asked for again"
     with start(project) as last:
-        assert last.wait(120) == 0
+        assert last.wait(300) == 0
     assert kills >= 2 and finished == len(names)
     other = toy.project(tmp_path / "other" / "project", settings(server, tmp_path / "list.csv"))
     clips(other)
@@ -252,7 +251,6 @@ def test_killed_at_any_point_nothing_is_fetched_twice_and_the_bytes_are_the_same
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_music_from_its_list_to_the_report(server: Server, tmp_path: Path):
     """Long videos cut on a grid, one caption a video, the first two of a class for validation and test."""
     tones = {"flute": 880.0, "cello": 220.0, "tuba": 110.0}

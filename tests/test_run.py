@@ -10,17 +10,13 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 from toy import ROOT
 
-from avset.compute import progress
 from avset.compute import run as parallel
-from avset.compute import worker as workers
-from avset.compute.crew import Crew
-from avset.compute.progress import Progress
 from avset.compute.run import Job, Worker, compute
 from avset.errors import AvsetError, ClipError
 from avset.params import load
@@ -32,7 +28,7 @@ PROCESSES = INLINE.model_copy(update={"executor": "processes"})
 RAY = INLINE.model_copy(update={"executor": "ray"})
 
 
-def until(happened: Callable[[], Any], seconds: float = 60) -> Any:
+def until(happened: Callable[[], Any], seconds: float = 300) -> Any:
     """What `happened` returns as soon as it is true; fails if it never is."""
     over = time.monotonic() + seconds
     while not (found := happened()):
@@ -87,7 +83,7 @@ class Reading(Square):
     def __call__(self, jobs: list[Job]) -> list[Item]:
         following = jobs[-1].payload["x"] + 1
         if following < jobs[0].payload["of"]:
-            until((self.folder / f"read.c{following}").exists, 20)
+            until((self.folder / f"read.c{following}").exists)
         return super().__call__(jobs)
 
 
@@ -172,7 +168,7 @@ def test_the_next_batch_is_read_and_the_last_one_kept_while_one_is_computed(
 
     def late(cache: ItemCache, key: str, item: Item) -> None:
         if (following := int(key, 16) + 1) < 5:
-            assert computing[following].wait(20), "nothing was computed while it was to be kept"
+            assert computing[following].wait(300), "nothing was computed while it was to be kept"
         put(cache, key, item)
 
     monkeypatch.setattr(ItemCache, "put", late)
@@ -196,12 +192,12 @@ def test_a_clip_that_reads_or_computes_for_too_long_is_a_timeout(tmp_path: Path)
     class Slow(Square):
         def read(self, jobs: list[Job]) -> list[Job]:
             if any(job.clip_id == "c1" for job in jobs):
-                time.sleep(0.6)
+                time.sleep(2)
             return jobs
 
-    forgotten = compute("toy", jobs(3), partial(Slow, tmp_path), INLINE.model_copy(update={"time_limit": 0.2}))
+    forgotten = compute("toy", jobs(3), partial(Slow, tmp_path), INLINE.model_copy(update={"time_limit": 1.0}))
     assert {clip: item.reason for clip, item in forgotten.items()} == {"c1": "timeout"}
-    with Worker(partial(Square, tmp_path), 0.2) as worker:
+    with Worker(partial(Square, tmp_path), 1.0) as worker:
         assert [item.reason for item in worker.attempt(jobs(2, c1="stuck"))] == ["", "timeout"]
 
 
@@ -216,106 +212,6 @@ def test_frames_of_several_clips_fill_the_batches_of_the_encoder(frames: int):
     assert clips == 1 or clips * frames <= 128, "bounded memory"
     assert filled(clips) == max(filled(n) for n in range(1, 129) if n == 1 or n * frames <= 128)
     assert clips == {1: 32, 3: 32, 5: 19, 20: 3, 1000: 1}.get(frames, clips)
-
-
-def test_progress_tells_rate_and_time_left_of_the_last_minute(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-):
-    now = 0.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
-    shown = Progress("toy", 10_000, 1000)
-    for i in range(1, 101):  # 2 clips a second, then 5
-        now += 6
-        shown.add([("c", "", "")] * (12 if i < 50 else 30), workers=3)
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last == "toy: 3118/10000 clips (1000 cached), failed: none; 5.0 clips/s by 3 workers, 23 min left"
-    assert [progress.duration(s) for s in (5.4, 119.0, 121.0, 7100.0, 7300.0)] == [
-        "5 s",
-        "119 s",
-        "2 min",
-        "118 min",
-        "2.0 h",
-    ]
-
-
-class Eager(Square):
-    """Reads ahead."""
-
-    def read(self, jobs: list[Job]) -> list[Job]:
-        return jobs
-
-
-class Fake:
-    """A worker of a crew that makes its steps here, until a message with a deadly job, or the `dies`-th one."""
-
-    sizes: ClassVar[list[int]] = []  # of all batches sent
-
-    def __init__(self, folder: Path, dies: int, machine: bool):
-        self.worker, self.dies, self.machine, self.receipts = Worker(partial(Eager, folder)), dies, machine, []
-
-    def send(self, jobs: list[Job]) -> None:
-        self.sizes.append(len(jobs))
-        self.dies -= 1
-        if self.dies and not any(job.payload["do"] == "die" for job in jobs):
-            self.receipts = self.worker.step(jobs)
-        else:
-            self.dies = 0
-
-    def receive(self) -> list:
-        if not self.dies:
-            self.finish()
-            raise workers.Died("killed", self.machine)
-        return self.receipts
-
-    def finish(self) -> None:
-        self.worker.__exit__()
-
-
-def crew(folder: Path, todo: list[Job], lives: list[int], machine: bool = False, batch_size: int = 2) -> dict[str, str]:
-    """Let two workers do jobs, of whom the first die after so many messages; returns the failures.
-
-    With `machine` they die with their machine, but for the first one.
-    """
-    left, failed = iter([(n, machine and i > 0) for i, n in enumerate(lives)]), dict[str, str]()
-
-    def take(receipts: list, workers: int) -> None:
-        failed.update({clip: reason for clip, reason, _ in receipts if reason})
-
-    hire = lambda: Fake(folder, *next(left, (-1, False)))  # noqa: E731
-    batches = (todo[i : i + batch_size] for i in range(0, len(todo), batch_size))
-    Fake.sizes.clear()
-    Crew(batches, len(todo), hire, list, take).work(2)
-    return failed
-
-
-def test_who_kills_two_workers_is_to_blame_and_nobody_else(tmp_path: Path):
-    todo = jobs(12, c4="die", c7="fail", c9="die")
-    assert crew(tmp_path, todo, []) == {"c4": "worker_died", "c7": "corrupt", "c9": "worker_died"}
-    assert kept(todo) == {**squares(12, 4, 7, 9), "c7": "corrupt"}
-
-
-@pytest.mark.parametrize("machine", [False, True])
-def test_lost_workers_and_machines_cost_what_they_were_computing(tmp_path: Path, machine: bool):
-    assert crew(tmp_path, jobs(40), [-1, 5, 2, 4, 3], machine) == {}
-    assert kept(jobs(40)) == squares(40)
-    assert all(n == 1 for clip, n in begun(tmp_path).items()), "what was computed was kept, and is not done again"
-    assert (1 in Fake.sizes) is not machine, "who kills is found one by one; what a machine held goes out as it was"
-
-
-def test_a_lost_machine_blames_no_clip_however_often(tmp_path: Path):
-    assert crew(tmp_path, jobs(2), [1] * 12, machine=True, batch_size=1) == {}, "nor one that a worker died on once"
-    assert kept(jobs(2)) == squares(2)
-
-
-def test_deaths_without_end_are_the_fault_of_no_clip(tmp_path: Path):
-    with pytest.raises(AvsetError, match=r"cannot live, no clip is to blame: killed"):
-        crew(tmp_path, jobs(100), [2] * 1000)
-
-
-def test_any_number_of_clips_may_kill(tmp_path: Path):
-    deadly = {f"c{i}": "die" for i in range(0, 150, 3)}
-    assert crew(tmp_path, jobs(150, **deadly), [], batch_size=1) == dict.fromkeys(deadly, "worker_died")
-    assert kept(jobs(150)) == squares(150, *range(0, 150, 3))
 
 
 @pytest.mark.slow
@@ -401,9 +297,9 @@ def interrupted(folder: Path, cache: Path, executor: str, group: bool) -> str:
         until(lambda: ((folder / "stuck").exists() and len(kept(jobs(40))) >= 29) or running.poll() is not None)
         assert group is False or all(deaf(process) for process in relatives(str(cache)) - {running.pid})
         (os.killpg if group else os.kill)(running.pid, signal.SIGINT)
-        said = running.communicate(timeout=30)[1]
+        said = running.communicate(timeout=300)[1]
         assert running.returncode == 130, said
-        until(lambda: not relatives(str(cache)), 10)
+        until(lambda: not relatives(str(cache)))
     finally:
         for process in relatives(str(cache)):
             os.kill(process, signal.SIGKILL)
@@ -412,7 +308,7 @@ def interrupted(folder: Path, cache: Path, executor: str, group: bool) -> str:
     assert "; interrupted; what is done is kept, the same command goes on" in said
     before = begun(folder)
     again = start(folder, "inline")
-    assert again.wait(60) == 0, again.communicate()
+    assert again.wait(300) == 0, again.communicate()
     again.communicate()
     assert kept(jobs(40)) == squares(40)
     twice = {clip for clip, n in begun(folder).items() if clip and n > before[clip] > 0}

@@ -22,7 +22,7 @@ from repository import Project
 
 from avset.storage.store import Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 INDEX = "data/demo/clips/index.parquet"
 MADE = ["captions", "clips", "encoder", "evaluate@avset", "frames", "mixtures", "regions", "spectrograms",
@@ -240,7 +240,7 @@ def as_user(user: int, group: int) -> Sequence[str]:
         pytest.skip("only root, with setpriv, can be two users")
     plain = ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups"]
     reading = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]  # a Python in root's home
-    code = f"import sys, dvc, pipeline; sys.exit(sys.base_prefix != {sys.base_prefix!r})"
+    code = f"import sys, dvc, avset; sys.exit(sys.base_prefix != {sys.base_prefix!r})"
     for prefix in (plain, [*plain, *reading]):
         if subprocess.run([*prefix, sys.executable, "-c", code], cwd=toy.ROOT, capture_output=True).returncode == 0:
             return prefix

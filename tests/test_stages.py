@@ -1,6 +1,5 @@
 """Every stage on a tiny data set: what it writes, that its bytes have no history, and what it says when it can't."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -125,18 +124,6 @@ def test_mixtures_are_of_one_split_and_different_categories(toy_data: Path):
     gains = {(row["method"], row["mixture_id"], row["source"]): row["nsdr"] for row in own}
     assert len(gains) == 2 * 7 * 2
     assert all((gain == 0) if method == "mixture" else (gain > 3) for (method, _, _), gain in gains.items())
-
-
-@pytest.mark.slow
-def test_an_empty_cache_gives_the_same_bytes(toy_data: Path, tmp_path: Path):
-    """Also when the clips are drawn by another process."""
-    folder = toy.project(tmp_path / "project", toy.params())
-    environment = {**os.environ, "AVSET_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-m", "stages.clips"]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
-    assert f"{CLIPS}/{CLIPS} clips (0 cached)" in done.stderr
-    toy.run(folder, tmp_path / "cache", *toy.STAGES[1:])
-    assert made(folder) == made(toy_data)
 
 
 @pytest.mark.slow
@@ -322,14 +309,14 @@ def test_videos_of_several_clips_train_on_one_caption_each(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_several_processes_give_the_same_bytes(
-    toy_data: Path, copy: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_empty_cache_and_several_processes_give_the_same_bytes(
+    toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    folder, _ = copy
     monkeypatch.setattr("avset.compute.run.WORTH_A_PROCESS", 1)
     tree: dict[str, Any] = toy.params(runtime__workers=2, runtime__executor="processes")
-    toy.project(folder, tree)
-    toy.run(folder, tmp_path / "empty", "clips", *PER_CLIP)
+    folder = toy.project(tmp_path / "project", tree)
+    toy.run(folder, tmp_path / "cache")
+    assert capsys.readouterr().err.count(f"{CLIPS}/{CLIPS} clips (0 cached)") == 1 + len(PER_CLIP)
     assert made(folder) == made(toy_data)
 
 

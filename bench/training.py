@@ -69,7 +69,15 @@ class Corpus:
         ):  # fmt: skip
             assemble(folder / stage, stage, spread(self.clips), item_of, {}, axes)
         self.data = TrainingMixtures(
-            self.clips, Store(folder / "spectrograms"), Store(folder / "regions"), CROP, BINS, 2, (0.5, 1.5), 0, 10**6
+            self.clips,
+            Store(folder / "spectrograms"),
+            {"regions": Store(folder / "regions")},
+            CROP,
+            BINS,
+            2,
+            (0.5, 1.5),
+            0,
+            10**6,
         )
 
     def drawn(self, index: int) -> tuple[list[str], list[int], list[float]]:

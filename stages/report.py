@@ -6,6 +6,7 @@ git), and html/index.html (self-contained, in the DVC cache).
 
 import json
 import shutil
+from typing import Any
 
 from avset.compute.making import only_writer
 from avset.report import report
@@ -26,9 +27,12 @@ def main(path: ParamsFile = PARAMS) -> None:
     with only_writer(p.reports):
         shutil.rmtree(p.reports, ignore_errors=True)
         indices = {stage: p.data / stage / "index.parquet" for stage in STAGES}
-        facts = json.loads(require(scores / p.methods[0] / "facts.json").read_text())
+        known = [json.loads(require(scores / name / "facts.json").read_text()) for name in p.methods]
+        facts: dict[str, Any] = next(
+            filter(None, known), {}
+        )  # of the encoder and the captions: the same for all methods that use them
         funnel = json.loads(require(p.data / "clips" / "store.json").read_text()).get("funnel")
-        numbers = report.build(scores, p.data / "mixtures", p.methods, indices, facts, p.reports, funnel)
+        numbers = report.build(scores, p.data / "mixtures", list(p.methods), indices, facts, p.reports, funnel)
     print(report.table(numbers))
     print(f"\nlisten: {(p.reports / 'html' / 'index.html').absolute()}")
 

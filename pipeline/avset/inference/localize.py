@@ -30,7 +30,11 @@ def centre_frame(path: Path, time: float | None = None, size: int = SIDE) -> UIn
 def attention(
     separator: Separator, frame: UInt8[np.ndarray, "H W 3"], text: str
 ) -> tuple[Float[np.ndarray, " R"], tuple[int, int]]:
-    """Scores of a text over the regions of a frame, and the (rows, columns) that they fill."""
+    """Scores of a text over the regions of a frame, and the (rows, columns) that they fill.
+
+    AvsetError if the model's method does not localize.
+    """
+    method = separator.model.localizing()
     regions = separator.video_query(frame[None])[0, 0]
     target = separator.text_query([text])[0, 0, 0]
-    return separator.model.scores(regions, target).cpu().numpy(), separator.encoder.grid
+    return method.scores(regions, target).cpu().numpy(), separator.encoder.grid

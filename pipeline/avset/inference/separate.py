@@ -14,7 +14,8 @@ from torch.nn import functional as fn
 from avset.errors import AvsetError
 from avset.features.encoder import Encoder
 from avset.media.waveforms import overlapping
-from avset.models.checkpoint import Model
+from avset.models.checkpoint import SeparationModel
+from avset.models.contract import Conditions
 
 WINDOWS = 16  # of a long recording that are separated at once: fastest on one and on two threads
 
@@ -26,7 +27,7 @@ class Separator:
     `video_query`.
     """
 
-    def __init__(self, model: Model, encoder: Encoder):
+    def __init__(self, model: SeparationModel, encoder: Encoder):
         if model.settings.encoder != encoder.digest:
             raise AvsetError(
                 f"the model was trained with encoder {model.settings.encoder[:12]}, this one is "
@@ -37,16 +38,18 @@ class Separator:
     @classmethod
     def load(cls, model: Path, encoder: Path | None = None) -> "Separator":
         """From folders; the encoder is by default the one of the same data set."""
-        return cls(Model.load(model), Encoder.load(encoder or model.parent.parent / "encoder"))
+        return cls(SeparationModel.load(model), Encoder.load(encoder or model.parent.parent / "encoder"))
 
     @torch.no_grad()
     def text_query(self, texts: Sequence[str]) -> Float[Tensor, "N 1 1 D"]:
-        """One query per text."""
+        """One query per text; AvsetError if the model answers no text."""
+        self.model.answering("text")
         return self.encoder.encode_text(list(texts))[:, None, None]
 
     @torch.no_grad()
     def video_query(self, frames: Any) -> Float[Tensor, "1 V R D"]:
-        """One query from frames uint8 (V, H, W, 3): all their regions."""
+        """One query from frames uint8 (V, H, W, 3), all their regions; AvsetError if the model answers no video."""
+        self.model.answering("video")
         _, regions = self.encoder.forward_image(
             self.encoder.preprocess(frames), positional=self.model.settings.positional
         )
@@ -65,7 +68,7 @@ class Separator:
         Windows of one crop, half overlapped, are faded and added; the weights add up to one, so a mask of ones
         gives back the mixture. `WINDOWS` of them are held at once, whatever the length.
         """
-        device, size = self.model.mean_region.device, self.model.settings.transform.length
+        device, size = self.model.device, self.model.settings.transform.length
         step = size // 2  # of an odd window the last sample, of no weight, is left out
         rise, fall = torch.hann_window(size + size % 2, device=device)[: 2 * step].view(2, step)
         rise, fall = rise / (rise + fall), fall / (rise + fall)
@@ -75,7 +78,8 @@ class Separator:
             count = WINDOWS if len(piece) == span else -(-len(piece) // step)
             padded = fn.pad(torch.from_numpy(piece).to(device), (0, (count - 1) * step + size - len(piece)))
             with torch.no_grad():  # not around the generator: its caller may want gradients of other things
-                estimates, _ = self.model.separate(padded.unfold(0, size, step), queries.expand(count, *queries.shape))
+                conditions = Conditions.of_queries(queries.expand(count, *queries.shape))
+                estimates, _ = self.model.separate(padded.unfold(0, size, step), conditions)
             first, second = estimates[..., : 2 * step].unflatten(-1, (2, step)).permute(2, 1, 0, 3)
             added = first * rise + torch.cat([before, second[:, :-1]], 1) * fall
             before, here = second[:, -1:], slice(skip, min(count * step, len(piece)))

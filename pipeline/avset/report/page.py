@@ -37,7 +37,11 @@ SIZES = {  # width and height in pixels
 }
 
 
-NOTES = {"video": "its own frames", "caption": "found by inversion"}  # for queries that have no words
+NOTES = {  # for queries that have no words
+    "video": "its own frames",
+    "caption": "found by inversion",
+    "oracle": "assigned by the best permutation",
+}
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ def render(
         looks=tables.looking(numbers),
         facts=tables.facts(numbers),
         published=tables.published(dataset),
+        oracle=tables.oracle(numbers),
         covered=covered,
         examples=shown,
         lead=rows[1][1],

@@ -45,8 +45,8 @@ def build(
     `scores` has a folder per method (`scores.parquet`, `localization.parquet`, `examples.h5`), `mixtures` the
     `scores.parquet` of the untouched mixtures and of the ideal masks; `coverage` gives the `index.parquet` of
     each stage, `clips` among them; `facts` are merged into the metrics; `funnel` tells how the source's lists
-    were narrowed down (list -> step -> rows). The pictures and the page's examples are the first method's.
-    Localisation and examples may be absent.
+    were narrowed down (list -> step -> rows). The pictures and the page's examples are the first method's; those of
+    the localisation are the first one's that localizes. Localisation and examples may be absent.
 
     Raises:
         MissingArtifact: a table is not there; the text names the command that makes it.
@@ -57,7 +57,7 @@ def build(
     found = {m: read_table(scores / m / "scores.parquet") for m in methods}
     places = {m: read_table(p) for m in methods if (p := scores / m / "localization.parquet").exists()}
     numbers = separation(found, read_table(mixtures / "scores.parquet"))
-    numbers = rounded(_merged(_merged(numbers, localization(places, methods[0])), facts))
+    numbers = rounded(_merged(_merged(numbers, localization(places)), facts))
     covered = cover(coverage) | ({"lists": funnel} if funnel else {})
     heard = {m: examples.read(p) for m in methods if (p := scores / m / "examples.h5").exists()}
     (out / "html").mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,8 @@ def build(
     _write_curves(out, numbers)
     if shown := heard.get(methods[0]):
         (out / "example.png").write_bytes(plots.example(typical(shown)))
-        (out / "localization.png").write_bytes(plots.localization(shown))
+        looking = (h for h in heard.values() if h and any(s.attention is not None for s in h[0].separations.values()))
+        (out / "localization.png").write_bytes(plots.localization(next(looking, shown)))
         (out / "queries.png").write_bytes(plots.queries(typical(shown)))
     html = page.render(scores.absolute().parent.name, numbers, covered, heard)
     (out / "html" / "index.html").write_text(html, encoding="utf-8")
@@ -106,10 +107,11 @@ def _scores(rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def localization(places: Mapping[str, list[Row]], first: str) -> dict[str, Any]:
+def localization(places: Mapping[str, list[Row]]) -> dict[str, Any]:
     """Pointing game, cIoU@0.5 and mean IoU by what looks: the encoder with a text or a latent caption, or the
-    separated sound; of the `first` method, and the sound's under the names of the others."""
+    separated sound; of the first method that localizes, and the sound's under the names of the others."""
     out: dict[str, Any] = {}
+    first = next((method for method, rows in places.items() if rows), next(iter(places), None))
     for method, rows in places.items():
         looks = {k: [r for r in rows if r["attention"] == k] for k in tables.LOOKS[:-1]}
         if method == first:
@@ -196,6 +198,8 @@ def table(numbers: Mapping[str, Any]) -> str:
         values = [s[k] for k in ("nsdr", "nsdr_sem", "nsdr_median", "sdr", "sir", "sar")]
         lines.append((method, kind, *map(tables.decibel, values), str(s["n"]), str(s["silent"])))
     text = aligned(lines)
+    if said := tables.oracle(numbers):
+        text += f"{said}\n"
     if looks := tables.looking(numbers):
         heads = [("localisation", "", "pointing", "cIoU@0.5", "IoU", "n")]
         keys = ("pointing", "ciou", "iou")

@@ -74,6 +74,18 @@ def ranking(numbers: Scores) -> list[tuple[str, str, Scores]]:
     return [("mixture", "", numbers["mixture"]), *kinds, ("ideal", "", numbers["ideal"])]
 
 
+def oracle(numbers: Scores) -> str:
+    """What must be said of methods that know no query; nothing if there are none."""
+    names = dict.fromkeys(named(method) for method, kind, _ in ranking(numbers) if kind == "oracle")
+    if not names:
+        return ""
+    knows = "knows" if len(names) == 1 else "know"
+    return (
+        f"{', '.join(names)} {knows} no query. The true sources assign the outputs, by the permutation of the highest "
+        "SDR: an oracle."
+    )
+
+
 def looking(numbers: Scores) -> list[tuple[str, str, Scores]]:
     """(method, what looks, scores) of the localisation, chance last; the first method's go without a name."""
     tables = {"": numbers.get("localization")}

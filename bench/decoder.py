@@ -15,7 +15,11 @@ from torch.nn import functional as fn
 
 from bench.measure import Case, Growth
 
-PAPER = {"dim": 1024, "channels": [64, 128, 256, 512, 1024, 1024], "n_regions": 49}  # of a 256 x 256 spectrogram
+PAPER: dict[str, Any] = {
+    "dim": 1024,
+    "channels": [64, 128, 256, 512, 1024, 1024],
+    "n_regions": 49,
+}  # of a 256 x 256 spectrogram
 SIDE = 256
 
 

@@ -114,7 +114,7 @@ def open_training_set() -> None:
     from avset.storage.store import Store
     from avset.storage.tables import write_table
     from avset.training.batches import TrainingMixtures
-    from avset.training.dataset import Material
+    from avset.training.dataset import Corpus
 
     data = Path("data/demo")
     empty = pa.schema(
@@ -123,11 +123,13 @@ def open_training_set() -> None:
     write_table(data / "mixtures" / "scores.parquet", [], empty)
     write_table(data / "mixtures" / "mixtures.parquet", [], empty)
     Record("mixtures", inputs={"spectrograms": Store(data / "spectrograms").digest}).write(data / "mixtures")
-    material = Material.load(data)
-    clips = material.complete()
-    videos = [material.videos[clip] for clip in clips]
-    mixtures = TrainingMixtures(clips, material.spectrograms, material.regions, 4, 4, 2, (0.5, 1.5), 0, 10**6, videos)
-    material.bank(clips), material.mean_region(clips), material.identity()
+    corpus = Corpus.load(data)
+    clips = corpus.complete()
+    videos = [corpus.videos[clip] for clip in clips]
+    mixtures = TrainingMixtures(
+        clips, corpus.spectrograms, corpus.features({"regions"}), 4, 4, 2, (0.5, 1.5), 0, 10**6, videos
+    )
+    corpus.bank(clips), corpus.mean_region(clips), corpus.identity()
     next(iter(DataLoader(mixtures, 20)))
     started = time.monotonic()
     for i in range(1000):

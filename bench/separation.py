@@ -26,7 +26,7 @@ from bench.decoder import made_plain
 from bench.measure import MB, Case, Growth
 
 TEXT = "person playing a violin"
-SIZES = {"dim": 128, "channels": [12, 24, 48, 64], "n_regions": 16}
+SIZES: dict[str, Any] = {"dim": 128, "channels": [12, 24, 48, 64], "n_regions": 16}
 RATE, WINDOW, HOP, BINS, CROP = 11025, 1022, 256, 64, 64
 FILE_RATE = 44100  # of the recordings, stereo
 SECONDS = 20
@@ -36,14 +36,19 @@ COMMAND = "separating by text, the command"
 
 def made(device: str) -> Any:
     """A separator of the demo's size, with its encoder."""
+    from avset import params
     from avset.features.spectrograms import Transform
     from avset.inference.separate import Separator
-    from avset.models.checkpoint import Model, Settings
+    from avset.models.checkpoint import SeparationModel, Settings
+    from avset.models.contract import Sizes
 
     torch.manual_seed(0)
     encoder = demo(device)
-    settings = Settings(dict(SIZES), Transform(RATE, WINDOW, HOP, BINS, CROP), True, "cosine", encoder.digest)
-    return Separator(Model(settings).eval().requires_grad_(False).to(device), encoder)
+    preset = params.load(Path(__file__).parents[1] / "params.yaml").presets["avset"]
+    sizes = Sizes(Transform(RATE, WINDOW, HOP, BINS, CROP), **SIZES)
+    model = SeparationModel(Settings(preset, sizes, True, encoder.digest)).to(device)
+    model.method.eval().requires_grad_(False)
+    return Separator(model, encoder)
 
 
 def chord(seconds: float, rate: int, start: float = 0.0) -> np.ndarray:
@@ -93,7 +98,7 @@ def ours(separator: Any, mixture: Tensor, text: str) -> Tensor:
 def cases(device: str) -> Iterator[Case]:
     """A short recording, in memory and at the model's rate."""
     separator = made(device)
-    net = made_plain(separator.model.net)
+    net = made_plain(separator.model.method.net)
     mixture = torch.from_numpy(chord(SECONDS, RATE)).to(device)
     both = partial(plain, net, separator.encoder, mixture, TEXT), partial(ours, separator, mixture, TEXT)
     yield Case(

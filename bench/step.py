@@ -30,18 +30,20 @@ class Step:
     def __init__(self, device: str, batch: int, precision: str = "float32", channels_last: bool = False):
         from avset import params
         from avset.features.spectrograms import Transform
-        from avset.models.checkpoint import Model, Settings
+        from avset.models.checkpoint import SeparationModel, Settings
+        from avset.models.contract import Sizes
         from avset.training.train import Objective, make_optimizer
 
         torch.manual_seed(0)
         preset = params.load(Path(__file__).parents[1] / "params.yaml").presets["avset"]
-        settings = Settings(PAPER, Transform(11025, 1022, 256, SIDE, SIDE), True, preset.similarity, "")
-        model = Model(settings).to(device)
+        sizes = Sizes(Transform(11025, 1022, 256, SIDE, SIDE), **PAPER)
+        method = SeparationModel(Settings(preset, sizes, True, "")).to(device).method
         if channels_last:
-            model = model.to(memory_format=torch.channels_last)
+            method = method.to(memory_format=torch.channels_last)
+        method.precision = precision
         captions, own = torch.randn(VIDEOS, PAPER["dim"], device=device), torch.arange(VIDEOS, device=device)
-        self.objective: Any = Objective(model, captions, own, preset, precision)
-        self.optimizer = make_optimizer(model, preset)
+        self.objective: Any = Objective(method, {"captions": captions, "own": own})
+        self.optimizer = make_optimizer(method, preset)
         sources = torch.rand(batch, 2, SIDE, SIDE, device=device)
         regions = torch.randn(batch, 2, 1, PAPER["n_regions"], PAPER["dim"], device=device).half()
         clips = torch.arange(2 * batch, device=device).view(batch, 2)

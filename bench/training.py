@@ -66,7 +66,15 @@ class Corpus:
         for stage, item_of in (("spectrograms", spectrogram), ("regions", features)):
             assemble(folder / stage, Record(stage), spread(self.clips), item_of, ARTIFACTS[stage].arrays)
         self.data = TrainingMixtures(
-            self.clips, Store(folder / "spectrograms"), Store(folder / "regions"), CROP, BINS, 2, (0.5, 1.5), 0, 10**6
+            self.clips,
+            Store(folder / "spectrograms"),
+            {"regions": Store(folder / "regions")},
+            CROP,
+            BINS,
+            2,
+            (0.5, 1.5),
+            0,
+            10**6,
         )
 
     def drawn(self, index: int) -> tuple[list[str], list[int], list[float]]:

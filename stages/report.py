@@ -6,6 +6,7 @@ git), and html/index.html (self-contained, in the DVC cache).
 
 import json
 import shutil
+from typing import Any
 
 from avset.compute.making import only_writer
 from avset.report.report import write_report
@@ -26,9 +27,10 @@ def main(path: ParamsFile = PARAMS) -> None:
     with only_writer(p.reports):
         shutil.rmtree(p.reports, ignore_errors=True)
         indices = {name: p.data / name / "index.parquet" for name, artifact in ARTIFACTS.items() if artifact.per_clip}
-        facts = json.loads(require(scores / p.methods[0] / "facts.json").read_text())
+        known = [json.loads(require(scores / name / "facts.json").read_text()) for name in p.methods]
+        facts: dict[str, Any] = next(filter(None, known), {})  # the same for all methods that use encoder and captions
         funnel = Record.read(p.data / "clips").facts["funnel"]
-        numbers = write_report(scores, p.data / "mixtures", p.methods, indices, facts, p.reports, funnel)
+        numbers = write_report(scores, p.data / "mixtures", list(p.methods), indices, facts, p.reports, funnel)
     print(numbers_as_text(numbers))
     print(f"\nlisten: {(p.reports / 'html' / 'index.html').absolute()}")
 

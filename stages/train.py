@@ -1,6 +1,7 @@
-"""train: a separation model of one preset, from stored spectrograms, regions and captions.
+"""train: a model of one preset, from stored spectrograms and what else its method needs.
 
-Makes data/<dataset>/models/<method>/: model.safetensors (weights, settings, facts) and curves/ (dvclive).
+Makes data/<dataset>/models/<method>/: model.safetensors (weights, settings, facts) and, of a method that learns,
+curves/ (dvclive).
 No label is read. A killed run goes on where its last validation was. With train.workers > 1 so many processes
 train together (see avset.training.distributed), started by Ray Train.
 """
@@ -8,104 +9,167 @@ train together (see avset.training.distributed), started by Ray Train.
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
 import torch
 import typer
 
 from avset import params
 from avset.compute import ray_train as group
-from avset.compute.identity import Recipe
+from avset.compute.identity import Recipe, code_of
 from avset.compute.making import making
 from avset.errors import AvsetError
 from avset.evaluation.estimates import Validation
-from avset.models.checkpoint import Model, Settings
+from avset.models.checkpoint import SeparationModel, Settings
+from avset.models.contract import Sizes
 from avset.params import Params
-from avset.storage.artifacts import identity_of
+from avset.presets import LearnedSettings, module_of
+from avset.storage import finished
+from avset.storage.artifacts import Record, identity_of
 from avset.storage.cache import ItemCache
 from avset.storage.store import Store
 from avset.training import distributed, train
 from avset.training.batches import TrainingMixtures
-from avset.training.dataset import Material
-from stages import PARAMS, ParamsFile, begin, command, device_of, transform_of
+from avset.training.dataset import Corpus
+from stages import PARAMS, Adopt, NewVersion, ParamsFile, begin, command, device_of, transform_of
 
 
 def settings_of(p: Params, method: str, regions: Store) -> Settings:
     """What the checkpoint will carry."""
-    preset = p.preset(method)
     _, n_regions, dim = regions.dataset(regions.clips[0], "regions").shape
-    switches = ("norm", "level", "query_norm", "scale", "shared_encoder", "embedding_input")
-    model = {name: getattr(preset, name) for name in switches}
-    model |= {"dim": dim, "n_regions": n_regions, "channels": p.model.channels}
-    return Settings(
-        model, transform_of(p), p.regions.positional, preset.similarity, identity_of(p.data / "encoder", "encoder")
-    )
+    sizes = Sizes(transform_of(p), dim, n_regions, p.model.channels)
+    return Settings(p.preset(method), sizes, p.regions.positional, identity_of(p.data / "encoder", "encoder"))
 
 
-def state_of(p: Params, method: str, material: Material) -> Path:
+def state_of(p: Params, method: str, corpus: Corpus) -> Path:
     """Where the state of a training is kept while it runs: a name for all that decides it."""
-    settings = repr(settings_of(p, method, material.regions))
-    told = [p.train.recipe(), p.preset(method).recipe(), settings, Recipe("train").version, material.identity(), method]
+    settings = settings_of(p, method, corpus.regions)
+    told = [p.train.recipe(), settings.plain(), recipe_of(p, method).version, corpus.identity(), method]
     return ItemCache().root.absolute() / "runs" / f"{params.digest(told)}.pt"
 
 
-def main(method: Annotated[str, typer.Argument(help="A preset.")] = "avset", path: ParamsFile = PARAMS) -> None:
-    """Train one model."""
+def recipe_of(p: Params, method: str) -> Recipe:
+    """The recipe of training a method: the code of the stage, and the module of the method's kind."""
+    kind = p.preset(method).kind
+    own = Path(import_module(module_of(kind)).__file__ or "")
+    return Recipe("train", f"train/{kind}", [*code_of("train"), own], f"train {method}")
+
+
+def main(
+    method: Annotated[str, typer.Argument(help="A preset.")] = "avset",
+    path: ParamsFile = PARAMS,
+    adopt: Adopt = 0,
+    new_version: NewVersion = False,
+) -> None:
+    """Train one method. What --adopt makes anew are the first steps."""
     p = begin("train", path, method)
-    material = Material.load(p.data)
-    state = state_of(p, method, material)
+    recipe = recipe_of(p, method)
+    if new_version:
+        recipe.renew()
+    corpus = Corpus.load(p.data)
+    state = state_of(p, method, corpus)
+    if adopt:
+        return compare(p, method, corpus, recipe, state.stem, adopt)
+    recipe.check()
     with making(p.data / "models" / method) as folder:
-        if p.train.workers == 1:
-            learn(p, method, material, state, folder, device_of(p))
+        if not isinstance(p.preset(method), LearnedSettings):
+            SeparationModel(settings_of(p, method, corpus.regions)).save(folder, facts_of(p, method))
+            Record("models", inputs=corpus.inputs()).write(folder)
+            train.say(f"{method} learns nothing, so it is ready")
+        elif finished.restore(state.stem, folder):
+            replace(Record.read(folder), inputs=corpus.inputs()).write(folder)
+            train.say(f"{method} was trained before, it is restored")
         else:
-            work = partial(join, p, method, state, folder)
-            group.run(work, p.train.workers, p.train.threads, p.runtime.device, state)
+            if p.train.workers == 1:
+                learn(p, method, corpus, state, folder, device_of(p))
+            else:
+                work = partial(join, p, method, state, folder)
+                group.run(work, p.train.workers, p.train.threads, p.runtime.device, state)
+            with suppress(AvsetError):  # a cache that is full, or that we may only read
+                finished.keep(folder, state.stem)
     state.unlink(missing_ok=True)
+
+
+def compare(p: Params, method: str, corpus: Corpus, recipe: Recipe, key: str, count: int) -> None:
+    """Give the code as it is the version that it had before, if the first steps have the same losses to the last bit.
+
+    AvsetError with the largest difference if they have not, or if no model is there to compare with.
+    """
+    with TemporaryDirectory() as before, TemporaryDirectory() as now:
+        if not finished.restore(key, Path(before)) or not (losses := Record.read(Path(before)).facts.get("losses")):
+            raise AvsetError(
+                f"train: no model of {method}, version {recipe.number}, is in the cache to compare with; run the "
+                f"stage with the former code, or raise the version with `python -m stages.train {method} --new-version`"
+            )
+        state = Path(now) / "state"
+        again = learn(p, method, corpus, state, Path(now), device_of(p), min(count, len(losses)))
+    apart = max(abs(old - new) for old, new in zip(losses, again, strict=False))
+    if apart or len(again) < min(count, len(losses)):
+        raise AvsetError(
+            f"train: the losses of the first {len(again)} steps differ by at most {apart:g}; the code is not that of "
+            f"version {recipe.number}: mend it, or raise the version with `python -m stages.train {method} --new-version`"
+        )
+    recipe.adopt()
+    print(f"train: the first {len(again)} steps have the same losses; the code keeps version {recipe.number}")
 
 
 def join(p: Params, method: str, state: Path, folder: Path, device: str) -> None:
     """A worker's part of the training; AvsetError if it is another training that this machine would do."""
-    material = Material.load(p.data)
-    if state_of(p, method, material) != state:
+    corpus = Corpus.load(p.data)
+    if state_of(p, method, corpus) != state:
         raise AvsetError(f"{socket.gethostname()} has other code or other data in {Path.cwd()}; share the folder")
-    learn(p, method, material, state, folder, device)
+    learn(p, method, corpus, state, folder, device)
 
 
-def learn(p: Params, method: str, material: Material, state: Path, folder: Path, device: str) -> None:
-    """Train in this process, as the only one or in a process group, whose first process writes."""
+def learn(
+    p: Params, method: str, corpus: Corpus, state: Path, folder: Path, device: str, steps: int = 0
+) -> list[float]:
+    """Train in this process, as the only one or in a process group, whose first process writes.
+
+    Returns the losses of the first steps. With `steps` it ends after so many, and writes nothing.
+    """
     torch.set_num_threads(p.train.threads)
     torch.manual_seed(p.train.seed)
-    preset, model = p.preset(method), Model(settings_of(p, method, material.regions))
-    fewer = (p.train.decoded_frames, p.train.decoded_regions)
-    if preset.level == "video" and any(fewer):
-        raise AvsetError(f"{method} pools all regions (level: video); set train.decoded_frames and _regions to null")
-    clips = [clip for clip in material.complete() if material.splits[clip] == "train"]
+    model = SeparationModel(settings_of(p, method, corpus.regions))
+    clips = [clip for clip in corpus.complete() if corpus.splits[clip] == "train"]
     data = TrainingMixtures(
-        clips, material.spectrograms, material.regions, p.model.crop, p.model.log_bins, p.mixtures.n_sources,
-        p.train.gain, p.train.seed, p.train.steps * p.train.batch_size, [material.videos[clip] for clip in clips],
-        fewer,
+        clips, corpus.spectrograms, corpus.features(model.method.needs), p.model.crop,
+        p.model.log_bins if model.method.grid == "log" else None, p.mixtures.n_sources, p.train.gain, p.train.seed,
+        p.train.steps * p.train.batch_size, [corpus.videos[clip] for clip in clips],
+        (p.train.decoded_frames, p.train.decoded_regions),
     )  # fmt: skip
-    captions, own = material.bank(clips)
-    model.mean_caption.copy_(captions.mean(0))
-    model.mean_region.copy_(material.mean_region(clips))
+    constants = corpus.constants(model.method.needs, clips)
+    model.method.prepare(constants)
     model.to(device)
     readers = p.runtime.workers if device == "cuda" else 0  # processes that read ahead while the GPU works
-    validation = Validation(material, "validation", ["video"] + ["caption"] * (preset.losses.caption > 0))
-    validation.mixtures = distributed.share(validation.mixtures)
+    validation = Validation(corpus, "validation", model.method.validated)
+    validation.mixtures = distributed.own_share(validation.mixtures)
     validate = distributed.together(validation, len(validation.mixtures))
     if distributed.rank() > 0:
-        train.fit(model, data, captions, own, preset, p.train, validate, lambda *_: None, state, readers)
-        return
+        train.fit(model, data, constants, p.train, validate, lambda *_: None, state, readers)
+        return []
+    if steps:
+        return train.fit(model, data, constants, p.train, validate, lambda *_: None, None, readers, steps).losses
     with curves(folder / "curves") as log:
-        run = train.fit(model, data, captions, own, preset, p.train, validate, log, state, readers)
-    model.load_own_state(run.best_state or model.own_state())
-    facts = {"method": method, "dataset": p.dataset, "preset": preset.recipe(), "train": p.train.recipe(),
-             "step": run.best_step, "validation": run.best, "clips": len(clips)}  # fmt: skip
-    model.save(folder, facts)
+        run = train.fit(model, data, constants, p.train, validate, log, state, readers)
+    model.method.load_own_state(run.best_state or model.method.own_state())
+    facts = {"step": run.best_step, "validation": run.best, "clips": len(clips)}
+    model.save(folder, facts_of(p, method) | {"train": p.train.recipe()} | facts)
+    version, recipe = recipe_of(p, method).version, {"method": p.preset(method).recipe(), "train": p.train.recipe()}
+    Record("models", version, recipe, corpus.inputs(), facts={"losses": run.losses}).write(folder)
     train.say(f"best at step {run.best_step}, validation {run.best:.2f}")
+    return run.losses
+
+
+def facts_of(p: Params, method: str) -> dict[str, Any]:
+    """What a model file says of its making."""
+    return {"method": method, "dataset": p.dataset}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from avset.storage.artifacts import Record
 from avset.storage.files import write_json
 from avset.storage.store import Store
 from avset.storage.tables import read_table, write_table
-from avset.training.dataset import Material
+from avset.training.dataset import Corpus
 
 
 @pytest.fixture
@@ -31,9 +31,9 @@ def change(index: Path, column: str, value: Any, count: int) -> list[str]:
 
 
 def test_what_belongs_together_loads(data: Path):
-    material = Material.load(data)
-    assert len(material.complete()) == 37 and set(material.splits.values()) == {"train", "validation", "test"}
-    assert material.labels.keys() == material.videos.keys() == set(material.complete())
+    corpus = Corpus.load(data)
+    assert len(corpus.complete()) == 37 and set(corpus.splits.values()) == {"train", "validation", "test"}
+    assert corpus.labels.keys() == corpus.videos.keys() == set(corpus.complete())
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_clip_of_another_making_is_named(
     replace(Record.read(data / "mixtures"), inputs=inputs).write(data / "mixtures")
     names = f"2 of 37 clips were made of something else ({', '.join(clips)}); run `dvc repro {stage}`"
     with pytest.raises(AvsetError) as refused:
-        Material.load(data)
+        Corpus.load(data)
     assert str(refused.value) == (f"{data / stage} does not belong to {data / source}: {names}, or `dvc checkout` both")
 
 
@@ -75,7 +75,7 @@ def forget_encoder(data: Path, stage: str) -> None:
 def test_a_store_of_another_encoder_is_named(data: Path, mix: Callable[[Path], Any], stage: str, source: str):
     mix(data)
     with pytest.raises(AvsetError) as refused:
-        Material.load(data)
+        Corpus.load(data)
     assert str(refused.value) == f"{data / stage} was made with another {data / source}; run `dvc repro {stage}`"
 
 
@@ -83,7 +83,7 @@ def test_a_caption_of_a_video_belongs_to_the_clip_that_it_is_of(data: Path):
     rows = read_table(data / "captions" / "index.parquet")
     rows[1] |= {"of": rows[0]["of"], "input": rows[0]["input"], "digest": rows[0]["digest"]}
     write_table(data / "captions" / "index.parquet", rows)
-    Material.load(data)
+    Corpus.load(data)
 
 
 def test_captions_of_many_clips_are_stacked_in_their_order(data: Path):

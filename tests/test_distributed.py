@@ -27,7 +27,7 @@ from avset.compute.ray_worker import STORE
 from avset.errors import AvsetError, ParamsError
 from avset.training import distributed, train
 from avset.training.batches import TrainingMixtures
-from avset.training.dataset import Material
+from avset.training.dataset import Corpus
 
 SIZE, BATCH = 3, 6  # of two processes the sums are the same in any order
 TERMS = ("mask", "caption", "audio_language", "trimodal")
@@ -275,7 +275,7 @@ def in_a_group(rank: int, folder: Path, cache: Path, meet: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
     with toy.inside(folder, cache):
         p = params.load()
-        state = stage.state_of(p, "avset", Material.load(p.data))
+        state = stage.state_of(p, "avset", Corpus.load(p.data))
         stage.join(p, "avset", state, p.data / "models" / "avset", "cpu")
     dist.destroy_process_group()
 

@@ -14,9 +14,11 @@ from avset.errors import AvsetError, MissingArtifact, ParamsError
 from avset.evaluation import metrics
 from avset.evaluation.estimates import Validation, estimates
 from avset.inference.separate import Separator
+from avset.models.checkpoint import SeparationModel
+from avset.models.contract import Conditions
 from avset.storage.store import Store
 from avset.storage.tables import read_table, write_table
-from avset.training.dataset import Material
+from avset.training.dataset import Corpus
 
 KINDS = ("text", "word", "video", "caption")
 
@@ -70,13 +72,13 @@ def test_the_metrics_are_the_means_of_the_scores(scored: Path):
 
 def test_places_are_scored_against_the_boxes_of_the_test_clips(scored: Path):
     data = scored / "data" / "demo"
-    rows, material = read_table(data / "scores" / "avset" / "localization.parquet"), Material.load(data)
-    tests = {clip for clip, split in material.splits.items() if split == "test"}
+    rows, corpus = read_table(data / "scores" / "avset" / "localization.parquet"), Corpus.load(data)
+    tests = {clip for clip, split in corpus.splits.items() if split == "test"}
     asked = {(r["clip_id"], r["label"]) for r in rows if r["attention"] == "text"}
-    assert asked == {(clip, label) for clip in tests for label in material.labels[clip]}, "duets by each label"
-    solos = sorted(clip for clip in tests if len(material.labels[clip]) == 1)
+    assert asked == {(clip, label) for clip in tests for label in corpus.labels[clip]}, "duets by each label"
+    solos = sorted(clip for clip in tests if len(corpus.labels[clip]) == 1)
     assert sorted(r["clip_id"] for r in rows if r["attention"] == "caption") == solos
-    heard = sorted(clip for m in material.of("test") for clip in m.clips)
+    heard = sorted(clip for m in corpus.mixtures_of("test") for clip in m.clips)
     assert sorted(r["clip_id"] for r in rows if r["attention"] == "sound") == heard
     assert all(0 <= r["chance"] < 1 and 0 <= r["iou"] <= 1 for r in rows)
     mean = np.mean([r["hit"] for r in rows if r["attention"] == "text"])
@@ -86,10 +88,10 @@ def test_places_are_scored_against_the_boxes_of_the_test_clips(scored: Path):
 def test_a_score_is_that_of_the_estimate_that_the_page_plays(scored: Path):
     """Each estimate is the model's answer to the query of its own source, and has the NSDR of the table."""
     data = scored / "data" / "demo"
-    material, separator = Material.load(data), Separator.load(data / "models" / "avset")
+    corpus, separator = Corpus.load(data), Separator.load(data / "models" / "avset")
     rows = {(r["query"], r["mixture_id"], r["source"]): r["nsdr"]
             for r in read_table(data / "scores" / "avset" / "scores.parquet")}  # fmt: skip
-    mixtures = {m.mixture_id: m for m in material.of("test")}
+    mixtures = {m.mixture_id: m for m in corpus.mixtures_of("test")}
     with h5py.File(data / "scores" / "avset" / "examples.h5") as file:
         assert len(file) == 2
         name, group = next(iter(file.items()))
@@ -98,14 +100,16 @@ def test_a_score_is_that_of_the_estimate_that_the_page_plays(scored: Path):
         for kind, prompt in (("text", "person playing a {}"), ("word", "{}")):
             asked = [prompt.format(label) for label in mixtures[name].labels]
             assert json.loads(group[kind].attrs["queries"]) == asked
-            found, _ = separator.model.separate(mixed[None], separator.text_query(asked)[None])
+            conditions = Conditions.of_queries(separator.text_query(asked)[None])
+            found, _ = separator.model.separate(mixed[None], conditions)
             assert np.allclose(found[0], group[f"{kind}/estimates"][:], atol=1e-5)
-        regions = np.stack([material.regions.read(clip, "regions") for clip in mixtures[name].clips])
-        found, _ = separator.model.separate(mixed[None], torch.from_numpy(regions).float()[None])
+        regions = np.stack([corpus.regions.read(clip, "regions") for clip in mixtures[name].clips])
+        conditions = Conditions.of_queries(torch.from_numpy(regions).float()[None])
+        found, _ = separator.model.separate(mixed[None], conditions)
         assert np.allclose(found[0], group["video/estimates"][:], atol=1e-5)
         for kind in KINDS:
             scores = metrics.bss_eval(references, group[f"{kind}/estimates"][:])["sdr"]
-            gains = scores - [material.mixture_sdr[name, n] for n in range(2)]
+            gains = scores - [corpus.mixture_sdr[name, n] for n in range(2)]
             assert gains == pytest.approx([rows[kind, name, n] for n in range(2)], abs=1e-3)
 
 
@@ -124,7 +128,7 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
     folder = toy.clone(scored, tmp_path / "project")
     whole, calls = Validation.__call__, []
 
-    def killed(self: Validation, trained: torch.nn.Module) -> dict[str, float]:
+    def killed(self: Validation, trained: SeparationModel) -> dict[str, float]:
         calls.append(trained)
         if len(calls) == 2:
             raise KeyboardInterrupt
@@ -187,10 +191,13 @@ def test_features_of_another_encoder_are_refused(scored: Path, tmp_path: Path):
 
 def test_validation_scores_the_kinds_that_it_was_asked_for(scored: Path):
     data = scored / "data" / "demo"
-    material, trained = Material.load(data), Separator.load(data / "models" / "avset").model
-    found = Validation(material, "test", ["video"])(trained)
+    corpus, trained = Corpus.load(data), Separator.load(data / "models" / "avset").model
+    found = Validation(corpus, "test", ["video"])(trained)
     rows = read_table(data / "scores" / "avset" / "scores.parquet")
     mean = np.mean([r["nsdr"] for r in rows if r["query"] == "video"])
     assert found == {"video": pytest.approx(mean, abs=1e-3), "nsdr": found["video"]}
-    regions, sound = Store(data / "regions"), next(estimates(trained, material.of("test"), "video", material, {}))[2]
+    regions, sound = (
+        Store(data / "regions"),
+        next(estimates(trained, corpus.mixtures_of("test"), "video", corpus, {}))[2],
+    )
     assert sound["attention"].shape == (2, regions.dataset(regions.clips[0], "regions").shape[1])

@@ -10,20 +10,22 @@ from pathlib import Path
 import pytest
 import yaml
 
+from avset.presets import KINDS
+
 ROOT = Path(__file__).parents[1]
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 TREE = yaml.safe_load((ROOT / "params.yaml").read_text())
 STAGES = sorted(p.stem for p in (ROOT / "stages").glob("[a-z]*.py"))
 LIBRARY = "pipeline/avset"
 PLUMBING = {  # moves data and never decides its content, so no stage depends on it
-    *(f"{LIBRARY}/{name}.py" for name in ("__init__", "console", "errors", "params", "sources/dry_run")),
+    *(f"{LIBRARY}/{name}.py" for name in ("__init__", "console", "errors", "params", "presets", "sources/dry_run")),
     *(str(p.relative_to(ROOT)) for room in ("compute", "storage") for p in (ROOT / LIBRARY / room).glob("*.py")),
     *(str(p.relative_to(ROOT)) for p in (ROOT / LIBRARY).glob("*/__init__.py") if not p.read_text()),
     "stages/__init__.py",
 }
 ROOMS = (  # each imports from those before it alone
-    "errors", "console", "params", "storage", "compute", "features", "media", "sources", "models", "training",
-    "evaluation", "report", "inference", "__main__",
+    "errors", "console", "presets", "params", "storage", "compute", "features", "media", "sources", "models",
+    "training", "evaluation", "report", "inference", "__main__",
 )  # fmt: skip
 DRAWERS = {f"sources/demo/{name}.py" for name in ("canvas", "pictures", "train_encoder")}
 DOORS = {  # who may import a package
@@ -33,7 +35,7 @@ DOORS = {  # who may import a package
     "dvc": {"storage/previous.py"},
     "filelock": {"compute/making.py", "sources/download/__init__.py"},
     "h5py": {"storage/hdf5.py", "storage/inspect.py", "storage/shards.py", "storage/store.py",
-             "evaluation/evaluate.py", "evaluation/examples.py"},
+             "evaluation/examples.py"},
     "jinja2": {"report/page.py"},
     "matplotlib": {"report/plots.py"},
     "mir_eval": {"evaluation/metrics.py"},
@@ -41,7 +43,7 @@ DOORS = {  # who may import a package
     "PIL": {"media/frames.py", "report/plots.py", *DRAWERS},
     "platformdirs": {"storage/cache.py"},
     "pyarrow": {"storage/inspect.py", "storage/shards.py", "storage/store.py", "storage/tables.py",
-                "sources/clips.py", "sources/reuse.py", "stages/evaluate.py"},
+                "sources/clips.py", "sources/reuse.py", "evaluation/evaluate.py"},
     "ray": {"compute/ray_train.py", "compute/ray_worker.py"},
     "scipy": {"evaluation/metrics.py"},
     "soundfile": {"media/recordings.py", "report/page.py"},
@@ -102,12 +104,21 @@ def body(stage: str) -> dict:
     return DVC[stage].get("do", DVC[stage])
 
 
+METHODS = {f"pipeline/{module.replace('.', '/')}.py" for _, module in KINDS.values()}  # each is a dependency of its own
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_code_dependencies_are_the_import_closure(stage: str):
+    """A stage of each method depends on the file of that method, and on what any method is made of."""
     listed = {d for d in body(stage)["deps"] if not d.startswith("data/")}
     code = {d for d in listed if d.endswith(".py")}
     folders = [d for d in listed if (ROOT / d).is_dir()]
-    needed = {f for f in closure(f"stages/{stage}.py") if f in code or not any(f.startswith(d + "/") for d in folders)}
+    reached = closure(f"stages/{stage}.py")
+    if "${item}" in listed:
+        assert DVC[stage]["foreach"] == "${methods}"
+        assert not reached & METHODS, f"{stage} knows a method"
+        reached |= set().union(*map(closure, METHODS)) - METHODS
+    needed = {f for f in reached if f in code or not any(f.startswith(d + "/") for d in folders)}
     assert sorted(code) == sorted(needed), f"dvc.yaml, {stage}: deps"
 
 
@@ -176,10 +187,15 @@ def test_imports_go_downwards():
         assert not upward, f"{file}, in {room}, imports {sorted(upward)}"
 
 
+def test_a_method_knows_no_other():
+    for file in METHODS:
+        assert not closure(file) & METHODS - {file}, file
+
+
 def test_models_know_no_clips_and_no_parameters():
     for path in (ROOT / LIBRARY / "models").glob("*.py"):
         ours = {n for n in imports(str(path.relative_to(ROOT))) if n.startswith("avset.")}
-        known = ("avset.models", "avset.features", "avset.errors", "avset.storage.files")
+        known = ("avset.models", "avset.features", "avset.errors", "avset.presets", "avset.storage.files")
         assert all(n.startswith(known) for n in ours), f"{path.name}: a model knows too much"
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from avset.training import losses
+from avset.models import losses
 
 
 def test_mask_loss_by_loop():

@@ -14,7 +14,7 @@ from PIL import Image
 from avset import params
 from avset.__main__ import main
 from avset.media.waveforms import resample
-from avset.models.checkpoint import Model
+from avset.models.checkpoint import SeparationModel
 from avset.storage.store import Store
 from stages.train import settings_of
 
@@ -35,7 +35,7 @@ def project(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         p = params.load()
         settings = settings_of(p, "avset", Store(p.data / "regions"))
     torch.manual_seed(0)
-    Model(settings).save(data / "models" / "avset", {})
+    SeparationModel(settings).save(data / "models" / "avset", {})
     return folder
 
 

@@ -38,8 +38,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def training(store: Store, **changes: object) -> TrainingMixtures:
-    options = {"crop": 64, "log_bins": 64, "n_sources": 2, "gain": (0.5, 1.5), "seed": 0, "length": 100} | changes
-    return TrainingMixtures(sorted(LENGTHS), store, store, **options)
+    options = {"crop": 64, "bins": 64, "n_sources": 2, "gain": (0.5, 1.5), "seed": 0, "length": 100} | changes
+    return TrainingMixtures(sorted(LENGTHS), store, {"regions": store}, **options)
 
 
 def test_references_add_up_to_the_mean_of_the_gained_clips(store: Store):
@@ -137,7 +137,7 @@ def test_too_few_categories_say_so(store: Store):
     with pytest.raises(AvsetError, match="0 audible clips"):
         drawn({}, different=False)
     with pytest.raises(AvsetError, match="1 training clips"):
-        TrainingMixtures(["a"], store, store, 64, 64, 2, (1.0, 1.0), 0, 1)
+        TrainingMixtures(["a"], store, {}, 64, 64, 2, (1.0, 1.0), 0, 1)
 
 
 def test_the_centre_of_a_clip():
@@ -159,7 +159,7 @@ def test_partners_are_drawn_as_from_the_list_of_all_others(store: Store, n_sourc
     rng = np.random.default_rng(0)
     videos = [f"v{i}" for i in rng.integers(12, size=60)]
     clips = [f"c{i}_0" for i in range(60)]
-    data = TrainingMixtures(clips, store, store, 4, 4, n_sources, (1.0, 1.0), 3, 500, videos)
+    data = TrainingMixtures(clips, store, {}, 4, 4, n_sources, (1.0, 1.0), 3, 500, videos)
     number = np.unique(videos, return_inverse=True)[1]
     for index in range(0, 500, 7):
         chosen = [int(np.random.default_rng([3, 0, index // 60]).permutation(60)[index % 60])]

@@ -19,7 +19,7 @@ from test_store import tree_digest
 from avset.errors import AvsetError
 from avset.storage.store import Store
 from avset.storage.tables import read_table
-from avset.training.dataset import Material
+from avset.training.dataset import Corpus
 
 LIST = """good-one,2,playing flute,train
 -dash-first,0,playing flute,train
@@ -279,8 +279,8 @@ def test_music_from_its_list_to_the_report(server: Server, tmp_path: Path):
     assert sorted(row["origin_start_s"] for row in rows.values() if row["media_id"] == "tuba3") == [0.0, 2.0, 4.0]
     captions = Store(project / "data" / "music" / "captions")
     assert {captions.rows[clip]["of"] for clip in rows if rows[clip]["media_id"] == "tuba3"} == {"tuba3_2000"}
-    material = Material.load(project / "data" / "music")
-    assert all(len({material.videos[clip] for clip in m.clips}) == len(m.clips) for m in material.mixtures)
+    corpus = Corpus.load(project / "data" / "music")
+    assert all(len({corpus.videos[clip] for clip in m.clips}) == len(m.clips) for m in corpus.mixtures)
     numbers = json.loads((project / "reports" / "music" / "metrics.json").read_text())
     assert {"text", "video", "caption"} <= numbers["avset"].keys()
     covered = json.loads((project / "reports" / "music" / "coverage.json").read_text())

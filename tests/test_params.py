@@ -39,7 +39,22 @@ def test_every_profile_is_complete(dataset: str):
     ("path", "value", "said"),
     [
         ("dataset", "muzic", r"dataset: 'muzic' is not one of audioset, demo, folder, music, music21, solos, vggsound"),
-        ("methods", ["avset", "avzet"], r"methods\[1\]: 'avzet' is not one of avset, "),
+        ("methods/avzet", "pipeline/avset/models/avset.py", r"methods: 'avzet' is not one of avset, "),
+        (
+            "methods/avset",
+            "pipeline/avset/models/unet.py",
+            r"methods\.avset: '.*unet\.py' is not the file of avset\.models\.",
+        ),
+        ("methods", ["avset"], r"methods: must be a mapping"),
+        ("presets/avset/kind", "avzet", r"presets\.avset\.kind: 'avzet' is not one of avset, nmf_mfcc"),
+        ("presets/avset/kind", ..., r"presets\.avset\.kind: missing"),
+        (
+            "presets/avset/kind",
+            "no.such",
+            r"presets\.avset\.kind: 'no\.such' is no module with .* \(No module named 'no'\)",
+        ),
+        ("presets/avset/kind", "pathlib", r"presets\.avset\.kind: 'pathlib' is not one of"),
+        ("presets/nmf_mfcc/lr", 1, r"presets\.nmf_mfcc\.lr: unknown key; known here: kind, templates, "),
         ("captions/tokens", 0, r"captions\.tokens: .*greater than or equal to 1, not 0"),
         ("captions/token", 3, r"captions\.token: unknown key; known here: tokens, "),
         ("captions/tokens", ..., r"captions\.tokens: missing"),

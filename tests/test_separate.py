@@ -7,46 +7,51 @@ import numpy as np
 import pytest
 import torch
 
+from avset import params
 from avset.errors import AvsetError, MissingArtifact
 from avset.features import spectrograms as sp
 from avset.features.encoder import Encoder
 from avset.inference.separate import WINDOWS, Separator
 from avset.media.recordings import AudioWriter
 from avset.media.waveforms import BLOCK, resample_blocks
-from avset.models.checkpoint import Model, Settings
+from avset.models.checkpoint import SeparationModel, Settings
+from avset.models.contract import Conditions, Sizes
 from bench import separation as bench
 
 TRANSFORM = sp.Transform(11025, 1022, 256, 64, 64)
+PRESET = params.load(Path(__file__).parents[1] / "params.yaml").presets["avset"]
 
 
-def make_model(**changes: object) -> Model:
+def make_model(**changes: object) -> SeparationModel:
     torch.manual_seed(0)
-    sizes = {"dim": 128, "channels": [4, 8], "n_regions": 9} | changes
-    return Model(Settings(sizes, TRANSFORM, True, "cosine", "e" * 64)).eval()
+    settings = PRESET.model_copy(update={"similarity": "cosine", **changes})
+    model = SeparationModel(Settings(settings, Sizes(TRANSFORM, 128, 9, [4, 8]), True, "e" * 64))
+    model.method.eval()
+    return model
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_checkpoint_needs_no_parameters(tmp_path: Path, shared: bool):
     model = make_model(shared_encoder=shared, norm="batch", query_norm="l2")
-    model.mean_caption.fill_(0.25)
+    model.method.mean_caption.fill_(0.25)
     model.save(tmp_path, {"step": 3})
     first = (tmp_path / "model.safetensors").read_bytes()
-    loaded = Model.load(tmp_path)
+    loaded = SeparationModel.load(tmp_path)
     assert loaded.settings == model.settings
-    mixture, queries = torch.rand(1, 16383), torch.randn(1, 2, 1, 9, 128)
-    for ours, theirs in zip(loaded.separate(mixture, queries), model.separate(mixture, queries), strict=True):
+    mixture, conditions = torch.rand(1, 16383), Conditions.of_queries(torch.randn(1, 2, 1, 9, 128))
+    for ours, theirs in zip(loaded.separate(mixture, conditions), model.separate(mixture, conditions), strict=True):
         assert torch.equal(ours, theirs)
-    assert loaded.mean_caption[0] == 0.25
+    assert loaded.method.mean_caption[0] == 0.25
     loaded.save(tmp_path, {"step": 3})
     assert (tmp_path / "model.safetensors").read_bytes() == first
 
 
 def test_files_that_are_no_checkpoint(tmp_path: Path):
     with pytest.raises(MissingArtifact, match=r"dvc repro"):
-        Model.load(tmp_path)
+        SeparationModel.load(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"12345678junk")
     with pytest.raises(AvsetError, match="not a checkpoint"):
-        Model.load(tmp_path)
+        SeparationModel.load(tmp_path)
 
 
 def test_masks_are_applied_to_the_complex_mixture():
@@ -74,7 +79,7 @@ class EncoderOfNothing(Encoder):
         self.digest = digest
 
 
-def separator(model: Model) -> Separator:
+def separator(model: SeparationModel) -> Separator:
     return Separator(model, EncoderOfNothing(model.settings.encoder))
 
 
@@ -88,7 +93,7 @@ def test_any_length_adds_up(length: int, monkeypatch: pytest.MonkeyPatch):
     """Masks of one give the mixture back, at every length and at the borders."""
     model = make_model()
     monkeypatch.setattr(
-        model.net, "masks", lambda magnitude, queries: torch.ones(*queries.shape[:2], *magnitude.shape[1:])
+        model.method.net, "masks", lambda magnitude, queries: torch.ones(*queries.shape[:2], *magnitude.shape[1:])
     )
     mixture = torch.randn(length) * 0.1
     found = separator(model).separate(mixture, torch.zeros(3, 1, 1, 128))
@@ -108,7 +113,7 @@ def test_long_recordings_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPa
 def test_separation_agrees_with_the_plain_way():
     """Window by window, with sampling grids and a plain U-Net, the text in CLIP's whole context."""
     ours = bench.made("cpu")
-    net = bench.made_plain(ours.model.net)
+    net = bench.made_plain(ours.model.method.net)
     for seconds in (0.5, 20.0):  # one batch of windows, and two
         mixture = torch.from_numpy(bench.chord(seconds, bench.RATE))
         expected = bench.plain(net, ours.encoder, mixture, bench.TEXT)
@@ -134,7 +139,7 @@ def test_no_more_is_held_of_a_long_recording_than_of_a_short_one(tmp_path: Path,
     """The reader is never further ahead of the writer than a bound without the length in it."""
     model = make_model()
     monkeypatch.setattr(
-        model.net, "masks", lambda magnitude, queries: torch.ones(*queries.shape[:2], *magnitude.shape[1:])
+        model.method.net, "masks", lambda magnitude, queries: torch.ones(*queries.shape[:2], *magnitude.shape[1:])
     )
     asked: list[int] = []
     separate = model.separate

@@ -2,7 +2,6 @@
 
 import copy
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +11,20 @@ import torch
 from avset import params
 from avset.errors import AvsetError
 from avset.features.spectrograms import Transform
-from avset.models.checkpoint import Model, Settings
+from avset.models.checkpoint import SeparationModel, Settings
+from avset.models.contract import Sizes
+from avset.presets import AVSeTSettings
 from avset.storage.artifacts import Record
 from avset.storage.items import Item
 from avset.storage.shards import assemble, spread
 from avset.storage.store import Store
 from avset.training import train
 from avset.training.batches import TrainingMixtures
-from avset.training.dataset import Material
+from avset.training.dataset import Corpus
 from avset.training.mixtures import draw
 
 ROOT = Path(__file__).parents[1]
-PRESETS = params.load(ROOT / "params.yaml").presets
+PRESETS = {k: v for k, v in params.load(ROOT / "params.yaml").presets.items() if v.kind == "avset"}
 TRANSFORM = Transform(11025, 1022, 256, 16, 16)
 
 
@@ -40,7 +41,7 @@ def two_kinds(folder: Path) -> TrainingMixtures:
         items[f"c{i}_0"] = Item({"stft": planes.half().numpy(), "regions": regions.numpy()})
     axes = {"stft": ("T", "plane", "F"), "regions": ("V", "R", "D")}
     assemble(folder, Record("frames"), spread(items), lambda clip: (items[clip], ""), axes)
-    return TrainingMixtures(sorted(items), Store(folder), Store(folder), 16, 16, 2, (0.5, 1.5), 0, 4000)
+    return TrainingMixtures(sorted(items), Store(folder), {"regions": Store(folder)}, 16, 16, 2, (0.5, 1.5), 0, 4000)
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +49,21 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingMixtures:
     return two_kinds(tmp_path_factory.mktemp("train") / "store")
 
 
-def captions(data: TrainingMixtures) -> tuple[torch.Tensor, torch.Tensor]:
+def constants(data: TrainingMixtures) -> dict[str, torch.Tensor]:
     """A caption of each clip."""
-    bank = torch.stack([torch.from_numpy(data.regions.read(c, "regions")).mean((0, 1)) for c in data.clips])
-    return bank, torch.arange(len(bank))
+    regions = data.features["regions"]
+    bank = torch.stack([torch.from_numpy(regions.read(c, "regions")).mean((0, 1)) for c in data.clips])
+    return {"captions": bank, "own": torch.arange(len(bank))}
 
 
-def make_model(preset: params.Preset) -> Model:
+def make_model(preset: AVSeTSettings) -> SeparationModel:
     torch.manual_seed(0)
-    names = ("norm", "level", "query_norm", "scale", "shared_encoder", "embedding_input")
-    switches = {name: getattr(preset, name) for name in names}
-    sizes = {"dim": 32, "channels": [8, 8], "n_regions": 4}
-    return Model(Settings(sizes | switches, TRANSFORM, True, preset.similarity, ""))
+    return SeparationModel(Settings(preset, Sizes(TRANSFORM, 32, 4, [8, 8]), True, ""))
+
+
+def losses(preset: AVSeTSettings, batch: dict[str, torch.Tensor], data: TrainingMixtures) -> dict[str, torch.Tensor]:
+    """The losses of a fresh model."""
+    return make_model(preset).method.losses(batch | constants(data))
 
 
 def settings(steps: int, every: int) -> params.Train:
@@ -67,17 +71,17 @@ def settings(steps: int, every: int) -> params.Train:
 
 
 def fit(
-    data: TrainingMixtures, preset: params.Preset, steps: int, state: Path | None = None, stop: int = 0
+    data: TrainingMixtures, preset: AVSeTSettings, steps: int, state: Path | None = None, stop: int = 0
 ) -> tuple[train.Run, list]:
     log: list = []
 
-    def validate(model: Model) -> dict[str, float]:
+    def validate(model: SeparationModel) -> dict[str, float]:
         if stop and len(log) == stop:
             raise KeyboardInterrupt
         return {"nsdr": float(len(log))}
 
     run = train.fit(
-        make_model(preset), data, *captions(data), preset, settings(steps, 5), validate,
+        make_model(preset), data, constants(data), settings(steps, 5), validate,
         lambda step, values: log.append((step, values)), state,
     )  # fmt: skip
     return run, log
@@ -90,26 +94,26 @@ def test_every_preset_trains(data: TrainingMixtures, name: str):
     expected = {"mask"} | {k for k in ("caption", "audio_language", "trimodal") if getattr(preset.losses, k)}
     assert {k.removeprefix("train/") for k in log[-1][1] if k.startswith("train/")} == expected | {"loss"}
     assert run.step == 10
-    assert all(torch.isfinite(p).all() for p in run.model.parameters())
+    assert all(torch.isfinite(p).all() for p in run.method.parameters())
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_processes_that_read_ahead_change_nothing(data: TrainingMixtures):
     runs = [
         train.fit(
-            make_model(PRESETS["avset"]), data, *captions(data), PRESETS["avset"], settings(10, 5),
+            make_model(PRESETS["avset"]), data, constants(data), settings(10, 5),
             lambda model: {"nsdr": 0.0}, lambda *_: None, workers=workers,
         )
         for workers in (0, 2)
     ]  # fmt: skip
-    for one, two in zip(*(run.model.state_dict().values() for run in runs), strict=True):
+    for one, two in zip(*(run.method.state_dict().values() for run in runs), strict=True):
         assert torch.equal(one, two)
 
 
 def test_the_loss_is_the_weighted_sum(data: TrainingMixtures):
     preset = PRESETS["avset"]
     batch = {k: v[None] for k, v in data[0].items()}
-    terms = train.batch_losses(make_model(preset), batch, *captions(data), preset)
+    terms = losses(preset, batch, data)
     _, log = fit(data, preset, 5)
     values = log[0][1]
     weights = preset.losses.recipe()
@@ -135,7 +139,7 @@ def test_decoding_all_regions_by_draw_is_decoding_all(data: TrainingMixtures):
     terms = []
     for mixtures in (data, sparing(data, 1, 4)):
         batch = {k: v[None] for k, v in mixtures[3].items()}
-        terms.append(train.batch_losses(make_model(preset), batch, *captions(data), preset))
+        terms.append(losses(preset, batch, data))
     assert "decoded" in batch and batch["decoded"].tolist() == [[[[0, 1, 2, 3]]] * 2]
     assert terms[0] == terms[1]
 
@@ -145,14 +149,15 @@ def test_the_masks_of_drawn_regions_are_those_of_all_on_average(data: TrainingMi
     """Over all choices of one region the mean of the aggregated masks is Eq. 4 itself."""
     preset = PRESETS["avset"].model_copy(update={"scale": scale})
     model, masks = make_model(preset), []
-    decode = model.net.decode
+    net = model.method.net
+    decode = net.decode
     batch = {k: v[None] for k, v in data[3].items()}
     for choice in (None, 0, 1, 2, 3):
         if choice is not None:
             batch["decoded"] = torch.full((1, 2, 1, 1), choice)
         kept: list = []
-        model.net.decode = lambda *args, kept=kept: kept.append(decode(*args)) or kept[0]
-        train.batch_losses(model, batch, *captions(data), preset)
+        net.decode = lambda *args, kept=kept: kept.append(decode(*args)) or kept[0]
+        model.method.losses(batch | constants(data))
         masks.append(kept[0][0])
     torch.testing.assert_close(torch.stack(masks[1:]).mean(0), masks[0])
     assert not torch.allclose(masks[1], masks[2])
@@ -172,10 +177,9 @@ def test_draws_are_without_repetition_uniform_and_stay_in_their_frames(data: Tra
 def test_bfloat16_is_of_the_convolutions_alone(data: TrainingMixtures):
     preset = PRESETS["avset"]
     batch = {k: v[None] for k, v in data[3].items()}
-    exact, rough = (
-        train.batch_losses(make_model(preset), batch, *captions(data), preset, precision)
-        for precision in ("float32", "bfloat16")
-    )
+    exact, method = losses(preset, batch, data), make_model(preset).method
+    method.precision = "bfloat16"
+    rough = method.losses(batch | constants(data))
     for name, term in exact.items():
         assert rough[name].dtype == torch.float32
         assert rough[name].item() == pytest.approx(term.item(), rel=0.05), name
@@ -191,17 +195,17 @@ def test_a_killed_run_ends_as_an_undisturbed_one(data: TrainingMixtures, tmp_pat
     resumed, log = fit(data, preset, 20, tmp_path / "state.pt")
     assert [step for step, _ in log] == [5, 10, 15, 20]
     assert [v["train/loss"] for _, v in log] == [v["train/loss"] for _, v in whole_log]
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    for name, value in whole.method.state_dict().items():
+        assert torch.equal(value, resumed.method.state_dict()[name]), name
 
 
 def test_the_best_state_is_that_of_the_best_validation(data: TrainingMixtures):
     preset = PRESETS["avset"]
     scores = iter([1.0, 3.0, 2.0])
     validate = lambda model: {"nsdr": next(scores)}  # noqa: E731
-    run = train.fit(make_model(preset), data, *captions(data), preset, settings(15, 5), validate, lambda *_: None)
+    run = train.fit(make_model(preset), data, constants(data), settings(15, 5), validate, lambda *_: None)
     assert (run.best_step, run.best) == (10, 3.0)
-    last = run.model.own_state()
+    last = run.method.own_state()
     assert any(not torch.equal(last[k], v) for k, v in run.best_state.items())
 
 
@@ -221,9 +225,9 @@ def test_a_query_of_another_clip_gives_another_mask(data: TrainingMixtures):
     """The label of the audio-language loss and the caption of a source are those of its own clip."""
     preset = PRESETS["avset"]
     batch = {k: v[None] for k, v in data[0].items()}
-    model, bank = make_model(preset), captions(data)
-    terms = train.batch_losses(model, batch, *bank, preset)
-    swapped = train.batch_losses(model, {**batch, "clip": batch["clip"].flip(1)}, *bank, preset)
+    method, batch = make_model(preset).method, batch | constants(data)
+    terms = method.losses(batch)
+    swapped = method.losses({**batch, "clip": batch["clip"].flip(1)})
     assert swapped["caption"] != terms["caption"]
     assert swapped["audio_language"] != terms["audio_language"]
     assert swapped["mask"] == terms["mask"]
@@ -232,26 +236,28 @@ def test_a_query_of_another_clip_gives_another_mask(data: TrainingMixtures):
 def test_level_video_is_a_preset_of_the_same_model(data: TrainingMixtures):
     preset = PRESETS["mix_and_separate"]
     model = make_model(preset)
-    assert model.net.n_regions == 1
-    assert replace(model.settings) == model.settings
+    assert model.method.net.n_regions == 1
+    batch = {k: v[None] for k, v in sparing(data, 1, 2)[0].items()}
+    with pytest.raises(AvsetError, match=r"level: video pools all regions; set train\.decoded_frames"):
+        model.method.losses(batch | constants(data))
 
 
 def test_a_shared_caption_is_no_negative_of_itself(data: TrainingMixtures):
     """Eq. 2 by a loop over the captions of three videos of two clips each; a bank of six would count each twice."""
     preset = PRESETS["avset"]
     bank, own = torch.randn(3, 32, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 0, 2, 2, 1, 1])
-    model, items = make_model(preset), [data[i] for i in range(3)]
+    method, items = make_model(preset).method, [data[i] for i in range(3)]
     batch = {k: torch.stack([item[k] for item in items]) for k in items[0]}
     heard: list[torch.Tensor] = []
-    embed = model.net.embed
-    model.net.embed = lambda *args: heard.append(embed(*args)) or heard[0]
-    found = train.batch_losses(model, batch, bank, own, preset)
+    embed = method.net.embed
+    method.net.embed = lambda *args: heard.append(embed(*args)) or heard[0]
+    found = method.losses(batch | {"captions": bank, "own": own})
     expected = []
     for sound, clip in zip(heard[0].detach().flatten(0, 1), batch["clip"].flatten().tolist(), strict=True):
         scores = [100 * torch.cosine_similarity(sound, caption, dim=0).double() for caption in bank]
         expected.append(torch.stack(scores).logsumexp(0) - scores[[0, 0, 2, 2, 1, 1][clip]])
     assert found["audio_language"].item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-4)
-    doubled = train.batch_losses(model, batch, bank[own], torch.arange(6), preset)
+    doubled = method.losses(batch | {"captions": bank[own], "own": torch.arange(6)})
     assert (doubled["audio_language"] - found["audio_language"]).item() == pytest.approx(np.log(2), abs=1e-4)
     for name in ("mask", "caption", "trimodal"):
         assert doubled[name] == found[name], "the caption itself is the same"
@@ -265,11 +271,11 @@ def test_the_bank_has_each_caption_once(tmp_path: Path):
         tmp_path / "captions", Record("captions"), spread(items), lambda clip: (items[clip], ""), {"caption": ("D",)}
     )
     store = Store(tmp_path / "captions")
-    material = Material(store, store, store, store, [], {}, {}, {}, {}, {})
-    bank, own = material.bank(["b_0", "c_0", "a_0", "c_10", "a_10"])
+    corpus = Corpus(store, store, store, store, [], {}, {}, {}, {}, {})
+    bank, own = corpus.bank(["b_0", "c_0", "a_0", "c_10", "a_10"])
     assert bank[:, 0].tolist() == [sum(maker.encode()) for maker in ("b_0", "c_10", "a_10")]
     assert own.tolist() == [0, 1, 2, 1, 2]
-    bank, own = material.bank(["a_0", "b_0", "c_0"])
+    bank, own = corpus.bank(["a_0", "b_0", "c_0"])
     assert own.tolist() == [0, 1, 2] and bank[:, 0].tolist() == [sum(of[c].encode()) for c in ("a_0", "b_0", "c_0")]
 
 
@@ -279,7 +285,7 @@ CLIPS = {f"{video}_{i}": video for video, n in VIDEOS.items() for i in range(n)}
 
 def mixer(data: TrainingMixtures, videos: list[str] | None, n_sources: int, count: int = 9) -> TrainingMixtures:
     clips = list(CLIPS)[:count]
-    return TrainingMixtures(clips, data.spectrograms, data.regions, 16, 16, n_sources, (1.0, 1.0), 3, 9999, videos)
+    return TrainingMixtures(clips, data.spectrograms, data.features, 16, 16, n_sources, (1.0, 1.0), 3, 9999, videos)
 
 
 def test_partners_in_training_are_of_other_videos(data: TrainingMixtures):

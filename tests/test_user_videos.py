@@ -15,7 +15,7 @@ from media import make_video
 from avset.errors import AvsetError
 from avset.storage.store import Store
 from avset.storage.tables import read_table
-from avset.training.dataset import Material
+from avset.training.dataset import Corpus
 
 pytestmark = pytest.mark.slow
 
@@ -113,13 +113,13 @@ def test_a_bad_file_is_a_row_with_its_reason(labelled: Path, name: str):
 
 
 def test_the_rest_is_complete_and_nothing_else(labelled: Path):
-    material = Material.load(labelled / "data" / "folder")
-    names = Counter(clip.rsplit("_", 1)[0] for clip in material.complete())
+    corpus = Corpus.load(labelled / "data" / "folder")
+    names = Counter(clip.rsplit("_", 1)[0] for clip in corpus.complete())
     long = next(name for name in names if "long" in name)
     assert names == {name: 1 for name in GOOD if name != "deep/long"} | {long: 3}
-    assert "silent_0" in material.regions.clips and "silent_0" not in material.spectrograms.clips
-    assert not {clip for m in material.mixtures for clip in m.clips} & {f"{name}_0" for name in BAD}
-    heard = material.spectrograms.read("t1_0", "waveform").astype(float)
+    assert "silent_0" in corpus.regions.clips and "silent_0" not in corpus.spectrograms.clips
+    assert not {clip for m in corpus.mixtures for clip in m.clips} & {f"{name}_0" for name in BAD}
+    heard = corpus.spectrograms.read("t1_0", "waveform").astype(float)
     assert np.abs(np.fft.rfft(heard)).argmax() * 11025 / len(heard) == pytest.approx(880, abs=1)
 
 

@@ -28,6 +28,8 @@ def params(**changes: Any) -> dict[str, Any]:
     demo["model"] |= {"channels": [4, 8, 8, 8]}
     demo["evaluate"] |= {"examples": 2}
     tree["runtime"] |= {"workers": 1, "device": "cpu"}
+    if "methods" in changes:
+        changes["methods"] = methods(*changes["methods"])
     for dotted, value in changes.items():
         *above, last = dotted.split("__")
         node = tree
@@ -35,6 +37,12 @@ def params(**changes: Any) -> dict[str, Any]:
             node = node[key]
         node[last] = value
     return tree
+
+
+def methods(*names: str) -> dict[str, str]:
+    """The presets of these names, each with the file of its method."""
+    presets = yaml.safe_load((ROOT / "params.yaml").read_text())["presets"]
+    return {name: f"pipeline/avset/models/{presets[name]['kind']}.py" for name in names}
 
 
 def project(folder: Path, tree: dict[str, Any]) -> Path:

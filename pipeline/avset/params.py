@@ -10,19 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, SerializeAsAny, ValidationError
 
 from avset.errors import ParamsError
-
-
-class Section(BaseModel):
-    """A section of params.yaml: immutable, no unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    def recipe(self) -> dict[str, Any]:
-        """The plain values, for keys and stores."""
-        return self.model_dump(mode="json")
+from avset.presets import MethodSettings, Section, module_of, settings_type
 
 
 class Download(Section):
@@ -146,36 +137,6 @@ class Evaluate(Section):
     examples: int = Field(ge=1)  # mixtures kept whole for the page
 
 
-class Losses(Section):
-    """Weights of Eq. 5, and of the mask loss with the latent caption as the query."""
-
-    mask: float = Field(ge=0)
-    caption: float = Field(ge=0)
-    audio_language: float = Field(ge=0)
-    trimodal: float = Field(ge=0)
-
-
-class Preset(Section):
-    """A method: everything that an ablation changes. See avset.models.avset for the model's switches."""
-
-    level: Literal["region", "video"]
-    norm: Literal["group", "batch"]
-    query_norm: Literal["none", "l2"]
-    scale: Literal["regions", "sum"]
-    shared_encoder: bool
-    embedding_input: Literal["masked", "release"]
-    mask_target: Literal["mixture", "sum"]
-    losses: Losses
-    similarity: Literal["cosine", "dot", "centered"]
-    kl_reduction: Literal["sum", "mean"]
-    optimizer: Literal["sgd", "adamw"]
-    lr: float = Field(gt=0)
-    weight_decay: float = Field(ge=0)
-    schedule: Literal["cosine", "step"]
-    warmup: int = Field(ge=0)  # steps
-    best: Literal["nsdr", "loss"]
-
-
 SECTIONS: dict[str, type[Section]] = {
     "clips": Clips, "frames": Frames, "spectrograms": Spectrograms, "encoder": EncoderSource,
     "regions": Regions, "captions": Captions, "model": Model, "mixtures": Mixtures, "train": Train,
@@ -187,7 +148,7 @@ class Params(Section):
     """One profile, complete."""
 
     dataset: str
-    methods: list[str]
+    methods: dict[str, str]  # preset -> the file of its method
     runtime: Runtime
     clips: Clips
     frames: Frames
@@ -199,7 +160,7 @@ class Params(Section):
     mixtures: Mixtures
     train: Train
     evaluate: Evaluate
-    presets: dict[str, Preset]
+    presets: dict[str, SerializeAsAny[MethodSettings]]
 
     @property
     def data(self) -> Path:
@@ -211,7 +172,7 @@ class Params(Section):
         """Where the report of this data set lives."""
         return Path("reports") / self.dataset
 
-    def preset(self, method: str) -> Preset:
+    def preset(self, method: str) -> MethodSettings:
         """The preset of a method; ParamsError if there is none."""
         return self.presets[choose(method, self.presets, "method")]
 
@@ -252,11 +213,27 @@ def resolve(tree: dict[str, Any]) -> Params:
     batch, workers = sections["train"].batch_size, sections["train"].workers
     if batch % workers:
         raise ParamsError(f"train.workers: {workers} do not divide the {batch} mixtures of train.batch_size evenly")
-    presets = {k: _check(Preset, v, lambda key, k=k: f"presets.{k}.{key}") for k, v in tree["presets"].items()}
-    for i, method in enumerate(tree["methods"]):
-        choose(method, presets, f"methods[{i}]")
+    presets = {name: _preset(name, values) for name, values in tree["presets"].items()}
+    _check_methods(tree["methods"], presets)
     runtime = _check(Runtime, tree["runtime"], lambda key: f"runtime.{key}")
     return Params(dataset=dataset, methods=tree["methods"], runtime=runtime, presets=presets, **sections)
+
+
+def _preset(name: str, values: Any) -> MethodSettings:
+    if not isinstance(values, dict) or "kind" not in values:
+        raise ParamsError(f"presets.{name}.kind: missing from params.yaml")
+    kind = settings_type(values["kind"], f"presets.{name}.kind")
+    return _check(kind, values, lambda key: f"presets.{name}.{key}")
+
+
+def _check_methods(methods: Any, presets: dict[str, MethodSettings]) -> None:
+    """ParamsError unless `methods` maps names of presets to the files of their methods, which DVC watches."""
+    if not isinstance(methods, dict):
+        raise ParamsError(f"methods: must be a mapping, preset: file of its method, not {methods!r}")
+    for name, path in methods.items():
+        module = module_of(presets[choose(name, presets, "methods")].kind).split(".")
+        if list(Path(str(path)).with_suffix("").parts[-len(module) :]) != module:
+            raise ParamsError(f"methods.{name}: {path!r} is not the file of {'.'.join(module)}, its preset's kind")
 
 
 def _section(tree: dict, profile: dict, dataset: str, name: str) -> Any:

@@ -44,10 +44,13 @@ def _meaning(path: Path) -> str:
 
 
 class Recipe:
-    """The recipe `name` of a stage, whose code is in `modules` (default: `code_of` the stage)."""
+    """The recipe `name` of a stage, whose code is in `modules` (default: `code_of` the stage).
 
-    def __init__(self, stage: str, name: str = "", modules: Iterable[Path] | None = None):
-        self.stage, self.name = stage, name or stage
+    `command` are the words after `python -m stages.` that run the stage (default: its name).
+    """
+
+    def __init__(self, stage: str, name: str = "", modules: Iterable[Path] | None = None, command: str = ""):
+        self.name, self._command = name or stage, f"python -m stages.{command or stage}"
         self.code = code_digest(code_of(stage) if modules is None else modules)
         self.known = _read().get(self.name)
 
@@ -58,22 +61,16 @@ class Recipe:
 
     @property
     def version(self) -> str:
-        """The version under which results are kept, whatever the code is now: "3-1f0c5a9b27de"."""
-        return f"{self.number}-{self.known['born'][:12]}" if self.known else "0"
+        """The version under which results are kept: "3-1f0c5a9b27de". Without a row every code is a version: "0-..."."""
+        return f"{self.number}-{(self.known['born'] if self.known else self.code)[:12]}"
 
     def check(self) -> None:
         """AvsetError if the code is not known to have the version."""
-        if not self.known:
-            raise AvsetError(f"{RECIPES} has no version of {self.name}; run `{self._command} --new-version`")
-        if self.code != self.known["code"]:
+        if self.known and self.code != self.known["code"]:
             raise AvsetError(
                 f"the code of {self.name} changed since version {self.number}: adopt it with `{self._command} "
                 "--adopt 20` if results stay the same, or raise the version with `--new-version`"
             )
-
-    @property
-    def _command(self) -> str:
-        return f"python -m stages.{self.stage}"
 
     def adopt(self) -> None:
         """From now on the code as it is has the version that it had before."""

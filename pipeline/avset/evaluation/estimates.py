@@ -1,6 +1,7 @@
 """A model's estimates on frozen mixtures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -8,24 +9,41 @@ from jaxtyping import Float
 from torch import Tensor
 
 from avset.errors import AvsetError
-from avset.evaluation.metrics import bss_eval
-from avset.models.checkpoint import Model
-from avset.training.dataset import Material
+from avset.evaluation.metrics import best_assignment, bss_eval
+from avset.features.spectrograms import warp
+from avset.models.checkpoint import SeparationModel
+from avset.models.contract import ORACLE, Conditions, Localizes
+from avset.training.dataset import Corpus
 from avset.training.mixtures import Mixture, references
 
 BATCH = 8  # mixtures separated at once
 
+Texts = Mapping[str, Tensor]  # label -> text query (1, 1, D)
 
-def queries(
-    kind: str, mixtures: Sequence[Mixture], material: Material, texts: dict[str, Tensor]
-) -> Float[Tensor, "B N V R D"]:
+
+@dataclass(frozen=True)
+class Estimates:
+    """What a model made of one mixture; all are float32.
+
+    `attention` is that of each separated sound over the regions of the centre frame of its own clip, for a method
+    that localizes.
+    """
+
+    mixture: Mixture
+    references: Float[np.ndarray, "N L"]
+    estimates: Float[np.ndarray, "N L"]
+    masks: Float[np.ndarray, "N M T"]  # on the log-frequency grid, whatever the method's is
+    attention: Float[np.ndarray, "N R"] | None
+
+
+def queries(kind: str, mixtures: Sequence[Mixture], corpus: Corpus, texts: Texts) -> Float[Tensor, "B N V R D"]:
     """The queries of some mixtures: `video` (all regions), `caption` (latent), else the text of each label."""
 
     def one(clip: str, label: str) -> Tensor:
         if kind == "video":
-            return torch.from_numpy(material.regions.read(clip, "regions")).float()
+            return torch.from_numpy(corpus.regions.read(clip, "regions")).float()
         if kind == "caption":
-            return torch.from_numpy(material.captions.read(clip, "caption")).float()[None, None]
+            return torch.from_numpy(corpus.captions.read(clip, "caption")).float()[None, None]
         return texts[label]
 
     return torch.stack(
@@ -34,43 +52,70 @@ def queries(
 
 
 def estimates(
-    model: Model, mixtures: Sequence[Mixture], kind: str, material: Material, texts: dict[str, Tensor]
-) -> Iterator[tuple[Mixture, np.ndarray, dict[str, np.ndarray]]]:
-    """Per mixture: the references (N, L), and the model's estimates (N, L), masks (N, M, T) and attention
-    (N, R) of each separated sound over the centre frame of its own clip."""
-    transform = model.settings.transform
-    device = next(model.parameters()).device
+    model: SeparationModel, mixtures: Sequence[Mixture], kind: str, corpus: Corpus, texts: Texts
+) -> Iterator[Estimates]:
+    """The estimates of a kind of query, mixture by mixture.
+
+    The outputs of the kind `ORACLE` have no order of their own: they get the one of the highest mean SDR.
+    """
     for i in range(0, len(mixtures), BATCH):
-        batch = mixtures[i : i + BATCH]
-        sources = np.stack(
-            [references(m, material.spectrograms, transform.length, transform.hop_length) for m in batch]
-        )
-        mixed = torch.from_numpy(sources).sum(1).to(device)
-        with torch.no_grad():
-            found, masks = model.separate(mixed, queries(kind, batch, material, texts).to(device))
-            sounds = model.net.embed(transform.analyse(mixed)[1], masks)
-            regions = queries("video", batch, material, {}).to(device)
-            seen = model.scores(regions[:, :, regions.shape[2] // 2], sounds)
-        for j, mixture in enumerate(batch):
-            parts = {"estimates": found[j], "masks": masks[j], "attention": seen[j]}
-            yield mixture, sources[j], {k: v.float().cpu().numpy() for k, v in parts.items()}
+        made = _of_batch(model, mixtures[i : i + BATCH], kind, corpus, texts)
+        yield from ordered_by_sources(made) if kind == ORACLE else made
+
+
+def _of_batch(
+    model: SeparationModel, batch: Sequence[Mixture], kind: str, corpus: Corpus, texts: Texts
+) -> Iterator[Estimates]:
+    transform, device, method = model.settings.transform, model.device, model.method
+    sources = np.stack([references(m, corpus.spectrograms, transform.length, transform.hop_length) for m in batch])
+    mixed = torch.from_numpy(sources).sum(1).to(device)
+    attention = None
+    with torch.no_grad():
+        if kind == ORACLE:
+            conditions = Conditions(sources.shape[1])
+        else:
+            conditions = Conditions.of_queries(queries(kind, batch, corpus, texts).to(device))
+        waveforms, masks = model.separate(mixed, conditions)
+        if isinstance(method, Localizes):
+            sounds = method.embed(transform.analyse(mixed, method.grid)[1], masks)
+            regions = queries("video", batch, corpus, {}).to(device)
+            attention = method.scores(regions[:, :, regions.shape[2] // 2], sounds).float().cpu().numpy()
+    if method.grid == "linear":
+        masks = warp(masks, transform.log_bins)
+    for j, mixture in enumerate(batch):
+        yield Estimates(
+            mixture, sources[j], waveforms[j].float().cpu().numpy(), masks[j].float().cpu().numpy(),
+            None if attention is None else attention[j],
+        )  # fmt: skip
+
+
+def ordered_by_sources(made: Iterator[Estimates]) -> Iterator[Estimates]:
+    """The same, with the outputs of each mixture assigned to its sources by the best permutation."""
+    for one in made:
+        count = len(one.estimates)
+        turns = (np.arange(count) + np.arange(count)[:, None]) % count  # in each row all outputs, at other sources
+        sdr = np.empty((count, count))
+        sdr[turns, np.arange(count)] = bss_eval(one.references, one.estimates[turns], "shared")["sdr"]
+        order = best_assignment(sdr)
+        attention = None if one.attention is None else one.attention[order]
+        yield Estimates(one.mixture, one.references, one.estimates[order], one.masks[order], attention)
 
 
 class Validation:
     """NSDR on the frozen mixtures of a split, by kinds of query that need no label; "nsdr" is their mean."""
 
-    def __init__(self, material: Material, split: str, kinds: Sequence[str]):
-        self.material, self.kinds, self.mixtures = material, kinds, material.of(split)
+    def __init__(self, corpus: Corpus, split: str, kinds: Sequence[str]):
+        self.corpus, self.kinds, self.mixtures = corpus, kinds or [ORACLE], corpus.mixtures_of(split)
         if not self.mixtures:
             raise AvsetError(f"no mixture of split {split!r} has all its clips; raise mixtures.{split}, or add clips")
 
-    def __call__(self, model: Model) -> dict[str, float]:
-        runs = [list(estimates(model, self.mixtures, kind, self.material, {})) for kind in self.kinds]
+    def __call__(self, model: SeparationModel) -> dict[str, float]:
+        runs = [list(estimates(model, self.mixtures, kind, self.corpus, {})) for kind in self.kinds]
         gains = []
         for same in zip(*runs, strict=True):
-            mixture, sources, _ = same[0]
-            found = bss_eval(sources, np.stack([parts["estimates"] for _, _, parts in same]), "shared")
-            own = [self.material.mixture_sdr[mixture.mixture_id, n] for n in range(len(sources))]
-            gains.append((found["sdr"] - own).mean(-1))
+            mixture, sources = same[0].mixture, same[0].references
+            scored = bss_eval(sources, np.stack([one.estimates for one in same]), "shared")
+            own = [self.corpus.mixture_sdr[mixture.mixture_id, n] for n in range(len(sources))]
+            gains.append((scored["sdr"] - own).mean(-1))
         means = dict(zip(self.kinds, np.mean(gains, 0).tolist(), strict=True))
         return {**means, "nsdr": float(np.mean(list(means.values())))}

@@ -1,7 +1,7 @@
-"""The listening examples that evaluation leaves behind: one HDF5 group per mixture, read into memory."""
+"""The listening examples that evaluation leaves behind: one HDF5 group per mixture, written and read whole."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from avset.errors import AvsetError
 from avset.storage.files import require
-from avset.storage.hdf5 import open_hdf5
+from avset.storage.hdf5 import new_hdf5, open_hdf5
 
 QUERIES = ("text", "word", "video", "caption")  # the order in which kinds of queries are shown
 
@@ -44,12 +44,44 @@ class Example:
     references: Float[ndarray, "N L"]
     frames: UInt8[ndarray, "N H W 3"]
     attention: Mapping[str, Float[ndarray, "N R"]]  # text, caption: the encoder's own, without any sound
-    separations: Mapping[str, Separation]  # by kind of query, and `IDEAL`
+    separations: dict[str, Separation]  # by kind of query, and `IDEAL`
 
 
 def ordered(kinds: Mapping[str, object]) -> list[str]:
     """Kinds of queries in the order of `QUERIES`, others behind them by name, without `IDEAL`."""
     return sorted(set(kinds) - {IDEAL}, key=lambda k: (QUERIES.index(k) if k in QUERIES else len(QUERIES), k))
+
+
+def write(path: Path, shown: Sequence[Example]) -> None:
+    """Write the examples as a new file. The order of the writes decides its bytes: mixtures first, then each query."""
+    with new_hdf5(path) as file:
+        for example in shown:
+            _write_mixture(file.create_group(example.mixture_id), example)
+        for kind in dict.fromkeys(kind for example in shown for kind in example.separations):
+            for example in shown:
+                if kind != IDEAL and kind in example.separations:
+                    _write_separation(file[example.mixture_id].create_group(kind), example.separations[kind])
+
+
+def _write_mixture(group: h5py.Group, example: Example) -> None:
+    """A mixture with all that needs no query."""
+    for key in ("labels", "clip_ids", "grid", "boxes"):
+        group.attrs[key] = json.dumps(getattr(example, key))
+    group.attrs["sample_rate"] = example.sample_rate
+    group["mixture"], group["references"] = example.mixture, example.references
+    if ideal := example.separations.get(IDEAL):
+        group[f"{IDEAL}/estimates"], group[f"{IDEAL}/masks"] = ideal.estimates, ideal.masks
+    group["frames"] = example.frames
+    for kind in ("caption", "text"):
+        if kind in example.attention:
+            group[f"{kind}_attention"] = example.attention[kind]
+
+
+def _write_separation(group: h5py.Group, separation: Separation) -> None:
+    group.attrs["queries"] = json.dumps(separation.queries)
+    for name in ("estimates", "masks", "attention", "nsdr"):
+        if (value := getattr(separation, name)) is not None:
+            group[name] = value
 
 
 def read(path: Path) -> list[Example]:

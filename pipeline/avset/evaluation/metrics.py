@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from avset.errors import AvsetError
@@ -140,6 +140,13 @@ def _unsure(signal: ndarray, rest: ndarray, off: ndarray) -> ndarray:
 def _decibel(signal: Float[ndarray, "*n"], rest: Float[ndarray, "*n"]) -> Float[ndarray, "*n"]:
     tiny = np.finfo(np.float64).tiny
     return 10 * (np.log10(np.maximum(signal, tiny)) - np.log10(np.maximum(rest, tiny)))
+
+
+def best_assignment(sdr: Float[ndarray, "N N"]) -> Int[ndarray, " N"]:
+    """The output of each source that makes the mean SDR highest; `sdr[i, n]` is that of output i as source n."""
+    from scipy import optimize  # takes a third of a second
+
+    return np.asarray(optimize.linear_sum_assignment(sdr.T, maximize=True)[1])
 
 
 def nsdr(estimate_sdr: Float[ndarray, "*n"], mixture_sdr: Float[ndarray, "*n"]) -> Float[ndarray, "*n"]:

@@ -123,17 +123,20 @@ class Transform:
         return n_samples(self.crop, self.hop_length)
 
     def analyse(
-        self, waveform: Float[Tensor, "*batch L"]
+        self, waveform: Float[Tensor, "*batch L"], grid: str = "log"
     ) -> tuple[Complex[Tensor, "*batch F T"], Float[Tensor, "*batch M T"]]:
-        """Complex STFT, and its magnitude on the log-frequency axis."""
+        """Complex STFT, and its magnitude on the log-frequency axis; with `grid="linear"` as it is."""
         spectrum = stft(waveform, self.window_length, self.hop_length)
-        return spectrum, warp(spectrum.abs(), self.log_bins)
+        magnitude = spectrum.abs()
+        return spectrum, magnitude if grid == "linear" else warp(magnitude, self.log_bins)
 
     def apply(
-        self, masks: Float[Tensor, "*batch N M T"], spectrum: Complex[Tensor, "*batch F T"], length: int
-    ) -> Float[Tensor, "*batch N {length}"]:
-        """Un-warp the masks, multiply the complex mixture, transform back with the mixture's phase."""
-        masked = unwarp(masks, spectrum.shape[-2]) * spectrum.unsqueeze(-3)
+        self, masks: Float[Tensor, "*batch N M T"], spectrum: Complex[Tensor, "*batch F T"], length: int,
+        grid: str = "log",
+    ) -> Float[Tensor, "*batch N {length}"]:  # fmt: skip
+        """Un-warp the masks of the grid `log`, multiply the complex mixture, transform back with its phase."""
+        unwarped = masks if grid == "linear" else unwarp(masks, spectrum.shape[-2])
+        masked = unwarped * spectrum.unsqueeze(-3)
         return istft(masked, length, self.window_length, self.hop_length)
 
     def ideal(

@@ -24,7 +24,8 @@ class Attention:
 
 @torch.no_grad()
 def localize(separator: Separator, frame: UInt8[np.ndarray, "H W 3"], text: str) -> Attention:
-    """The attention of a text over the regions of a frame."""
+    """The attention of a text over the regions of a frame; AvsetError if the model's method does not localize."""
+    method = separator.model.localizing()
     regions = separator.video_query(frame[None])[0, 0]
     target = separator.text_query([text])[0, 0, 0]
-    return Attention(separator.model.scores(regions, target).cpu().numpy(), separator.encoder.grid)
+    return Attention(method.scores(regions, target).cpu().numpy(), separator.encoder.grid)

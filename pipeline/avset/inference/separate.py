@@ -14,7 +14,8 @@ from avset.errors import AvsetError
 from avset.features.encoder import Encoder
 from avset.inference.queries import text_queries, video_queries
 from avset.media.waveforms import overlapping
-from avset.models.checkpoint import Model
+from avset.models.checkpoint import SeparationModel
+from avset.models.contract import Conditions
 
 WINDOWS = 16  # of a long recording, separated at once: the fastest number on one thread and on two
 
@@ -26,7 +27,7 @@ class Separator:
     `avset.inference.files`. AvsetError if the model was trained with another encoder.
     """
 
-    def __init__(self, model: Model, encoder: Encoder):
+    def __init__(self, model: SeparationModel, encoder: Encoder):
         if model.settings.encoder != encoder.digest:
             raise AvsetError(
                 f"the model was trained with encoder {model.settings.encoder[:12]}, this one is "
@@ -37,14 +38,16 @@ class Separator:
     @classmethod
     def load(cls, model: Path, encoder: Path | None = None) -> "Separator":
         """From folders; without `encoder`, that of the model's data set. MissingArtifact if one is not there."""
-        return cls(Model.load(model), Encoder.load(encoder or model.parent.parent / "encoder"))
+        return cls(SeparationModel.load(model), Encoder.load(encoder or model.parent.parent / "encoder"))
 
     def text_query(self, texts: Sequence[str]) -> Float[Tensor, "N 1 1 D"]:
-        """One query per text."""
+        """One query per text; AvsetError if the model answers no text."""
+        self.model.answering("text")
         return text_queries(self.encoder, texts)
 
     def video_query(self, frames: UInt8[np.ndarray, "V H W 3"]) -> Float[Tensor, "1 V R D"]:
-        """One query of all regions of some frames."""
+        """One query of all regions of some frames; AvsetError if the model answers no video."""
+        self.model.answering("video")
         return video_queries(self.encoder, frames, self.model.settings.positional)
 
     def separate(self, mixture: Float[Tensor, " L"], queries: Float[Tensor, "N V R D"]) -> Float[Tensor, "N L"]:
@@ -60,7 +63,7 @@ class Separator:
         Windows of one crop overlap by half; each is faded in and out, and all are added. The weights add up to one,
         so a mask of ones gives back the mixture. `WINDOWS` windows are held at once, whatever the length.
         """
-        device, size = self.model.mean_region.device, self.model.settings.transform.length
+        device, size = self.model.device, self.model.settings.transform.length
         step, (rise, fall) = size // 2, _fades(size, device)
         queries, before, skip = queries.to(device), torch.zeros(len(queries), 1, step, device=device), step
         span = (WINDOWS - 1) * step + size
@@ -68,7 +71,8 @@ class Separator:
             count = WINDOWS if len(piece) == span else -(-len(piece) // step)
             padded = fn.pad(torch.from_numpy(piece).to(device), (0, (count - 1) * step + size - len(piece)))
             with torch.no_grad():  # not around the `yield`: the caller may want gradients of other things
-                estimates, _ = self.model.separate(padded.unfold(0, size, step), queries.expand(count, *queries.shape))
+                conditions = Conditions.of_queries(queries.expand(count, *queries.shape))
+                estimates, _ = self.model.separate(padded.unfold(0, size, step), conditions)
             first, second = estimates[..., : 2 * step].unflatten(-1, (2, step)).permute(2, 1, 0, 3)
             added = first * rise + torch.cat([before, second[:, :-1]], 1) * fall
             before, here = second[:, -1:], slice(skip, min(count * step, len(piece)))

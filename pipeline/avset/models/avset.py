@@ -1,22 +1,27 @@
-"""AV-SeT (paper, Sec. 3.2): a U-Net whose decoder turns every region of a query into a mask.
-
-Every model of this package keeps one contract: `masks(mixture, queries)`, magnitudes in, ratio masks out.
-Models never see clips, paths, stores or parameters.
-"""
+"""AV-SeT (paper, Sec. 3.2): a U-Net whose decoder turns every region of a query into a mask; the losses of Eq. 5."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
-from avset.features.spectrograms import log_magnitude
-from avset.models.unet import Decoder, Encoder
+from avset.errors import AvsetError
+from avset.features import attention
+from avset.features.spectrograms import log_magnitude, ratio_mask
+from avset.models import losses
+from avset.models.contract import Conditions, Sizes
+from avset.models.contract import Method as Contract
+from avset.models.unet import UNetDecoder, UNetEncoder
+from avset.presets import AVSeTSettings
+
+SWITCHES = ("norm", "level", "query_norm", "scale", "shared_encoder", "embedding_input")  # settings of the network
 
 
 class AVSeT(nn.Module):
-    """The separation model M of the paper.
+    """The network M of the paper.
 
     dim             D, the width of the query embeddings and of the bottleneck
     channels        widths of the U-Net's levels above the bottleneck
@@ -37,9 +42,9 @@ class AVSeT(nn.Module):
     ):  # fmt: skip
         super().__init__()
         widths = [*channels, dim]
-        self.encoder = Encoder(widths, norm)
-        self.decoder = Decoder(widths, dim, norm)
-        self.embedder = self.encoder if shared_encoder else Encoder(widths, norm)
+        self.encoder = UNetEncoder(widths, norm)
+        self.decoder = UNetDecoder(widths, dim, norm)
+        self.embedder = self.encoder if shared_encoder else UNetEncoder(widths, norm)
         self.n_regions = n_regions if level == "region" else 1
         self.level, self.query_norm, self.scale = level, query_norm, scale
         self.embedding_input = embedding_input
@@ -67,7 +72,8 @@ class AVSeT(nn.Module):
 
     def encode(self, mixture: Float[Tensor, "B M T"]) -> list[Tensor]:
         """The encoder's feature maps of the mixture's magnitude."""
-        return self.encoder(log_magnitude(mixture)[:, None])
+        maps: list[Tensor] = self.encoder(log_magnitude(mixture)[:, None])
+        return maps
 
     def masks(self, mixture: Float[Tensor, "B M T"], queries: Float[Tensor, "B N V R D"]) -> Float[Tensor, "B N M T"]:
         """Ratio masks, not clamped, of N queries on each mixture's log-frequency magnitude."""
@@ -80,5 +86,104 @@ class AVSeT(nn.Module):
             x = masks * log_magnitude(mixture)
         else:
             x = log_magnitude(masks.clamp_min(0) * mixture)
-        bottleneck = self.embedder(x.flatten(0, 1)[:, None])[-1]
-        return bottleneck.mean((-1, -2)).unflatten(0, masks.shape[:2])
+        bottleneck: Tensor = self.embedder(x.flatten(0, 1)[:, None])[-1]
+        return torch.unflatten(bottleneck.mean((-1, -2)), 0, masks.shape[:2])
+
+
+class Method(Contract):
+    """AV-SeT with its losses, and the means that `centered` similarity subtracts."""
+
+    needs = frozenset({"regions", "captions"})
+    answers = ("text", "video", "caption")
+    learns = True
+    settings: AVSeTSettings
+    mean_region: Tensor
+    mean_caption: Tensor
+
+    def __init__(self, settings: AVSeTSettings, sizes: Sizes):
+        super().__init__(settings, sizes)
+        switches = {name: getattr(settings, name) for name in SWITCHES}
+        self.net = AVSeT(sizes.dim, sizes.channels, sizes.n_regions, **switches)
+        self.register_buffer("mean_region", torch.zeros(sizes.dim))
+        self.register_buffer("mean_caption", torch.zeros(sizes.dim))
+
+    def prepare(self, constants: Mapping[str, Tensor]) -> None:
+        """Keep the mean latent caption and the mean region."""
+        self.mean_caption.copy_(constants["captions"].mean(0))
+        self.mean_region.copy_(constants["mean_region"])
+
+    @property
+    def validated(self) -> tuple[str, ...]:
+        """The video, and the latent caption if it is trained as a query."""
+        return ("video", "caption") if self.settings.losses.caption else ("video",)
+
+    def masks(self, mixture: Float[Tensor, "B M T"], conditions: Conditions) -> Float[Tensor, "B N M T"]:
+        """Ratio masks, not clamped, of N queries on each mixture's magnitude."""
+        if conditions.queries is None:
+            raise AvsetError("avset: there is no query; give one for each sound")
+        return self.net.masks(mixture, conditions.queries)
+
+    def embed(self, mixture: Float[Tensor, "B M T"], masks: Float[Tensor, "B N M T"]) -> Float[Tensor, "B N D"]:
+        """Audio embedding f^A of the separated sounds."""
+        return self.net.embed(mixture, masks)
+
+    def scores(
+        self, regions: Float[Tensor, "*batch R D"], target: Float[Tensor, "*batch D"]
+    ) -> Float[Tensor, "*batch R"]:
+        """Similarity of regions and a target, as the setting `similarity` says."""
+        return attention.similarity(regions, target, self.settings.similarity, self.mean_region, self.mean_caption)
+
+    def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The terms of Eq. 5, unweighted; a term of weight zero is not computed.
+
+        Convolutions are made in `precision`; masks, embeddings and losses are float32.
+        """
+        weights = self.settings.losses
+        captions, mixture = batch["captions"], batch["mixture"]
+        regions = batch["regions"].to(captions.dtype)
+        targets = ratio_mask(batch["sources"], mixture, self.settings.mask_target)
+        labels = batch["own"][batch["clip"]]
+        caption = captions[labels]  # (B, N, D)
+        queries = [self._decoded(batch, regions)] + ([caption[:, :, None, None]] if weights.caption else [])
+        with self.convolutions(mixture.device):
+            masks = self.net.decode(self.net.encode(mixture), queries)
+        if self.net.scale == "sum":  # of all regions, of which some were decoded
+            masks[0] = masks[0] * (regions.shape[3] / queries[0].shape[3])
+        terms = {"mask": losses.mask_loss(masks[0], targets, mixture)}
+        if weights.caption:
+            terms["caption"] = losses.mask_loss(masks[1], targets, mixture)
+        if weights.audio_language or weights.trimodal:
+            with self.convolutions(mixture.device):
+                audio = self.net.embed(mixture, masks[0]).to(masks[0].dtype)  # (B, N, D)
+        if weights.audio_language:
+            terms["audio_language"] = losses.audio_language_loss(audio.flatten(0, 1), captions, labels.flatten())
+        if weights.trimodal:
+            frames, scale = regions.shape[2], attention.SCALES[self.settings.similarity]
+            seen, heard = (
+                scale * self.scores(regions, target[:, :, None].expand(-1, -1, frames, -1))
+                for target in (caption, audio)
+            )
+            terms["trimodal"] = losses.trimodal_loss(seen, heard, self.settings.kl_reduction)
+        return terms
+
+    def _decoded(self, batch: Mapping[str, Tensor], regions: Float[Tensor, "B N V R D"]) -> Float[Tensor, "B N v r D"]:
+        """The regions that the decoder sees at this step: all, or those that were drawn."""
+        if "decoded" not in batch:
+            return regions
+        if self.settings.level == "video":
+            raise AvsetError(
+                "level: video pools all regions; set train.decoded_frames and train.decoded_regions to null"
+            )
+        places = batch["decoded"].flatten(2)[..., None].expand(-1, -1, -1, regions.shape[-1])
+        return torch.unflatten(regions.flatten(2, 3).gather(2, places), 2, batch["decoded"].shape[2:])
+
+    def own_state(self) -> dict[str, Tensor]:
+        """The state without the second name of a shared encoder."""
+        return {k: v for k, v in self.state_dict().items() if not self._second(k)}
+
+    def load_own_state(self, state: Mapping[str, Tensor]) -> list[str]:
+        """The inverse of `own_state`."""
+        return [name for name in super().load_own_state(state) if not self._second(name)]
+
+    def _second(self, name: str) -> bool:
+        return self.settings.shared_encoder and name.startswith("net.embedder.")

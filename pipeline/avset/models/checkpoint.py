@@ -1,7 +1,8 @@
-"""A separation model with all that it needs to be used: one safetensors file, no parameters file."""
+"""A method, trained, with all that it needs to be used: one safetensors file, no parameters file."""
 
 import json
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from avset.errors import AvsetError
-from avset.features import attention
 from avset.features import spectrograms as sp
-from avset.models.avset import AVSeT
+from avset.models.contract import Conditions, Localizes, Method, Sizes
+from avset.presets import MethodSettings, module_of, settings_type
 from avset.storage.files import require, write_atomic
 
 
@@ -22,70 +23,96 @@ from avset.storage.files import require, write_atomic
 class Settings:
     """All that a checkpoint needs besides its weights; it travels inside the file."""
 
-    model: dict[str, Any]  # arguments of AVSeT
-    transform: sp.Transform
+    method: MethodSettings
+    sizes: Sizes
     positional: bool  # of the region features
-    similarity: str
     encoder: str  # identity of the encoder: sha256 of its encoder.json, which holds that of the weights
 
+    @property
+    def transform(self) -> sp.Transform:
+        """The audio front end."""
+        return self.sizes.transform
 
-class Model(nn.Module):
-    """A separation model with its settings and the means that `centered` similarity subtracts."""
+    def plain(self) -> dict[str, Any]:
+        """The settings as JSON holds them."""
+        return {"method": self.method.recipe(), "sizes": asdict(self.sizes),
+                "positional": self.positional, "encoder": self.encoder}  # fmt: skip
 
-    mean_region: Tensor
-    mean_caption: Tensor
+    @classmethod
+    def from_plain(cls, told: dict[str, Any]) -> "Settings":
+        """The inverse of `plain`."""
+        sizes = Sizes(**{**told["sizes"], "transform": sp.Transform(**told["sizes"]["transform"])})
+        method = settings_type(told["method"]["kind"]).model_validate(told["method"])
+        return cls(method, sizes, told["positional"], told["encoder"])
 
-    def __init__(self, settings: Settings):
-        super().__init__()
-        self.settings = settings
-        self.net = AVSeT(**settings.model)
-        self.register_buffer("mean_region", torch.zeros(settings.model["dim"]))
-        self.register_buffer("mean_caption", torch.zeros(settings.model["dim"]))
 
-    def scores(
-        self, regions: Float[Tensor, "*batch R D"], target: Float[Tensor, "*batch D"]
-    ) -> Float[Tensor, "*batch R"]:
-        """Similarity of regions and a target (a caption, a text, a sound), as the preset says."""
-        return attention.similarity(regions, target, self.settings.similarity, self.mean_region, self.mean_caption)
+def method_of(settings: Settings) -> Method:
+    """An untrained method of the kind that the settings name."""
+    made: Method = import_module(module_of(settings.method.kind)).Method(settings.method, settings.sizes)
+    return made
+
+
+class SeparationModel:
+    """A method with its settings, in use: waveforms in, waveforms out."""
+
+    def __init__(self, settings: Settings, method: Method | None = None):
+        self.settings, self.method = settings, method or method_of(settings)
+        self.device = torch.device("cpu")
+
+    def to(self, device: torch.device | str) -> "SeparationModel":
+        """The same model, moved to a device."""
+        self.method.to(device)
+        self.device = torch.device(device)
+        return self
+
+    @property
+    def name(self) -> str:
+        """The kind of the method, for messages."""
+        return self.settings.method.kind
 
     def separate(
-        self, mixture: Float[Tensor, "B L"], queries: Float[Tensor, "B N V R D"]
-    ) -> tuple[Float[Tensor, "B N L"], Float[Tensor, "B N M T"]]:
-        """Estimates and their masks, clamped to [0, 1], for waveforms of one crop."""
-        spectrum, magnitude = self.settings.transform.analyse(mixture)
-        masks = self.net.masks(magnitude, queries).clamp(0, 1)
-        return self.settings.transform.apply(masks, spectrum, mixture.shape[-1]), masks
+        self, mixture: Float[Tensor, "B L"], conditions: Conditions
+    ) -> tuple[Float[Tensor, "B N L"], Float[Tensor, "B N P T"]]:
+        """Estimates and their masks, clamped to [0, 1], for waveforms of one crop.
+
+        The masks are on the grid of the method: P is M or F.
+        """
+        transform, grid = self.settings.transform, self.method.grid
+        spectrum, magnitude = transform.analyse(mixture, grid)
+        masks = self.method.masks(magnitude, conditions).clamp(0, 1)
+        return transform.apply(masks, spectrum, mixture.shape[-1], grid), masks
+
+    def answering(self, kind: str) -> "SeparationModel":
+        """This model; AvsetError if its method answers no query of that kind."""
+        if kind not in self.method.answers:
+            known = f"it answers {', '.join(self.method.answers)}" if self.method.answers else "it knows no query"
+            raise AvsetError(f"{self.name} answers no {kind} query: {known}; give another model")
+        return self
+
+    def localizing(self) -> Localizes:
+        """The method; AvsetError if it cannot localize."""
+        if not isinstance(self.method, Localizes):
+            raise AvsetError(f"{self.name} does not know where a sound is; give another model")
+        return self.method
 
     def save(self, folder: Path, facts: dict[str, Any]) -> None:
         """Write `model.safetensors`: weights, settings and facts about the training, in one file."""
-        told = json.dumps({"settings": asdict(self.settings), "facts": facts}, sort_keys=True)
+        told = json.dumps({"settings": self.settings.plain(), "facts": facts}, sort_keys=True)
         header = {"model": told}  # one entry: safetensors writes several in any order
-        tensors = {name: tensor.contiguous() for name, tensor in self.own_state().items()}
+        tensors = {name: tensor.contiguous() for name, tensor in self.method.own_state().items()}
         write_atomic(folder / "model.safetensors", save(tensors, metadata=header))
 
-    def own_state(self) -> dict[str, Tensor]:
-        """The state without the second name of a shared encoder."""
-        shared = self.net.embedder is self.net.encoder
-        return {k: v for k, v in self.state_dict().items() if not (shared and k.startswith("net.embedder."))}
-
-    def load_own_state(self, state: dict[str, Tensor]) -> None:
-        """The inverse of `own_state`."""
-        missing, unexpected = self.load_state_dict(state, strict=False)
-        missing = [k for k in missing if not k.startswith("net.embedder.")]
-        if missing or unexpected:
-            raise AvsetError(f"the checkpoint does not fit its own settings: {(missing + unexpected)[0]}")
-
     @classmethod
-    def load(cls, folder: Path) -> "Model":
-        """A model from its folder; it needs no parameters file."""
+    def load(cls, folder: Path) -> "SeparationModel":
+        """A model from its folder; it needs no parameters file. AvsetError if the file is none of this version."""
         path = require(folder / "model.safetensors")
         try:
             with safe_open(str(path), framework="pt") as f:
-                told = json.loads(f.metadata()["model"])["settings"]
-                settings = Settings(**{**told, "transform": sp.Transform(**told["transform"])})
+                settings = Settings.from_plain(json.loads(f.metadata()["model"])["settings"])
                 state = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, TypeError) as e:
-            raise AvsetError(f"{path} is not a checkpoint of this project; train it again") from e
-        model = cls(settings)
-        model.load_own_state(state)
-        return model.eval().requires_grad_(False)
+        except (SafetensorError, LookupError, TypeError, ValueError) as e:
+            raise AvsetError(f"{path} is not a checkpoint of this version; train it again") from e
+        method = method_of(settings)
+        if strange := method.load_own_state(state):
+            raise AvsetError(f"{path} does not fit its own settings ({strange[0]}); train it again")
+        return cls(settings, method.eval().requires_grad_(False))

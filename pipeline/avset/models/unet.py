@@ -38,7 +38,7 @@ def normalisation(kind: str, channels: int) -> nn.Module:
     raise ValueError(f"norm {kind!r} is neither 'batch' nor 'group'")
 
 
-class Encoder(nn.Module):
+class UNetEncoder(nn.Module):
     """(B, 1, M, T) -> one feature map per level, the last one (B, D, M / 2^levels, T / 2^levels)."""
 
     def __init__(self, channels: list[int], norm: str):
@@ -80,8 +80,8 @@ class Up(nn.Module):
 
     def forward(self, below: Float[Tensor, "B Q P h w"]) -> Float[Tensor, "B Q C h2 w2"]:
         """The part of what comes from below, for all Q queries of each mixture."""
-        up = fn.conv_transpose2d(below.flatten(0, 1), self.below, stride=STRIDE, padding=PADDING)
-        return up.unflatten(0, below.shape[:2])
+        up: Tensor = fn.conv_transpose2d(below.flatten(0, 1), self.below, stride=STRIDE, padding=PADDING)
+        return torch.unflatten(up, 0, below.shape[:2])
 
 
 class FirstUp(Up):
@@ -89,8 +89,8 @@ class FirstUp(Up):
 
     def tiled(self, below: Float[Tensor, "B Q D"], height: int, width: int) -> Float[Tensor, "B Q C h2 w2"]:
         """`forward` of the queries tiled over `height` x `width`."""
-        taps = (below @ self.below.flatten(1)).unflatten(-1, (self.below.shape[1], 16))
-        return (taps @ _tap_sums(height, width).to(taps)).unflatten(-1, (2 * height, 2 * width))
+        taps = torch.unflatten(below @ self.below.flatten(1), -1, (self.below.shape[1], 16))
+        return torch.unflatten(taps @ _tap_sums(height, width).to(taps), -1, (2 * height, 2 * width))
 
 
 def _tap_sums(height: int, width: int) -> Float[Tensor, "16 P"]:
@@ -100,7 +100,7 @@ def _tap_sums(height: int, width: int) -> Float[Tensor, "16 P"]:
     return sums[0].flatten(1)
 
 
-class Decoder(nn.Module):
+class UNetDecoder(nn.Module):
     """Feature maps of a mixture and Q query vectors -> Q masks in (0, 1), before any aggregation."""
 
     def __init__(self, channels: list[int], dim: int, norm: str):
@@ -125,12 +125,12 @@ class Decoder(nn.Module):
         together = any(hasattr(norm, "running_mean") for norm in self.norms)  # their statistics are of all queries
         if batch * count * maps[0][0].numel() > LARGE and not together:
             size = -(-count // PARTS)
-        return torch.cat([self._masks(part, maps[-1], shared) for part in queries.split(size, 1)], 1)
+        return torch.cat([self._masks(part, maps[-1], shared) for part in torch.split(queries, size, 1)], 1)
 
     def _masks(
         self, queries: Float[Tensor, "B Q D"], deepest: Float[Tensor, "B S h w"], shared: list[Tensor]
     ) -> Float[Tensor, "B Q M T"]:
-        x = self.ups[0].tiled(queries, *deepest.shape[-2:]) + shared[0]  # type: ignore[operator]
+        x: Tensor = self.ups[0].tiled(queries, *deepest.shape[-2:]) + shared[0]  # type: ignore[operator]
         for norm, up, skip in zip(self.norms, self.ups[1:], shared[1:], strict=True):
             if torch.is_grad_enabled():
                 x = checkpoint(_activate, norm, up, x, use_reentrant=False, context_fn=partial(_once, norm)) + skip
@@ -141,10 +141,11 @@ class Decoder(nn.Module):
 
 def _activate(norm: nn.Module, up: nn.Module, x: Float[Tensor, "B Q P h w"]) -> Float[Tensor, "B Q C h2 w2"]:
     """Normalise, rectify, enlarge. Made again in the backward pass as far as the convolution's input."""
-    return up(fn.relu_(norm(x.flatten(0, 1))).unflatten(0, x.shape[:2]))
+    larger: Tensor = up(torch.unflatten(fn.relu_(norm(x.flatten(0, 1))), 0, x.shape[:2]))
+    return larger
 
 
-def _once(norm: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+def _once(norm: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """What surrounds the forward pass and its repetition."""
     return nullcontext(), _still(norm)
 

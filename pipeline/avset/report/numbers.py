@@ -57,13 +57,14 @@ def _separation(rows: list[Row]) -> dict[str, Any]:
     }
 
 
-def localization_means(places: Mapping[str, list[Row]], first: str) -> dict[str, Any]:
+def localization_means(places: Mapping[str, list[Row]]) -> dict[str, Any]:
     """Pointing game, cIoU@0.5 and mean IoU by attention: of a text, of a latent caption, of the separated sound.
 
-    Text and caption do not depend on the method, so only the `first` method has all three, under `localization`; the
-    sound's are also under the name of each other method.
+    Text and caption do not depend on the method, so only the first method that localizes has all three, under
+    `localization`; the sound's are also under the name of each other method.
     """
     out: dict[str, Any] = {}
+    first = next((method for method, rows in places.items() if rows), next(iter(places), None))
     for method, rows in places.items():
         by_attention = {k: [r for r in rows if r["attention"] == k] for k in ATTENTIONS[:-1]}
         if method == first:

@@ -38,7 +38,11 @@ SIZES = {  # width and height in pixels
 }
 
 
-NOTES = {"video": "its own frames", "caption": "found by inversion"}  # for queries that have no words
+NOTES = {  # for queries that have no words
+    "video": "its own frames",
+    "caption": "found by inversion",
+    "oracle": "assigned by the best permutation",
+}
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ def render_page(
         localization=tables.localization_rows(numbers),
         facts=tables.fact_rows(numbers),
         published=published_rows(dataset),
+        oracle=tables.oracle_note(numbers),
         covered=covered,
         examples=shown,
         lead=rows[1][1],

@@ -34,7 +34,8 @@ def write_report(
     scores    folder with a folder per method: `scores.parquet`, and if there are any, `localization.parquet` and
               `examples.h5`
     mixtures  folder with the `scores.parquet` of the untouched mixtures and of the ideal masks
-    methods   the pictures, and the examples that the page shows in full, are of the first one
+    methods   the pictures, and the examples that the page shows in full, are of the first one; those of the
+              localisation of the first one that localizes
     indices   the `index.parquet` of each stage, `clips` among them
     facts     numbers to merge into the metrics
     funnel    how the source's lists were narrowed down: list -> step -> rows
@@ -48,7 +49,7 @@ def write_report(
     by_method = {m: read_table(scores / m / "scores.parquet") for m in methods}
     places = {m: read_table(p) for m in methods if (p := scores / m / "localization.parquet").exists()}
     separation = separation_means(by_method, read_table(mixtures / "scores.parquet"))
-    numbers = rounded(merged(merged(separation, localization_means(places, methods[0])), facts))
+    numbers = rounded(merged(merged(separation, localization_means(places)), facts))
     coverage = count_clips(indices) | ({"lists": funnel} if funnel else {})
     heard = {m: examples.read(p) for m in methods if (p := scores / m / "examples.h5").exists()}
     (out / "html").mkdir(parents=True, exist_ok=True)
@@ -57,11 +58,19 @@ def write_report(
     _write_tables(out, numbers)
     if first := heard.get(methods[0]):
         (out / "example.png").write_bytes(plots.example_figure(typical_example(first)))
-        (out / "localization.png").write_bytes(plots.localization_figure(first))
+        (out / "localization.png").write_bytes(plots.localization_figure(_localizing(heard) or first))
         (out / "queries.png").write_bytes(plots.queries_figure(typical_example(first)))
     html = render_page(scores.absolute().parent.name, numbers, coverage, heard)
     (out / "html" / "index.html").write_text(html, encoding="utf-8")
     return numbers
+
+
+def _localizing(heard: Mapping[str, Sequence[Example]]) -> Sequence[Example] | None:
+    """The examples of the first method whose separated sounds have an attention."""
+    for shown in heard.values():
+        if any(one.attention is not None for example in shown for one in example.separations.values()):
+            return shown
+    return None
 
 
 def typical_example(shown: Sequence[Example]) -> Example:

@@ -37,6 +37,18 @@ def separation_rows(numbers: Numbers) -> list[tuple[str, str, Numbers]]:
     return [("mixture", "", numbers["mixture"]), *kinds, ("ideal", "", numbers["ideal"])]
 
 
+def oracle_note(numbers: Numbers) -> str:
+    """What must be said of methods that know no query; nothing if there are none."""
+    names = dict.fromkeys(display_name(method) for method, kind, _ in separation_rows(numbers) if kind == "oracle")
+    if not names:
+        return ""
+    knows = "knows" if len(names) == 1 else "know"
+    return (
+        f"{', '.join(names)} {knows} no query. The true sources assign the outputs, by the permutation of the highest "
+        "SDR: an oracle."
+    )
+
+
 def localization_rows(numbers: Numbers) -> list[tuple[str, str, Numbers]]:
     """(method, attention, scores) of the localisation, chance last; rows of the first method have no name."""
     tables = {"": numbers.get("localization")}
@@ -60,6 +72,8 @@ def numbers_as_text(numbers: Numbers) -> str:
         values = [s[k] for k in ("nsdr", "nsdr_sem", "nsdr_median", "sdr", "sir", "sar")]
         lines.append((method, kind, *map(format_decibel, values), str(s["n"]), str(s["silent"])))
     text = aligned(lines)
+    if note := oracle_note(numbers):
+        text += f"{note}\n"
     if rows := localization_rows(numbers):
         head = ("localisation", "", "pointing", "cIoU@0.5", "IoU", "n")
         keys = ("pointing", "ciou", "iou")

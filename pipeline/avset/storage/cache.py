@@ -32,6 +32,7 @@ FOLDERS = {  # all that there are
     "media": Folder("*/*", r"[0-9a-f]{62}\.\w+"),  # media files, by their content
     "shards": Folder("*/*/*", r"[0-9a-f]{64}\.(h5|rows)"),  # finished shards of stores, by stage and bits
     "runs": Folder("*", r"[0-9a-f]{64}\.pt"),  # states of trainings
+    "finished": Folder("*", r"[0-9a-f]{64}\.zip"),  # finished models
     "lists": Folder("*", r"[0-9a-f]{64}"),  # lists of videos, by their address
     "held": Folder("*", r"[0-9a-f]{64}"),  # the jobs that a stage is computing in its own process
     "partial": Folder("*/*", r".*"),  # what was downloaded so far of a video

@@ -1,6 +1,6 @@
 """Random mixtures for training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,23 +15,24 @@ from avset.storage.store import Store
 STRIP = 64  # STFT frames whose magnitudes are made at once
 
 
-class TrainingMixtures(Dataset):
+class TrainingMixtures(Dataset[dict[str, Tensor]]):
     """Random mixtures for training, each a function of (seed, index): resumable, whatever the workers.
 
     An epoch uses every clip once as the first source; each partner is uniform over the clips of the videos that
     are not yet in the mixture, with no labels. `videos` is the video of each clip (None: each is one).
-    Item: log-frequency magnitudes `sources` (N, M, T) and `mixture` (M, T), `regions` (N, V, R, D) in the precision
-    that they are stored in, `clip` (N,) numbers of clips. With `decoded`, a number of frames V' and of regions R' of
-    each (None: all), also `decoded` (N, V', R'), a random choice of so many as places in the flat (V R).
+    Item: magnitudes `sources` (N, M, T) and `mixture` (M, T) on `bins` log frequencies (None: on all F linear ones),
+    `clip` (N,) numbers of clips, and what `features` has, name -> store: `regions` (N, V, R, D), `frames`
+    (N, V, H, W, 3), in the precision that they are stored in. With regions and `decoded`, a number of frames V' and of
+    regions R' of each (None: all), also `decoded` (N, V', R'), a random choice of so many as places in the flat (V R).
     """
 
     def __init__(
-        self, clips: Sequence[str], spectrograms: Store, regions: Store, crop: int, log_bins: int, n_sources: int,
-        gain: tuple[float, float], seed: int, length: int, videos: Sequence[str] | None = None,
+        self, clips: Sequence[str], spectrograms: Store, features: Mapping[str, Store], crop: int, bins: int | None,
+        n_sources: int, gain: tuple[float, float], seed: int, length: int, videos: Sequence[str] | None = None,
         decoded: tuple[int | None, int | None] = (None, None),
     ):  # fmt: skip
-        self.clips, self.spectrograms, self.regions = list(clips), spectrograms, regions
-        self.crop, self.log_bins, self.n_sources = crop, log_bins, n_sources
+        self.clips, self.spectrograms, self.features = list(clips), spectrograms, dict(features)
+        self.crop, self.bins, self.n_sources = crop, bins, n_sources
         self.gain, self.seed, self.length, self.decoded = gain, seed, length, decoded
         names, self.videos, counts = np.unique(
             self.clips if videos is None else videos, return_inverse=True, return_counts=True
@@ -68,12 +69,12 @@ class TrainingMixtures(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         chosen, rng = self.choose(index)
         crops, gains = zip(*(self.draw_crop(self.clips[i], rng) for i in chosen), strict=True)
-        found = magnitudes([torch.from_numpy(crop) for crop in crops], gains, self.log_bins)
-        features = np.stack([self.regions.read(self.clips[i], "regions") for i in chosen])
-        item = {"sources": found[:-1], "mixture": found[-1], "regions": torch.from_numpy(features)}
-        item["clip"] = torch.from_numpy(chosen)
-        if any(self.decoded):
-            item["decoded"] = torch.from_numpy(self.draw_regions(features.shape[:3], rng))
+        heard = magnitudes([torch.from_numpy(crop) for crop in crops], gains, self.bins)
+        item = {"sources": heard[:-1], "mixture": heard[-1], "clip": torch.from_numpy(chosen)}
+        for name, store in self.features.items():
+            item[name] = torch.from_numpy(np.stack([store.read(self.clips[i], name) for i in chosen]))
+        if "regions" in item and any(self.decoded):
+            item["decoded"] = torch.from_numpy(self.draw_regions(item["regions"].shape[:3], rng))
         return item
 
     def draw_regions(self, shape: tuple[int, ...], rng: np.random.Generator) -> Int[np.ndarray, "N v r"]:
@@ -95,16 +96,19 @@ class TrainingMixtures(Dataset):
 
 
 def magnitudes(
-    planes: Sequence[Float[Tensor, "T 2 F"]], gains: Sequence[float], bins: int, dtype: torch.dtype = torch.float32
-) -> Float[Tensor, "n {bins} T"]:
-    """Log-frequency magnitudes of N gained sources and, as the last of n = N + 1, of the mixture, their complex sum.
+    planes: Sequence[Float[Tensor, "T 2 F"]], gains: Sequence[float], bins: int | None,
+    dtype: torch.dtype = torch.float32,
+) -> Float[Tensor, "n M T"]:  # fmt: skip
+    """Magnitudes of N gained sources and, as the last of n = N + 1, of the mixture, their complex sum.
+
+    On `bins` log frequencies; None: on the F linear ones, M is F then.
 
     A few frames at a time: what is in between stays in a processor's cache, several times faster than the whole.
     """
     (frames, _, rows), count = planes[0].shape, len(planes) + 1
     room = torch.empty(count, STRIP, 2, rows, dtype=dtype)
     power, turned = room.new_empty(count, STRIP, rows), room.new_empty(rows, count, STRIP)
-    found = room.new_empty(count, bins, frames)
+    found = room.new_empty(count, bins or rows, frames)
     for start in range(0, frames, STRIP):
         size = min(STRIP, frames - start)
         strip, mixture = room[:, :size], room[-1, :size].zero_()
@@ -113,8 +117,7 @@ def magnitudes(
         real, imaginary = strip.square_().unbind(2)
         torch.add(real, imaginary, out=power[:, :size])
         turned.flatten(1).copy_(power.flatten(0, 1).T)  # of matrices torch is quick
-        magnitude = turned[..., :size].sqrt()
-        found[..., start : start + size] = (
-            sp.warp(magnitude.flatten(1), bins).unflatten(1, (count, size)).transpose(0, 1)
-        )
+        magnitude = turned[..., :size].sqrt().flatten(1)
+        warped = sp.warp(magnitude, bins) if bins else magnitude
+        found[..., start : start + size] = torch.unflatten(warped, 1, (count, size)).transpose(0, 1)
     return found

@@ -1,10 +1,9 @@
-"""What training and evaluation read of a data set, and a model's estimates on its frozen mixtures."""
+"""What training and evaluation read of a data set."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from avset.errors import AvsetError
-from avset.features.boxes import crop_boxes
+from avset.features.boxes import centre_boxes
 from avset.params import digest
 from avset.storage.artifacts import ARTIFACTS, Record, identity_of
 from avset.storage.store import Store
@@ -21,8 +20,8 @@ from avset.training.mixtures import Mixture
 
 
 @dataclass(frozen=True)
-class Material:
-    """What training and evaluation read of a data set: stores, the frozen mixtures, boxes, labels, splits."""
+class Corpus:
+    """A data set: stores, the frozen mixtures, boxes, labels, splits."""
 
     spectrograms: Store
     regions: Store
@@ -36,7 +35,7 @@ class Material:
     videos: dict[str, str]  # media_id of each clip
 
     @classmethod
-    def load(cls, data: Path) -> "Material":
+    def load(cls, data: Path) -> "Corpus":
         """From the artifacts in `data`, the folder of a data set; AvsetError if they do not belong together."""
         stores = {name: Store(data / name) for name in ("spectrograms", "regions", "captions", "frames")}
         check(data, stores)
@@ -61,10 +60,32 @@ class Material:
         stores = (self.spectrograms, self.regions, self.captions)
         return sorted(set.intersection(*(set(store.clips) for store in stores)))
 
-    def of(self, split: str) -> list[Mixture]:
+    def mixtures_of(self, split: str) -> list[Mixture]:
         """The mixtures of a split whose clips have everything."""
         there = set(self.complete())
         return [m for m in self.mixtures if m.split == split and there.issuperset(m.clips)]
+
+    def features(self, needs: Collection[str]) -> dict[str, Store]:
+        """The stores of what a method needs of each source of a batch, by name; AvsetError if there is no such thing.
+
+        `captions` are no part of it: see `constants`.
+        """
+        known = {"regions": self.regions, "frames": self.frames}
+        if unknown := set(needs) - {*known, "captions"}:
+            raise AvsetError(f"a batch cannot carry {min(unknown)!r}; a method may need captions, frames, regions")
+        return {name: store for name, store in known.items() if name in needs}
+
+    def constants(self, needs: Collection[str], clips: Sequence[str]) -> dict[str, Tensor]:
+        """What is the same in all batches of the training `clips`, for a method with these needs.
+
+        See avset.models.contract: `captions` (C, D) and `own` (clips,); `mean_region` (D,).
+        """
+        found: dict[str, Tensor] = {}
+        if "captions" in needs:
+            found["captions"], found["own"] = self.bank(clips)
+        if "regions" in needs:
+            found["mean_region"] = self.mean_region(clips)
+        return found
 
     def mean_region(self, clips: Sequence[str], at_most: int = 2000) -> Float[Tensor, " D"]:
         """The mean region embedding of evenly chosen clips."""
@@ -82,9 +103,14 @@ class Material:
         captions = torch.from_numpy(self.captions.stack(list(first.values()), "caption")).float()
         return captions, torch.tensor([numbers[maker[clip]] for clip in clips])
 
+    def inputs(self) -> dict[str, str]:
+        """Artifact -> identity, of all that a model is trained on."""
+        data = self.spectrograms.folder.parent
+        return {name: identity_of(data / name, name) for name in ARTIFACTS["models"].parents}
+
     def identity(self) -> str:
         """The identity of everything that training reads."""
-        stores = (self.spectrograms, self.regions, self.captions)
+        stores = (self.spectrograms, self.regions, self.captions, self.frames)
         told = [store.digest for store in stores] + [repr(self.mixtures), repr(self.splits), repr(self.videos)]
         return hashlib.sha256(repr(told).encode()).hexdigest()
 
@@ -111,31 +137,3 @@ def check(data: Path, stores: dict[str, Store]) -> None:
                 f"{data / stage} does not belong to {data / source}: {len(strange)} of {len(rows)} clips were made of "
                 f"something else ({', '.join(strange[:3])}); run `dvc repro {stage}`, or `dvc checkout` both"
             )
-
-
-def centre_boxes(
-    boxes: Sequence[dict[str, Any]], sizes: dict[str, list[int]], frames: Store
-) -> dict[str, Float[np.ndarray, "n 4"]]:
-    """Boxes of each "clip/label" at the time of the clip's centre frame, in fractions of the stored square.
-
-    `sizes` are width and height of each clip's pictures.
-    """
-    nearest: dict[str, tuple[float, list[list[float]]]] = {}
-    boxed = {box["clip_id"] for box in boxes}.intersection(frames.clips)
-    centres = {clip: float(times[len(times) // 2]) for clip in boxed for times in [frames.read(clip, "times")]}
-    for box in boxes:
-        if box["clip_id"] not in centres:
-            continue
-        distance = abs(box["time_s"] - centres[box["clip_id"]])
-        name, corners = f"{box['clip_id']}/{box['label']}", [box[k] for k in ("x0", "y0", "x1", "y1")]
-        if name not in nearest or distance < nearest[name][0]:
-            nearest[name] = (distance, [corners])
-        elif distance == nearest[name][0]:
-            nearest[name][1].append(corners)
-    found = {}
-    for name, (_, corners) in nearest.items():
-        cropped = crop_boxes(np.array(corners), *sizes[name.split("/")[0]])
-        seen = cropped[(cropped[:, 0] < cropped[:, 2]) & (cropped[:, 1] < cropped[:, 3])]
-        if len(seen):
-            found[name] = seen
-    return found

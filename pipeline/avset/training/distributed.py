@@ -33,7 +33,7 @@ def shares(start: int, stop: int, batch_size: int) -> Iterator[list[int]]:
         yield list(range(first, first + own))
 
 
-def share(things: list[Any]) -> list[Any]:
+def own_share(things: list[Any]) -> list[Any]:
     """The things that this process looks at, where each is looked at by one."""
     return things[rank() :: size()]
 
@@ -109,8 +109,8 @@ class BatchNorm(nn.Module):
             kept = (self.running_mean, self.running_var, self.weight, self.bias)
             return fn.batch_norm(x, *kept, training=False, eps=self.eps)
         own_var, own_mean = torch.var_mean(x, (0, 2, 3), correction=0)
-        mean = all_reduce(own_mean) / size()
-        var = all_reduce(own_var + (own_mean - mean).square()) / size()
+        mean = all_reduce(own_mean) / size()  # type: ignore[no-untyped-call]
+        var = all_reduce(own_var + (own_mean - mean).square()) / size()  # type: ignore[no-untyped-call]
         self.remember(mean.detach(), var.detach(), size() * x.numel() // x.shape[1])
         scale = self.weight * (var + self.eps).rsqrt()
         shift = self.bias - mean * scale

@@ -1,47 +1,49 @@
-"""Training: mix and separate (App. A.3) with the losses of Eq. 5, resumable at any step."""
+"""Training: mix and separate (App. A.3) with the losses of a method, weighed and summed; resumable at any step."""
 
 import hashlib
 import io
 import math
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from avset.errors import AvsetError
-from avset.features import attention
-from avset.features import spectrograms as sp
-from avset.models.checkpoint import Model
-from avset.params import Preset, Train
+from avset.models.checkpoint import SeparationModel
+from avset.models.contract import Method
+from avset.params import Train
+from avset.presets import LearnedSettings
 from avset.storage.files import write_atomic
-from avset.training import distributed, losses
+from avset.training import distributed
 from avset.training.batches import TrainingMixtures
+
+WITNESSES = 100  # first steps whose losses a model's record tells, for other code to be compared with
 
 
 @dataclass
 class Run:
     """The state of a training run: all that a resumed run needs; the data is a function of the step."""
 
-    model: Model
+    method: Method
     optimizer: torch.optim.Optimizer
     step: int = 0
     best: float = -math.inf
     best_step: int = 0
     best_state: dict[str, Tensor] | None = None
-    history: list[tuple[int, dict[str, float]]] | None = None
+    history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)  # of the first steps
 
     def save(self, path: Path) -> None:
         """Write the state, whole or not at all."""
         buffer = io.BytesIO()
-        kept = {k: v for k, v in self.__dict__.items() if k not in ("model", "optimizer")}
-        torch.save({**kept, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}, buffer)
+        kept = {k: v for k, v in self.__dict__.items() if k not in ("method", "optimizer")}
+        torch.save({**kept, "method": self.method.state_dict(), "optimizer": self.optimizer.state_dict()}, buffer)
         data = buffer.getvalue()
         write_atomic(path, data + hashlib.sha256(data).digest())
 
@@ -51,125 +53,81 @@ class Run:
         if hashlib.sha256(data[:-32]).digest() != data[-32:]:
             return
         state = torch.load(io.BytesIO(data[:-32]), weights_only=True, map_location="cpu")
-        self.model.load_state_dict(state.pop("model"))
+        self.method.load_state_dict(state.pop("method"))
         self.optimizer.load_state_dict(state.pop("optimizer"))
         self.__dict__.update(state)
 
 
-def make_optimizer(model: torch.nn.Module, preset: Preset) -> torch.optim.Optimizer:
+def make_optimizer(method: torch.nn.Module, settings: LearnedSettings) -> torch.optim.Optimizer:
     """SGD with momentum 0.9 (the paper's), or AdamW; biases and norms are not decayed by AdamW."""
-    fused = next(model.parameters()).is_cuda
-    if preset.optimizer == "sgd":
+    fused = next(method.parameters()).is_cuda
+    if settings.optimizer == "sgd":
         return torch.optim.SGD(
-            model.parameters(), lr=preset.lr, momentum=0.9, weight_decay=preset.weight_decay, fused=fused
+            method.parameters(), lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay, fused=fused
         )
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+    decayed = [p for p in method.parameters() if p.ndim > 1]
+    others = [p for p in method.parameters() if p.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=preset.lr, weight_decay=preset.weight_decay, fused=fused)
+    return torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
 
 
-def learning_rate(step: int, steps: int, preset: Preset) -> float:
+def learning_rate(step: int, steps: int, settings: LearnedSettings) -> float:
     """Linear warm-up, then a cosine to zero, or a step to a tenth at four fifths (the authors' code)."""
-    warmup = min(preset.warmup, steps // 2)
+    warmup = min(settings.warmup, steps // 2)
     if step < warmup:
-        return preset.lr * (step + 1) / warmup
-    if preset.schedule == "step":
-        return preset.lr * (0.1 if step >= 0.8 * steps else 1.0)
-    return preset.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def batch_losses(
-    model: Model, batch: dict[str, Tensor], captions: Float[Tensor, "C D"], own: Int[Tensor, " n"], preset: Preset,
-    precision: str = "float32",
-) -> dict[str, Tensor]:  # fmt: skip
-    """The terms of Eq. 5 for one batch, unweighted; a term of weight zero is not computed.
-
-    `precision` is that of the network's convolutions: masks, embeddings and losses are float32.
-
-    `captions` are the latent captions of all training clips, each once, and `own` is the number of each clip's,
-    in the order of `batch["clip"]`'s numbers.
-    """
-    weights = preset.losses
-    mixture, regions = batch["mixture"], batch["regions"].to(captions.dtype)
-    targets = sp.ratio_mask(batch["sources"], mixture, preset.mask_target)
-    labels = own[batch["clip"]]
-    caption = captions[labels]  # (B, N, D)
-    queries = [decoded(batch, regions)] + ([caption[:, :, None, None]] if weights.caption else [])
-    network = torch.autocast(mixture.device.type, torch.bfloat16, enabled=precision == "bfloat16")
-    with network:
-        masks = model.net.decode(model.net.encode(mixture), queries)
-    if model.net.scale == "sum":  # of all regions, of which some were decoded
-        masks[0] = masks[0] * (regions.shape[3] / queries[0].shape[3])
-    terms = {"mask": losses.mask_loss(masks[0], targets, mixture)}
-    if weights.caption:
-        terms["caption"] = losses.mask_loss(masks[1], targets, mixture)
-    if weights.audio_language or weights.trimodal:
-        with network:
-            audio = model.net.embed(mixture, masks[0]).to(masks[0].dtype)  # (B, N, D)
-    if weights.audio_language:
-        terms["audio_language"] = losses.audio_language_loss(audio.flatten(0, 1), captions, labels.flatten())
-    if weights.trimodal:
-        frames, scale = regions.shape[2], attention.SCALES[model.settings.similarity]
-        seen, heard = (
-            scale * model.scores(regions, target[:, :, None].expand(-1, -1, frames, -1)) for target in (caption, audio)
-        )
-        terms["trimodal"] = losses.trimodal_loss(seen, heard, preset.kl_reduction)
-    return terms
-
-
-def decoded(batch: dict[str, Tensor], regions: Float[Tensor, "B N V R D"]) -> Float[Tensor, "B N v r D"]:
-    """The regions that the decoder sees at this step: all, or those that were drawn."""
-    if "decoded" not in batch:
-        return regions
-    places = batch["decoded"].flatten(2)[..., None].expand(-1, -1, -1, regions.shape[-1])
-    return regions.flatten(2, 3).gather(2, places).unflatten(2, batch["decoded"].shape[2:])
+        return settings.lr * (step + 1) / warmup
+    if settings.schedule == "step":
+        return settings.lr * (0.1 if step >= 0.8 * steps else 1.0)
+    return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 class Objective(torch.nn.Module):
-    """Eq. 5 of a model as one module: a batch -> its unweighted terms, as `batch_losses`, and "loss", their sum."""
+    """The losses of a method as one module: a batch -> its unweighted losses, and "loss", their weighted sum.
 
-    def __init__(
-        self, model: Model, captions: Float[Tensor, "C D"], own: Int[Tensor, " n"], preset: Preset,
-        precision: str = "float32",
-    ):  # fmt: skip
+    `constants` are what is the same in all batches (see avset.models.contract); the method finds them in each.
+    """
+
+    def __init__(self, method: Method, constants: Mapping[str, Tensor]):
         super().__init__()
-        self.model, self.captions, self.own, self.preset, self.precision = model, captions, own, preset, precision
+        self.method, self.constants = method, constants
+        self.weights = method.settings.weights()
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The terms and their weighted sum."""
-        terms = batch_losses(self.model, batch, self.captions, self.own, self.preset, self.precision)
-        weights = self.preset.losses.recipe()
-        return terms | {"loss": torch.stack([weights[k] * v for k, v in terms.items()]).sum()}
+        """The terms and their weighted sum; AvsetError if the settings weigh no term of a name."""
+        terms = self.method.losses({**batch, **self.constants})
+        if unknown := terms.keys() - self.weights.keys():
+            raise AvsetError(f"losses: the settings have no weight of {min(unknown)!r}; add it to the preset's losses")
+        return terms | {"loss": torch.stack([self.weights[k] * v for k, v in terms.items()]).sum()}
 
 
 def fit(
-    model: Model,
+    model: SeparationModel,
     data: TrainingMixtures,
-    captions: Float[Tensor, "C D"],
-    own: Int[Tensor, " n"],
-    preset: Preset,
+    constants: Mapping[str, Tensor],
     train: Train,
-    validate: Callable[[Model], dict[str, float]],
+    validate: Callable[[SeparationModel], dict[str, float]],
     log: Callable[[int, dict[str, float]], None],
     state: Path | None = None,
     workers: int = 0,
+    stop: int | None = None,
 ) -> Run:
     """Train for `train.steps` steps; the run's best state is that of the best validation.
 
-    `captions` and `own` are those of `batch_losses`.
-    `validate` returns scores of which "nsdr" (and, for presets that say so, minus the training loss) decides;
+    `constants` are those of `Objective`.
+    `validate` returns scores of which "nsdr" (and, for settings that say so, minus the training loss) decides;
     `log` gets the curves. With `state`, the run is kept there at every validation and taken up if it exists.
-    In a process group (see `distributed`) the first process keeps the run, all take it up and all validate.
+    In a process group (see `distributed`) the first process keeps the run, all take it up and all validate. With `stop`
+    the run ends after so many steps, as the first part of a whole one.
     """
-    device = next(model.parameters()).device
-    run = Run(model, make_optimizer(model, preset), history=[])
+    method, device = model.method, model.device
+    settings: LearnedSettings = method.settings
+    method.precision = train.precision
+    run = Run(method, make_optimizer(method, settings))
     if state is not None and state.exists():
         run.load(state)
     if len(set(distributed.gather(run.step))) > 1:
         raise AvsetError(f"not every worker sees {state}; put AVSET_CACHE on a disk that all machines share")
-    objective = distributed.parallel(Objective(model, captions.to(device), own.to(device), preset, train.precision))
-    assert run.history is not None
+    objective = distributed.parallel(Objective(method, {k: v.to(device) for k, v in constants.items()}))
     for step, values in run.history:
         log(step, values)
     if run.step:
@@ -184,19 +142,24 @@ def fit(
     sums: dict[str, Tensor] = {}
     since, began, first = 0, time.monotonic(), run.step
     for batch in loader:
-        model.train()
+        method.train()
         terms = objective({k: v.to(device, non_blocking=True) for k, v in batch.items()})
         for group in run.optimizer.param_groups:
-            group["lr"] = learning_rate(run.step, train.steps, preset)
+            group["lr"] = learning_rate(run.step, train.steps, settings)
         run.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         run.optimizer.step()
         run.step, since = run.step + 1, since + 1
         sums = {k: sums.get(k, 0) + v.detach() for k, v in terms.items()}
+        if run.step <= WITNESSES:
+            run.losses.append(terms["loss"].item())
+        if run.step == stop:
+            break
         if run.step % train.validate_every == 0 or run.step == train.steps:
             values = {f"train/{k}": v / since for k, v in distributed.mean(sums).items()}
-            values |= {f"validation/{k}": v for k, v in validate(model.eval()).items()}
-            keep_best(run, values, preset)
+            method.eval()
+            values |= {f"validation/{k}": v for k, v in validate(model).items()}
+            keep_best(run, values, settings)
             run.history.append((run.step, values))
             log(run.step, values)
             if state is not None and distributed.rank() == 0:
@@ -216,9 +179,9 @@ def say(text: str) -> None:
         print(f"train: {text}", file=sys.stderr, flush=True)
 
 
-def keep_best(run: Run, values: dict[str, float], preset: Preset) -> None:
+def keep_best(run: Run, values: dict[str, float], settings: LearnedSettings) -> None:
     """Remember the state if this validation is the best so far."""
-    score = values["validation/nsdr"] if preset.best == "nsdr" else -values["train/loss"]
+    score = values["validation/nsdr"] if settings.best == "nsdr" else -values["train/loss"]
     if score > run.best:
         run.best, run.best_step = score, run.step
-        run.best_state = {k: v.detach().cpu().clone() for k, v in run.model.own_state().items()}
+        run.best_state = {k: v.detach().cpu().clone() for k, v in run.method.own_state().items()}

@@ -112,8 +112,8 @@ def compare(p: Params, method: str, corpus: Corpus, recipe: Recipe, key: str, co
     apart = max(abs(old - new) for old, new in zip(losses, again, strict=False))
     if apart or len(again) < min(count, len(losses)):
         raise AvsetError(
-            f"train: the losses of the first {len(again)} steps differ by at most {apart:g}; the code is not that of "
-            f"version {recipe.number}: mend it, or raise the version with `python -m stages.train {method} --new-version`"
+            f"train: the losses of the first {len(again)} steps differ by at most {apart:g}; the code is not "
+            f"that of version {recipe.number}: mend it, or run `python -m stages.train {method} --new-version`"
         )
     recipe.adopt()
     print(f"train: the first {len(again)} steps have the same losses; the code keeps version {recipe.number}")

@@ -1,0 +1,140 @@
+"""Methods that know nothing of each other go through training, evaluation and report; what they lack is said."""
+
+import json
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy
+from safetensors.torch import load_file
+
+from avset import params
+from avset.errors import AvsetError, MissingArtifact, ParamsError
+from avset.evaluation import examples, metrics
+from avset.inference import localize
+from avset.inference.separate import Separator
+from avset.models.checkpoint import SeparationModel
+from avset.storage.tables import read_table
+from avset.training.dataset import Corpus
+
+STRANGER = {
+    "kind": "tests.stranger", "start": 3.0, "losses": {"distance": 1.0}, "optimizer": "adamw", "lr": 0.1,
+    "weight_decay": 0.0, "schedule": "cosine", "warmup": 0, "best": "nsdr",
+}  # fmt: skip
+
+
+def tree(**changes: object) -> dict:
+    """The toy parameters with NMF-MFCC first, a stranger's method second, AV-SeT last."""
+    made = toy.params(presets__stranger=STRANGER | changes)
+    made["presets"]["nmf_mfcc"] |= {"templates": 12, "updates": 10}
+    made["methods"] = toy.methods("nmf_mfcc") | {"stranger": "tests/stranger.py"} | toy.methods("avset")
+    return made
+
+
+@pytest.fixture(scope="module")
+def project(scored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy project with three methods."""
+    folder = toy.project(toy.clone(scored, tmp_path_factory.mktemp("contract") / "project"), tree())
+    for method in ("nmf_mfcc", "stranger"):
+        toy.run(folder, folder.parent / "cache", "train", "evaluate", method=method)
+    toy.run(folder, folder.parent / "cache", "report")
+    return folder
+
+
+def scores(project: Path, method: str) -> list[dict]:
+    return read_table(project / "data" / "demo" / "scores" / method / "scores.parquet")
+
+
+def test_a_stranger_learns_what_it_can(project: Path):
+    model = SeparationModel.load(project / "data" / "demo" / "models" / "stranger")
+    assert model.name == "tests.stranger" and model.settings.method.start == 3.0
+    assert model.method.bias < 3.0, "a source is less than all of its mixture"
+    curves = json.loads((project / "data/demo/models/stranger/curves/metrics.json").read_text())
+    assert curves["train"].keys() == {"distance", "loss"} and curves["validation"].keys() == {"caption", "nsdr"}
+    assert {row["query"] for row in scores(project, "stranger")} == {"caption"}
+
+
+def test_what_learns_nothing_is_ready_at_once(project: Path):
+    folder = project / "data" / "demo" / "models" / "nmf_mfcc"
+    assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
+    assert load_file(folder / "model.safetensors") == {}
+    assert SeparationModel.load(folder).settings.method.templates == 12
+
+
+def test_the_table_and_the_page_say_that_it_is_an_oracle(project: Path, capsys: pytest.CaptureFixture):
+    assert {row["query"] for row in scores(project, "nmf_mfcc")} == {"oracle"}
+    said = (
+        "NMF-MFCC knows no query. The true sources assign the outputs, by the permutation of the highest SDR: an oracle"
+    )
+    html = (project / "reports" / "demo" / "html" / "index.html").read_text()
+    assert said in html and "best assignment (oracle)" in html
+    toy.run(project, project.parent / "cache", "report")
+    assert said in capsys.readouterr().out
+
+
+def test_a_report_of_several_methods_takes_from_each_what_it_has(project: Path, scored: Path):
+    found, before = (json.loads((p / "reports/demo/metrics.json").read_text()) for p in (project, scored))
+    assert found["nmf_mfcc"].keys() == {"oracle"} and found["stranger"].keys() == {"caption"}
+    for key in ("avset", "localization", "encoder", "captions", "mixture", "ideal"):
+        assert found[key] == before[key], "of AV-SeT, which is the last in the list"
+    for name in ("example.png", "queries.png", "localization.png"):
+        assert (project / "reports" / "demo" / name).stat().st_size > 1000
+    assert (project / "reports/demo/localization.png").read_bytes() == (
+        scored / "reports/demo/localization.png"
+    ).read_bytes()
+
+
+def test_a_report_without_any_that_localizes(project: Path, tmp_path: Path):
+    folder = toy.clone(project, tmp_path / "project")
+    made = tree()
+    del made["methods"]["avset"]
+    toy.run(toy.project(folder, made), tmp_path / "cache", "report")
+    found = json.loads((folder / "reports" / "demo" / "metrics.json").read_text())
+    assert found["localization"] == {} and "encoder" not in found
+    assert (folder / "reports" / "demo" / "localization.png").stat().st_size > 1000
+
+
+def test_outputs_are_assigned_by_the_best_permutation(project: Path):
+    data = project / "data" / "demo"
+    rows = {(row["mixture_id"], row["source"]): row["sdr"] for row in scores(project, "nmf_mfcc")}
+    for example in examples.read(data / "scores" / "nmf_mfcc" / "examples.h5"):
+        made = example.separations["oracle"]
+        orders = [list(order) for order in permutations(range(len(made.estimates)))]
+        means = [metrics.bss_eval(example.references, made.estimates[order])["sdr"].mean() for order in orders]
+        assert means[0] == max(means), "the first order is the one that is there"
+        assert means[0] == pytest.approx(np.mean([rows[example.mixture_id, n] for n in range(2)]), abs=1e-3)
+        assert made.queries == ["", ""] and made.attention is None and not example.attention
+        assert made.masks.shape == example.separations["ideal"].masks.shape, "shown on the same axis"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_best_assignment_is_that_of_all_permutations(seed: int):
+    sdr = np.random.default_rng(seed).normal(size=(4, 4))
+    best = max(permutations(range(4)), key=lambda order: sum(sdr[i, n] for n, i in enumerate(order)))
+    assert metrics.best_assignment(sdr).tolist() == list(best)
+
+
+def test_a_query_that_a_method_does_not_answer_is_refused(project: Path):
+    models = project / "data" / "demo" / "models"
+    with pytest.raises(AvsetError, match=r"nmf_mfcc answers no text query: it knows no query; give another model"):
+        Separator.load(models / "nmf_mfcc").text_query(["violin"])
+    stranger = Separator.load(models / "stranger")
+    with pytest.raises(AvsetError, match=r"tests\.stranger answers no video query: it answers caption"):
+        stranger.video_query(np.zeros((1, 96, 96, 3), np.uint8))
+    with pytest.raises(AvsetError, match=r"tests\.stranger does not know where a sound is"):
+        localize.attention(stranger, np.zeros((96, 96, 3), np.uint8), "violin")
+
+
+def test_what_a_stranger_forgets_is_named(project: Path, tmp_path: Path):
+    folder = toy.clone(project, tmp_path / "project")
+    with pytest.raises(AvsetError, match=r"the settings have no weight of 'distance'; add it to the preset's losses"):
+        toy.run(toy.project(folder, tree(losses={})), tmp_path / "cache", "train", method="stranger")
+    with pytest.raises(ParamsError, match=r"presets\.stranger\.start: missing from params\.yaml"):
+        made = tree()
+        del made["presets"]["stranger"]["start"]
+        params.resolve(made)
+    with pytest.raises(MissingArtifact):
+        SeparationModel.load(folder / "data" / "demo" / "models" / "none")
+    with pytest.raises(AvsetError, match=r"a batch cannot carry 'smells'; a method may need captions, frames, regions"):
+        Corpus.load(folder / "data" / "demo").features({"regions", "smells"})

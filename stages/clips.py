@@ -45,7 +45,7 @@ def main(path: ParamsFile = PARAMS, retry: Retry = None, dry_run: DryRun = False
     code = code_digest("clips")
     drawn = code_digest("clips", "pipeline/avset/sources/demo") if p.clips.source == "demo" else ""
     jobs = clips.jobs_of(listing.entries, options, code, drawn)
-    folder, cache, access = p.data / "clips", ItemCache(), p.runtime.download
+    folder, cache, access = p.clips_folder, ItemCache(), p.runtime.download
     runtime, watch = p.runtime.model_copy(update={"device": "cpu"}), clips.Breaker(access.give_up_after)
     if dry_run or clips.online(options):
         there = {job.clip_id for job in jobs if job.payload["kept"] in fetched(cache)}

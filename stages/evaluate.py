@@ -1,7 +1,7 @@
 """evaluate: scores of a model on the frozen test mixtures, and of attention on the boxes.
 
-Makes data/<dataset>/scores/<method>/: scores.parquet (per query, mixture and source), localization.parquet,
-examples.h5 (whole mixtures to look at and to listen to).
+Makes data/<dataset>/<scale>/scores/<method>/: scores.parquet (per query, mixture and source),
+localization.parquet, examples.h5 (whole mixtures to look at and to listen to).
 """
 
 from collections import defaultdict

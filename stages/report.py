@@ -1,7 +1,7 @@
 """report: metrics, coverage, pictures, and a page to listen to.
 
-Makes reports/<dataset>/: metrics.json, coverage.json, tables and pictures for `dvc plots show` (all small, in
-git), and html/index.html (self-contained, in the DVC cache).
+Makes reports/<dataset>/<scale>/: metrics.json, coverage.json, tables and pictures for `dvc plots show` (all small,
+in git), and html/index.html (self-contained, in the DVC cache).
 """
 
 import json
@@ -12,7 +12,7 @@ from avset.report import report
 from avset.storage.files import require
 from stages import PARAMS, ParamsFile, begin, command
 
-STAGES = ("clips", "frames", "spectrograms", "regions", "captions")
+STAGES = ("frames", "spectrograms", "regions", "captions")
 
 
 def main(path: ParamsFile = PARAMS) -> None:
@@ -25,10 +25,11 @@ def main(path: ParamsFile = PARAMS) -> None:
             shutil.rmtree(folder)
     with only_writer(p.reports):
         shutil.rmtree(p.reports, ignore_errors=True)
-        indices = {stage: p.data / stage / "index.parquet" for stage in STAGES}
+        indices = {"clips": p.clips_folder / "index.parquet"}
+        indices |= {stage: p.data / stage / "index.parquet" for stage in STAGES}
         facts = json.loads(require(scores / p.methods[0] / "facts.json").read_text())
-        funnel = json.loads(require(p.data / "clips" / "store.json").read_text()).get("funnel")
-        numbers = report.build(scores, p.data / "mixtures", p.methods, indices, facts, p.reports, funnel)
+        funnel = json.loads(require(p.clips_folder / "store.json").read_text()).get("funnel")
+        numbers = report.build(p.dataset, scores, p.data / "mixtures", p.methods, indices, facts, p.reports, funnel)
     print(report.table(numbers))
     print(f"\nlisten: {(p.reports / 'html' / 'index.html').absolute()}")
 

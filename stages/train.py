@@ -1,6 +1,6 @@
 """train: a separation model of one preset, from stored spectrograms, regions and captions.
 
-Makes data/<dataset>/models/<method>/: model.safetensors (weights, settings, facts) and curves/ (dvclive).
+Makes data/<dataset>/<scale>/models/<method>/: model.safetensors (weights, settings, facts) and curves/ (dvclive).
 No label is read. A killed run goes on where its last validation was. With train.workers > 1 so many processes
 train together (see avset.training.distributed), started by Ray Train.
 """

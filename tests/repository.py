@@ -46,8 +46,8 @@ class Project:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "GIT_CONFIG_GLOBAL": os.devnull,
             **{f"GIT_{who}_{what}": "test@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
         }  # fmt: skip
-        for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE"):  # the copies; and 40 processes that compile torch anew
-            self.environment.pop(name, None)
+        self.environment["PYTHONPATH"] = str(self.folder / "pipeline")  # the copies, whatever is installed
+        self.environment.pop("PYTHONDONTWRITEBYTECODE", None)  # or 40 processes compile torch anew
 
     def clone(self, root: Path) -> "Project":
         """A git clone, with an item cache of its own, which is empty."""

@@ -13,27 +13,28 @@ from avset.errors import AvsetError
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
 
-ModelFolder = Annotated[Path, typer.Option(help="Folder of a trained model.")]
+ModelFolder = Annotated[
+    Path | None, typer.Option(help="Folder of a trained model; by default that of the first method of params.yaml.")
+]
 
 
 EncoderFolder = Annotated[
-    Path | None, typer.Option(help="Folder of its encoder; by default that of the same data set.")
+    Path | None, typer.Option(help="Folder of its encoder; by default that of the same data set and scale.")
 ]
 
 
 Query = Annotated[str, typer.Option("--query", "-q", help='What to listen or look for: "person playing a violin".')]
 
 
-MODEL = Path("data/demo/models/avset")
-
-
-store = typer.Typer(no_args_is_help=True, help="Look after the stores of features: data/<dataset>/<stage>.")
+store = typer.Typer(no_args_is_help=True, help="Look after the stores of clips and of features.")
 
 
 app.add_typer(store, name="store")
 
 
-StoreFolder = Annotated[Path, typer.Argument(help="Folder of a store: data/<dataset>/<stage>.")]
+StoreFolder = Annotated[
+    Path, typer.Argument(help="Folder of a store: data/<dataset>/clips, data/<dataset>/<scale>/<stage>.")
+]
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="The same as JSON.")]
@@ -45,7 +46,7 @@ def separate(
     query: Query,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the sound goes: .wav, .flac or .ogg.")],
     residual: Annotated[Path | None, typer.Option(help="Where the rest of the mixture goes.")] = None,
-    model: ModelFolder = MODEL,
+    model: ModelFolder = None,
     encoder: EncoderFolder = None,
 ) -> None:
     """Take the sound that the query names out of a file.
@@ -58,7 +59,7 @@ def separate(
     from avset.media.recordings import AudioWriter, read_blocks
     from avset.media.waveforms import resample_blocks
 
-    separator = Separator.load(model, encoder)
+    separator = Separator.load(model or _default_model(), encoder)
     rate = separator.model.settings.transform.sample_rate
     mono = ((block.mean(0), its_rate) for block, its_rate in read_blocks(file))
     stream = separator.stream(resample_blocks(mono, rate), separator.text_query([query]))
@@ -84,7 +85,7 @@ def localize(
     query: Query,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the picture goes: .png.")],
     time: Annotated[float | None, typer.Option(help="Seconds; by default the middle of the video.")] = None,
-    model: ModelFolder = MODEL,
+    model: ModelFolder = None,
     encoder: EncoderFolder = None,
 ) -> None:
     """Show where in a frame the thing is that the query names, as a heat map over the picture."""
@@ -92,7 +93,7 @@ def localize(
     from avset.inference.separate import Separator
     from avset.report.plots import heat_map, save_png
 
-    separator = Separator.load(model, encoder)
+    separator = Separator.load(model or _default_model(), encoder)
     frame = places.centre_frame(file, time)
     scores, grid = places.attention(separator, frame, query)
     save_png(output, heat_map(frame, scores, grid))
@@ -102,10 +103,12 @@ def localize(
 
 @store.command("ls")
 def list_stores(
-    data: Annotated[Path | None, typer.Argument(help="Folder of a data set; by default that of params.yaml.")] = None,
+    data: Annotated[
+        Path | None, typer.Argument(help="Folder data/<dataset>/<scale>; by default that of params.yaml.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the stores of a data set: clips, size, digest, and whether all of it is there."""
+    """List the stores of a data set at a scale: clips, size, digest, and whether all of it is there."""
     from avset import params
     from avset.storage import inspect as stores
 
@@ -178,6 +181,13 @@ def gc(
         print(f"{kind:16}{files:9} files{size / 1e6:12.1f} MB")
     total = sum(size for _, size in removed.values())
     print(f"{root}: {total / 1e6:.1f} MB {'would go' if dry_run else 'removed'}")
+
+
+def _default_model() -> Path:
+    from avset import params
+
+    p = params.load()
+    return p.data / "models" / p.methods[0]
 
 
 def _tell(told: dict[str, Any], as_json: bool) -> None:

@@ -124,7 +124,7 @@ def compare(folder: Path, identity: dict[str, Any], jobs: list[Job], factory: Ca
 
 def media_payloads(p: Params) -> dict[str, dict[str, Any] | None]:
     """The jobs of a stage that reads media: every clip, None where it failed in the clips stage."""
-    folder = p.data / "clips"
+    folder = p.clips_folder
     payloads: dict[str, dict[str, Any] | None] = {}
     names = ("clip_id", "status", "media", "sha256", "start_s", "duration_s")
     for columns in read_columns(folder / "index.parquet", *names):

@@ -15,6 +15,7 @@ from avset.errors import AvsetError
 from avset.features.encoder import Encoder
 from avset.media.waveforms import overlapping
 from avset.models.checkpoint import Model
+from avset.params import encoder_of
 
 WINDOWS = 16  # of a long recording that are separated at once: fastest on one and on two threads
 
@@ -36,8 +37,8 @@ class Separator:
 
     @classmethod
     def load(cls, model: Path, encoder: Path | None = None) -> "Separator":
-        """From folders; the encoder is by default the one of the same data set."""
-        return cls(Model.load(model), Encoder.load(encoder or model.parent.parent / "encoder"))
+        """From folders; the encoder is by default the one of the same data set and scale."""
+        return cls(Model.load(model), Encoder.load(encoder or encoder_of(model)))
 
     @torch.no_grad()
     def text_query(self, texts: Sequence[str]) -> Float[Tensor, "N 1 1 D"]:

@@ -32,6 +32,7 @@ BOUNDS = ("mixture", "ideal")  # what no method may fall below, what no mask can
 
 
 def build(
+    dataset: str,
     scores: Path,
     mixtures: Path,
     methods: Sequence[str],
@@ -40,7 +41,7 @@ def build(
     out: Path,
     funnel: Mapping[str, Mapping[str, int]] | None = None,
 ) -> dict[str, Any]:
-    """Write the report of `methods` into `out`; returns the content of `metrics.json`.
+    """Write the report of `methods` on a data set into `out`; returns the content of `metrics.json`.
 
     `scores` has a folder per method (`scores.parquet`, `localization.parquet`, `examples.h5`), `mixtures` the
     `scores.parquet` of the untouched mixtures and of the ideal masks; `coverage` gives the `index.parquet` of
@@ -68,7 +69,7 @@ def build(
         (out / "example.png").write_bytes(plots.example(typical(shown)))
         (out / "localization.png").write_bytes(plots.localization(shown))
         (out / "queries.png").write_bytes(plots.queries(typical(shown)))
-    html = page.render(scores.absolute().parent.name, numbers, covered, heard)
+    html = page.render(dataset, numbers, covered, heard)
     (out / "html" / "index.html").write_text(html, encoding="utf-8")
     return numbers
 

@@ -12,6 +12,7 @@ from typing import Any
 import h5py
 
 from avset.errors import AvsetError
+from avset.params import clips_of
 from avset.storage.files import require
 from avset.storage.hdf5 import open_hdf5
 from avset.storage.shards import item_of
@@ -28,8 +29,10 @@ NAMES = 10  # clips named of each kind of difference
 
 
 def summaries(data: Path) -> list[dict[str, Any]]:
-    """The `summary` of every store in the folder of a data set."""
-    folders = sorted(folder for folder in require(data).iterdir() if not folder.name.startswith("."))
+    """The `summary` of the clips of a data set, and of every store in `data`, its folder at some scale."""
+    clips = clips_of(data)
+    inside = [] if clips.exists() and not data.exists() else require(data).iterdir()
+    folders = [clips, *sorted(folder for folder in inside if not folder.name.startswith("."))]
     return [summary(f) for f in folders if (f / "index.parquet").exists() or (f / "shards").exists()]
 
 

@@ -227,7 +227,7 @@ def test_a_text_longer_than_the_context_is_refused(pair: tuple[Any, Encoder]):
     with pytest.raises(AvsetError, match="78 tokens, the encoder takes 77"):
         pair[1].encode_text(["cat", "dog " * 76])
     with pytest.raises(AvsetError, match="exceed the context of 77"):
-        pair[1].encode_tokens(torch.zeros(1, 76, 32, dtype=torch.float64), True)
+        pair[1].encode_tokens(torch.zeros(1, 76, 32, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("count", [1, 3, 16, 75])

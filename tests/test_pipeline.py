@@ -87,6 +87,16 @@ def test_a_change_is_seen_where_it_is_read(project: Project, key: str, value: An
     change(project)
 
 
+def test_another_scale_has_the_same_clips_and_everything_else_anew(project: Project, undisturbed: dict[str, str]):
+    change(project, scale="small", scales__small=tiny()["scales"]["demo"])
+    assert json.loads(project.dvc("status", "--json")).keys() == set(STAGES) - {"clips"}
+    assert project.repro("frames") == (["frames"], [])
+    assert (project.folder / "data" / "demo" / "small" / "frames" / "store.json").exists()
+    change(project)
+    assert project.repro() == ([], ["frames"])
+    assert project.hashes() == undisturbed
+
+
 def test_other_captions_redo_what_reads_them_and_come_back(project: Project, undisturbed: dict[str, str]):
     change(project, captions__tokens=2)
     assert project.repro() == (["captions", "evaluate@avset", "report", "train@avset"], [])

@@ -67,13 +67,14 @@ AXES = {
 
 def write_clips(count: int) -> None:
     """The artifacts of `clips`, `encoder` and `mixtures` for so many clips that nobody has."""
+    from avset import params
     from avset.params import digest
     from avset.sources.clips import BOXES, INDEX
     from avset.storage.artifacts import Record
     from avset.storage.files import write_json
     from avset.storage.tables import write_table
 
-    folder = Path("data/demo")
+    p = params.load()
     rows = [
         {"clip_id": f"c{i:07d}_0", "media_id": f"c{i:07d}", "status": "ok", "reason": "", "detail": "",
          "split": "train", "labels": ["violin"], "origin": "https://video.example/watch?v=" + digest(i)[:11],
@@ -81,10 +82,10 @@ def write_clips(count: int) -> None:
          "height": 360, "fps": 25.0, "sample_rate": 44100, "channels": 2, "sha256": digest(["media", i])}
         for i in range(count)
     ]  # fmt: skip
-    write_table(folder / "clips" / "index.parquet", rows, INDEX)
-    write_table(folder / "clips" / "boxes.parquet", [], BOXES)
-    Record("clips").write(folder / "clips")
-    write_json(folder / "encoder" / "encoder.json", {"sha256": ""})
+    write_table(p.clips_folder / "index.parquet", rows, INDEX)
+    write_table(p.clips_folder / "boxes.parquet", [], BOXES)
+    Record("clips").write(p.clips_folder)
+    write_json(p.data / "encoder" / "encoder.json", {"sha256": ""})
 
 
 def run_stage(stage: str) -> None:
@@ -110,13 +111,14 @@ def open_training_set() -> None:
     import pyarrow as pa
     from torch.utils.data import DataLoader
 
+    from avset import params
     from avset.storage.artifacts import Record
     from avset.storage.store import Store
     from avset.storage.tables import write_table
     from avset.training.batches import TrainingMixtures
     from avset.training.dataset import Corpus
 
-    data = Path("data/demo")
+    data = params.load().data
     empty = pa.schema(
         [("mixture_id", pa.string()), ("source", pa.int64()), ("sdr", pa.float64()), ("method", pa.string())]
     )
@@ -142,6 +144,7 @@ def phase(name: str, count: int) -> None:
     import pyarrow.parquet  # noqa: F401
 
     import stages  # noqa: F401
+    from avset import params
     from avset.storage import inspect as stores
 
     if name == "open":
@@ -161,7 +164,7 @@ def phase(name: str, count: int) -> None:
     elif name == "open":
         open_training_set()
     elif name == "verify":
-        stores.verify(Path("data/demo/spectrograms"), 20)
+        stores.verify(params.load().data / "spectrograms", 20)
     seconds = time.monotonic() - start
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     print(json.dumps([seconds, int(status["VmHWM"].split()[0]) * 1024]))

@@ -56,12 +56,12 @@ NewVersion = Annotated[
 
 
 def begin(stage: str, path: Path, method: str = "", new_version: bool = False) -> Params:
-    """Load the parameters and say which profile runs; AvsetError if the disks are too full to start."""
+    """Load the parameters and say which data set runs at which scale; AvsetError if the disks are too full to start."""
     p = params.load(path)
     if new_version:
         Recipe(stage).renew()
     print(
-        f"{stage}: dataset {p.dataset}" + (f", method {method}" if method else ""),
+        f"{stage}: dataset {p.dataset}, scale {p.scale}" + (f", method {method}" if method else ""),
         file=sys.stderr,
         flush=True,
     )
@@ -70,7 +70,7 @@ def begin(stage: str, path: Path, method: str = "", new_version: bool = False) -
 
 
 def transform_of(p: Params) -> Any:
-    """The audio front end of a profile, a avset.features.spectrograms.Transform."""
+    """The audio front end of the parameters, a avset.features.spectrograms.Transform."""
     from avset.features.spectrograms import Transform
 
     sizes = p.spectrograms

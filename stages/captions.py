@@ -1,8 +1,8 @@
 """captions: the latent caption of each clip, or one for all clips of a video (Eq. 1, App. A.1).
 
-Makes data/<dataset>/captions/: per clip `caption` (D,), `tokens` (K, E), `curve` (S,); in the index cosine, steps,
-seed, nearest words, a flag for low ones, and `of`, the clip whose centre frame was inverted. No image is read: a
-change of the inversion never encodes one again.
+Makes data/<dataset>/<scale>/captions/: per clip `caption` (D,), `tokens` (K, E), `curve` (S,); in the index cosine,
+steps, seed, nearest words, a flag for low ones, and `of`, the clip whose centre frame was inverted. No image is read:
+a change of the inversion never encodes one again.
 """
 
 from collections.abc import Collection
@@ -75,7 +75,7 @@ def main(path: ParamsFile = PARAMS, verify: Verify = 0, adopt: Adopt = 0, new_ve
     factory = partial(Invert, regions.folder, encoder, recipe, p)
     of = {clip: clip for clip in regions.clips}
     if per == "video":
-        of = centres(read_table(p.data / "clips" / "index.parquet"), of)
+        of = centres(read_table(p.clips_folder / "index.parquet"), of)
     clips, batch = store_payloads(regions), padded_size(p.captions.batch_size)
     build("captions", p, clips, factory, recipe, batch, of, verify, adopt)
 

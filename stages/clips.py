@@ -56,13 +56,13 @@ def main(
         return
     if clips.online(options):
         print(f"clips: {in_a_line(expected)}", file=sys.stderr, flush=True)
-    reuse.inherit(p.data / "clips", jobs)
+    reuse.inherit(p.clips_folder, jobs)
     if adopt:
-        reuse.adopt(jobs, clips.Fetch(p.clips.source, p.clips.options), recipe, drawing, adopt)
+        reuse.adopt(jobs, clips.Fetch(p.clips.source, p.clips.options, p.runtime.download), recipe, drawing, adopt)
         return
     for one in filter(None, (recipe, drawing)):
         one.check()
-    with making(p.data / "clips") as fresh:
+    with making(p.clips_folder) as fresh:
         clips.forget(ItemCache(), jobs, retry)
         failures = clips.fetch_all(jobs, p.clips, options, p.runtime)
         rows, boxes = clips.collect(listing.entries, jobs, failures, p.clips, fresh)

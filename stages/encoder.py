@@ -1,7 +1,7 @@
 """encoder: the frozen vision-language model as an artifact with an identity.
 
-Makes data/<dataset>/encoder/: weights.safetensors and encoder.json (architecture, activation, preprocessing,
-sha256). Later stages load only this, so a colleague gets it by `dvc pull` and needs no hub.
+Makes data/<dataset>/<scale>/encoder/: weights.safetensors and encoder.json (architecture, activation,
+preprocessing, sha256). Later stages load only this, so a colleague gets it by `dvc pull` and needs no hub.
 """
 
 from avset.compute.making import making

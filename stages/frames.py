@@ -1,6 +1,6 @@
 """frames: RGB frames of each clip on a fixed time grid.
 
-Makes data/<dataset>/frames/: per clip `frames` (V, H, W, 3) uint8 and `times` (V,) in seconds.
+Makes data/<dataset>/<scale>/frames/: per clip `frames` (V, H, W, 3) uint8 and `times` (V,) in seconds.
 """
 
 from functools import partial

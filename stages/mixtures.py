@@ -1,6 +1,6 @@
 """mixtures: the frozen evaluation mixtures, shared by every method, run and colleague.
 
-Makes data/<dataset>/mixtures/: mixtures.parquet (clips, offsets, gains of validation and test mixtures) and
+Makes data/<dataset>/<scale>/mixtures/: mixtures.parquet (clips, offsets, gains of validation and test mixtures) and
 scores.parquet (what the mixture itself and the ideal ratio mask score), record.json.
 """
 
@@ -20,7 +20,7 @@ def main(path: ParamsFile = PARAMS) -> None:
     """Draw the mixtures of both splits; score the mixture and the ideal mask once for all."""
     p = begin("mixtures", path)
     store, transform, folder = Store(p.data / "spectrograms"), transform_of(p), p.data / "mixtures"
-    listed = [row for row in read_table(p.data / "clips" / "index.parquet") if row["clip_id"] in set(store.clips)]
+    listed = [row for row in read_table(p.clips_folder / "index.parquet") if row["clip_id"] in set(store.clips)]
 
     def offset_of(clip: str) -> int:
         return mixtures.centre_offset(store.dataset(clip, "stft").shape[0], transform.crop)

@@ -1,7 +1,7 @@
 """regions: language-aligned region features of each frame (App. A.2).
 
-Makes data/<dataset>/regions/: per clip `regions` (V, R, D) float16 and `embedding` (D,), the global embedding
-of the centre frame. The expensive run of the image tower, done once.
+Makes data/<dataset>/<scale>/regions/: per clip `regions` (V, R, D) float16 and `embedding` (D,), the global
+embedding of the centre frame. The expensive run of the image tower, done once.
 """
 
 from functools import partial

@@ -1,7 +1,7 @@
 """report: metrics, coverage, pictures, and a page to listen to.
 
-Makes reports/<dataset>/: metrics.json, coverage.json, tables and pictures for `dvc plots show` (all small, in
-git), and html/index.html (self-contained, in the DVC cache).
+Makes reports/<dataset>/<scale>/: metrics.json, coverage.json, tables and pictures for `dvc plots show` (all small,
+in git), and html/index.html (self-contained, in the DVC cache).
 """
 
 import json
@@ -9,6 +9,7 @@ import shutil
 from typing import Any
 
 from avset.compute.making import only_writer
+from avset.params import folder_of
 from avset.report.report import write_report
 from avset.report.tables import numbers_as_text
 from avset.storage.artifacts import ARTIFACTS, Record
@@ -26,11 +27,13 @@ def main(path: ParamsFile = PARAMS) -> None:
             shutil.rmtree(folder)
     with only_writer(p.reports):
         shutil.rmtree(p.reports, ignore_errors=True)
-        indices = {name: p.data / name / "index.parquet" for name, artifact in ARTIFACTS.items() if artifact.per_clip}
+        indices = {a.name: folder_of(p.data, a.name) / "index.parquet" for a in ARTIFACTS.values() if a.per_clip}
         known = [json.loads(require(scores / name / "facts.json").read_text()) for name in p.methods]
         facts: dict[str, Any] = next(filter(None, known), {})  # the same for all methods that use encoder and captions
-        funnel = Record.read(p.data / "clips").facts["funnel"]
-        numbers = write_report(scores, p.data / "mixtures", list(p.methods), indices, facts, p.reports, funnel)
+        funnel = Record.read(p.clips_folder).facts["funnel"]
+        numbers = write_report(
+            p.dataset, scores, p.data / "mixtures", list(p.methods), indices, facts, p.reports, funnel
+        )
     print(numbers_as_text(numbers))
     print(f"\nlisten: {(p.reports / 'html' / 'index.html').absolute()}")
 

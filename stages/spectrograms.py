@@ -1,6 +1,6 @@
 """spectrograms: complex STFT and waveform of each clip.
 
-Makes data/<dataset>/spectrograms/: per clip `stft` (T, 2, F), real and imaginary planes, time-major, and
+Makes data/<dataset>/<scale>/spectrograms/: per clip `stft` (T, 2, F), real and imaginary planes, time-major, and
 `waveform` (L,) int16 at spectrograms.sample_rate.
 """
 

@@ -1,7 +1,7 @@
 """train: a model of one preset, from stored spectrograms and what else its method needs.
 
-Makes data/<dataset>/models/<method>/: model.safetensors (weights, settings, facts) and, of a method that learns,
-curves/ (dvclive).
+Makes data/<dataset>/<scale>/models/<method>/: model.safetensors (weights, settings, facts), record.json and, of a
+method that learns, curves/ (dvclive).
 No label is read. A killed run goes on where its last validation was. With train.workers > 1 so many processes
 train together (see avset.training.distributed), started by Ray Train.
 """

@@ -1,7 +1,7 @@
 """A small stage to be disturbed, and how to disturb one: kill it whenever files change, or take away its disk.
 
-`python -m crashes` is the stage: it draws arrays by the numbers in clips.yaml into data/demo/toy, and does what every
-stage does. A `Trial` forks, so it is for a process of its own: see `apart`.
+`python -m crashes` is the stage: it draws arrays by the numbers in clips.yaml into data/demo/demo/toy, and does what
+every stage does. A `Trial` forks, so it is for a process of its own: see `apart`.
 """
 
 import ctypes
@@ -98,13 +98,13 @@ def main() -> None:
 
 def project(folder: Path, clips: dict[str, int], worth: int = 1, held: str = "", **runtime: Any) -> Path:
     """A folder in which the small stage runs; `worth` is parallel.WORTH_A_PROCESS, `held` are the clips in HELD."""
-    tree = toy.params(profiles__demo__clips__min_success=0.5)
+    tree = toy.params(datasets__demo__clips__min_success=0.5)
     tree["runtime"] |= {"executor": "inline", "min_free_gb": 0, **runtime}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(tree))
     (folder / "clips.yaml").write_text(yaml.safe_dump({"clips": clips, "worth": worth}))
     (folder / HELD).write_text(" ".join(held))
-    stage = {"cmd": "python -m crashes", "deps": ["clips.yaml"], "outs": ["data/demo/toy"]}
+    stage = {"cmd": "python -m crashes", "deps": ["clips.yaml"], "outs": ["data/demo/demo/toy"]}
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"toy": stage}}))
     code = code_digest([])
     write_json(folder / RECIPES, {"toy": {"version": 1, "born": code, "code": code}})
@@ -140,7 +140,7 @@ class Trial:
         root: Path,
         stage: str = "toy",
         arguments: Sequence[str] = (),
-        artifact: str = "toy",
+        artifact: str = "demo/toy",
         lines: tuple[str, ...] = (),
     ):
         self.project, self.cache, self.before, self.said = (root / n for n in ("project", "cache", "before", "said"))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ import pytest
 from av.stream import Disposition
 
 from avset.errors import ClipError
+from avset.media import waveforms
 from avset.media.frames import decode_frames
 
 GRID = 4  # the picture's centre square has 4 x 4 cells: one row of colours, then twelve bits of the number
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255))  # the top row, from left to right
 QUIET = {"libx265": {"x265-params": "log-level=none"}, "libsvtav1": {"preset": "8"}}
 RATE = 11025  # Hz, of decoded excerpts
+SILENCE = -60.0  # dBFS
+decode_audio = partial(waveforms.decode_audio, silence=SILENCE)
 TONE = 500.0  # Hz
 SETS = {"video": "video", "audio": "audio", "subtitle": "subtitles"}
 TICKS = 1000  # time stamps are written in milliseconds unless the container has its own clock

@@ -15,6 +15,7 @@ import toy
 from safetensors import safe_open
 
 from avset.errors import REASONS
+from avset.params import clips_of
 from avset.sources import Entry, clips
 from avset.storage.cache import FOLDERS, ItemCache
 from avset.storage.items import Item
@@ -109,19 +110,23 @@ def check_datasets(found: dict[str, h5py.Dataset], rows: list[Row], sizes: dict[
             assert sizes.setdefault(letter, size) == size, f"{name}: {letter}"
 
 
-def files(root: Path, slow: bool) -> list[str]:
-    names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
-    return [name for name in names if (name.split("/")[0] in METHOD) == slow]
+def files(root: Path, slow: bool) -> dict[str, Path]:
+    """By the names of the page, the files in `root`, and those of the clips beside it."""
+    clips = clips_of(root)
+    found = {path.relative_to(root).as_posix(): path for path in root.rglob("*")}
+    found |= {f"clips/{path.relative_to(clips).as_posix()}": path for path in clips.rglob("*")}
+    return {n: path for n, path in found.items() if path.is_file() and (n.split("/")[0] in METHOD) == slow}
 
 
 def check_files(root: Path, slow: bool, documented: list[Row]) -> None:
     """Each file is on the page; each that has tables of its own there is as they say."""
     rows = [{**row, "meaning": row["holds"]} for row in documented if (row["file"].split("/")[0] in METHOD) == slow]
-    for name, row in compare(rows, "file", files(root, slow)).items():
+    found = files(root, slow)
+    for name, row in compare(rows, "file", found).items():
         if name.endswith(".parquet"):
-            check_columns(root / name, name, tables("column")[row["file"]])
+            check_columns(found[name], name, tables("column")[row["file"]])
         elif name.endswith(".json"):
-            check_keys(json.loads((root / name).read_text()), tables("key")[row["file"]])
+            check_keys(json.loads(found[name].read_text()), tables("key")[row["file"]])
 
 
 def listed(folder: str) -> list[Row]:
@@ -130,11 +135,11 @@ def listed(folder: str) -> list[Row]:
 
 
 def test_every_file_column_and_key_is_documented_and_no_other(toy_data: Path):
-    check_files(toy_data / "data" / "demo", False, listed("data"))
+    check_files(toy_data / "data" / "demo" / "demo", False, listed("data"))
 
 
 def test_every_array_is_documented_and_no_other(toy_data: Path):
-    data, sizes = toy_data / "data" / "demo", {}
+    data, sizes = toy_data / "data" / "demo" / "demo", {}
     for stage in PER_CLIP:
         for path in sorted((data / stage / "shards").iterdir()):
             with h5py.File(path) as file:
@@ -158,7 +163,9 @@ def test_every_array_is_documented_and_no_other(toy_data: Path):
 
 
 def test_the_encoders_tensors_are_documented(toy_data: Path):
-    check_tensors(toy_data / "data" / "demo" / "encoder" / "weights.safetensors", "encoder/weights.safetensors")
+    check_tensors(
+        toy_data / "data" / "demo" / "demo" / "encoder" / "weights.safetensors", "encoder/weights.safetensors"
+    )
 
 
 def check_tensors(path: Path, name: str) -> None:
@@ -174,12 +181,12 @@ def test_columns_are_null_where_the_page_says(toy_data: Path, tmp_path: Path):
     failed = [row for e in entries for row in clips.index_rows(e, Item(reason="removed"), None, 1.0)]
     write_table(tmp_path / "index.parquet", failed, clips.INDEX)
     folder = toy.clone(toy_data, tmp_path / "project")
-    index = folder / "data" / "demo" / "regions" / "index.parquet"
+    index = folder / "data" / "demo" / "demo" / "regions" / "index.parquet"
     rows = read_table(index)
     rows[3] |= {"status": "failed", "reason": "corrupt"}
     write_table(index, rows)
     toy.run(folder, toy.clone(toy_data.parent / "cache", tmp_path / "cache"), "captions")
-    captions = folder / "data" / "demo" / "captions" / "index.parquet"
+    captions = folder / "data" / "demo" / "demo" / "captions" / "index.parquet"
     for name, path, mine in (
         ("clips/index.parquet", tmp_path / "index.parquet", failed),
         ("captions/index.parquet", captions, [rows[3]]),
@@ -195,7 +202,7 @@ def test_columns_are_null_where_the_page_says(toy_data: Path, tmp_path: Path):
 
 
 def test_identities_are_made_as_the_page_says(toy_data: Path):
-    data = toy_data / "data" / "demo"
+    data = toy_data / "data" / "demo" / "demo"
     encoder = hashlib.sha256((data / "encoder" / "encoder.json").read_bytes()).hexdigest()
     weights = hashlib.sha256((data / "encoder" / "weights.safetensors").read_bytes()).hexdigest()
     assert json.loads((data / "encoder" / "encoder.json").read_text())["sha256"] == weights
@@ -203,7 +210,7 @@ def test_identities_are_made_as_the_page_says(toy_data: Path):
     text = [(data / "spectrograms" / name).read_bytes() for name in ("record.json", "index.parquet")]
     mixtures = json.loads((data / "mixtures" / "record.json").read_text())
     assert mixtures["inputs"] == {"spectrograms": hashlib.sha256(b"".join(text)).hexdigest()}
-    for row in read_table(data / "clips" / "index.parquet"):
+    for row in read_table(clips_of(data) / "index.parquet"):
         assert row["clip_id"] == f"{row['media_id']}_{round(row['origin_start_s'] * 1000)}"
         first = hashlib.sha256(row["clip_id"].encode()).digest()
         assert bits_of(row["clip_id"]) == "".join(f"{byte:08b}" for byte in first[:8])
@@ -239,7 +246,7 @@ def test_the_examples_run_as_they_stand(toy_data: Path, monkeypatch: pytest.Monk
         assert len(lines) <= ok, "short"
     found: dict[str, Any] = {}
     exec(alone, found)
-    store = Store(Path("data/demo/regions"))
+    store = Store(Path("data/demo/demo/regions"))
     assert np.array_equal(found["regions"], store.read(store.clips[0], "regions"))
     found = {}
     exec(ours, found)
@@ -250,12 +257,12 @@ def test_the_examples_run_as_they_stand(toy_data: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.slow
 def test_models_scores_and_reports_are_documented(scored: Path):
-    data = scored / "data" / "demo"
+    data = scored / "data" / "demo" / "demo"
     check_files(data, True, listed("data"))
-    check_files(scored / "reports" / "demo", False, listed("reports"))
+    check_files(scored / "reports" / "demo" / "demo", False, listed("reports"))
     for row in listed("reports"):
         if row["file"].endswith(".csv"):
-            head = (scored / "reports" / "demo" / row["file"]).read_text().splitlines()[0]
+            head = (scored / "reports" / "demo" / "demo" / row["file"]).read_text().splitlines()[0]
             assert head.split(",") == re.findall("`(.+?)`", row["holds"])
     curve = next((data / "models").rglob("loss.tsv"))
     assert curve.read_text().split("\n")[0] == "step\tloss"
@@ -264,7 +271,7 @@ def test_models_scores_and_reports_are_documented(scored: Path):
 @pytest.mark.slow
 def test_the_checkpoint_is_documented(scored: Path):
     path, name = (
-        scored / "data" / "demo" / "models" / "avset" / "model.safetensors",
+        scored / "data" / "demo" / "demo" / "models" / "avset" / "model.safetensors",
         "models/<method>/model.safetensors",
     )
     check_tensors(path, name)
@@ -276,7 +283,7 @@ def test_the_checkpoint_is_documented(scored: Path):
 @pytest.mark.slow
 def test_the_listening_examples_are_documented(scored: Path):
     name = "scores/<method>/examples.h5"
-    with h5py.File(scored / "data" / "demo" / "scores" / "avset" / "examples.h5") as file:
+    with h5py.File(scored / "data" / "demo" / "demo" / "scores" / "avset" / "examples.h5") as file:
         sizes: dict[str, int] = {}
         found = datasets(file)
         check_datasets(found, tables("dataset")[name], sizes)

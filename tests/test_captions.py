@@ -17,6 +17,7 @@ from test_store import tree_digest
 from avset.errors import AvsetError, ClipError, ParamsError
 from avset.features.captions import CaptionMapper, invert, seed_of
 from avset.features.encoder import Encoder
+from avset.params import clips_of
 from avset.storage.artifacts import Record
 from avset.storage.items import Item
 from avset.storage.shards import assemble, spread
@@ -24,6 +25,9 @@ from avset.storage.store import Store
 from avset.storage.tables import write_table
 from bench import captions as plain_captions
 from stages.captions import centres
+
+HOW = {"tokens": 3, "optimizer": "adam", "lr": 0.1, "schedule": "cosine", "init_std": 0.02, "batch_size": 16}
+RELEASE = {"optimizer": "sgd", "lr": 62.5, "schedule": "constant", "init_std": 1.0}
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +61,13 @@ def cosines(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.cosine_similarity(a, b, dim=1)
 
 
+def inverted(encoder: Encoder, targets: torch.Tensor, **how: Any) -> dict[str, torch.Tensor]:
+    """`invert`, clip i with seed i, with HOW where nothing else is said."""
+    return invert(encoder, targets, **{"seeds": range(len(targets)), **HOW, **how})
+
+
 def test_a_caption_that_exists_is_found(encoder: Encoder, targets: torch.Tensor):
-    found = invert(encoder, targets, tokens=3, steps=200, lr=0.2, init_std=1.0, seeds=range(5))
+    found = inverted(encoder, targets, steps=200, lr=0.2, init_std=1.0)
     assert found["cosine"].min() > 0.99
     torch.testing.assert_close(found["caption"], encoder.encode_tokens(found["tokens"]))
     torch.testing.assert_close(found["cosine"], cosines(found["caption"], targets))
@@ -68,7 +77,7 @@ def test_a_caption_that_exists_is_found(encoder: Encoder, targets: torch.Tensor)
 
 
 def test_the_length_of_a_target_is_of_no_account(encoder: Encoder, targets: torch.Tensor):
-    a, b = (invert(encoder, scale * targets, 2, steps=20, seeds=range(5)) for scale in (1, 64))
+    a, b = (inverted(encoder, scale * targets, tokens=2, steps=20) for scale in (1, 64))
     torch.testing.assert_close(a["tokens"], b["tokens"])
 
 
@@ -77,7 +86,9 @@ def test_bytes_do_not_depend_on_the_company_or_the_threads(encoder: Encoder, opt
     targets = torch.randn(19, 24)
 
     def run(clips: list[int]) -> list[bytes]:
-        found = invert(encoder, targets[clips], 3, 5, optimizer, 0.3, init_std=1.0, seeds=clips, batch_size=5)
+        found = inverted(
+            encoder, targets[clips], seeds=clips, steps=5, optimizer=optimizer, lr=0.3, init_std=1.0, batch_size=5
+        )
         return [b"".join(found[k][i].numpy().tobytes() for k in sorted(found)) for i in range(len(clips))]
 
     together, backwards = run(list(range(19))), run(list(range(18, -1, -1)))[::-1]
@@ -101,7 +112,7 @@ def descend(encoder: Encoder, targets: torch.Tensor, loss: Callable, rates: list
 def test_sgd_takes_the_steps_of_the_release_at_batch_16(encoder: Encoder):
     targets = torch.randn(16, 24)
     wanted = descend(encoder, targets, lambda c: -100 * c.mean(), [10, 10, 10])
-    ours = invert(encoder, targets, 3, 3, "sgd", 62.5, "constant", init_std=1.0, seeds=range(16))
+    ours = inverted(encoder, targets, steps=3, **RELEASE)
     torch.testing.assert_close(ours["tokens"], wanted, atol=1e-3, rtol=1e-3)
 
 
@@ -114,19 +125,19 @@ def test_the_plain_way_takes_the_same_steps():
 def test_300_steps_reach_the_cosine_of_5000_plain_ones():
     encoder, how = plain_captions.demo("cpu"), plain_captions.OURS["demo"]
     wanted, _ = plain_captions.problem(encoder, 16, 3, 1.0)
-    plain = invert(encoder, wanted, 3, 5000, "sgd", 62.5, "constant", init_std=1.0, seeds=range(16))
+    plain = inverted(encoder, wanted, steps=5000, **RELEASE)
     assert plain["cosine"].mean() > plain["curve"][:, 30].mean(), "the plain way needs its steps"
     assert plain_captions.ours(encoder, wanted, how, 300).mean() > plain["cosine"].mean() - 1e-3
 
 
 def test_the_cosine_schedule_halves_the_rate_halfway(encoder: Encoder, targets: torch.Tensor):
     wanted = descend(encoder, targets, lambda c: -c.sum(), [0.02, 0.01])
-    ours = invert(encoder, targets, 3, 2, "sgd", 0.02, "cosine", init_std=1.0, seeds=range(5))
+    ours = inverted(encoder, targets, steps=2, optimizer="sgd", lr=0.02, init_std=1.0)
     torch.testing.assert_close(ours["tokens"], wanted, atol=1e-6, rtol=0)
 
 
 def test_the_cosine_schedule_ends_at_its_best(encoder: Encoder, targets: torch.Tensor):
-    found = invert(encoder, targets, 3, 100, lr=0.3, seeds=range(5))
+    found = inverted(encoder, targets, steps=100, lr=0.3)
     assert (found["cosine"] >= found["curve"].max(dim=1).values - 1e-6).all()
     assert (found["cosine"] > found["curve"][:, 0] + 0.2).all()
     assert torch.equal(found["cosine"], found["curve"][:, -1])
@@ -134,7 +145,9 @@ def test_the_cosine_schedule_ends_at_its_best(encoder: Encoder, targets: torch.T
 
 def test_the_first_guess_follows_seed_and_deviation(encoder: Encoder, targets: torch.Tensor):
     near, far = (
-        invert(encoder, targets[:1].expand(2, -1), 3, 1, "sgd", 1e-9, init_std=std, seeds=[7, 8])["tokens"]
+        inverted(encoder, targets[:1].expand(2, -1), seeds=[7, 8], steps=1, optimizer="sgd", lr=1e-9, init_std=std)[
+            "tokens"
+        ]
         for std in (0.02, 1.0)
     )
     torch.testing.assert_close(near / 0.02, far)
@@ -149,20 +162,20 @@ def test_seeds_come_from_the_name_alone():
 
 def test_wrong_parameters_are_named(encoder: Encoder, targets: torch.Tensor):
     with pytest.raises(ParamsError, match=r"captions\.optimizer: 'adamw' is not one of adam, sgd"):
-        invert(encoder, targets, 3, 1, optimizer="adamw", seeds=range(5))
+        inverted(encoder, targets, steps=1, optimizer="adamw")
     with pytest.raises(ParamsError, match=r"captions\.schedule: 'step'"):
-        invert(encoder, targets, 3, 1, schedule="step", seeds=range(5))
+        inverted(encoder, targets, steps=1, schedule="step")
     with pytest.raises(AvsetError, match="76 caption tokens"):
-        invert(encoder, targets, 76, 1, seeds=range(5))
+        inverted(encoder, targets, tokens=76, steps=1)
 
 
 def test_the_mapper_gives_each_clip_its_caption_and_facts(folder: Path, targets: torch.Tensor):
-    how = {"optimizer": "adam", "lr": 0.1, "schedule": "cosine", "init_std": 0.02}
-    captions = pickle.loads(pickle.dumps(CaptionMapper(folder, tokens=2, steps=40, low=0.9, **how)))
+    how = HOW | {"tokens": 2, "steps": 40}
+    captions = pickle.loads(pickle.dumps(CaptionMapper(folder, 0.9, "cpu", **how)))
     assert "encoder" not in vars(captions)
     clips = [(f"clip_{i}", target.numpy()) for i, target in enumerate(targets)]
     mapped = captions(clips)
-    direct = invert(captions.encoder, targets, 2, 40, seeds=[seed_of(name) for name, _ in clips], **how)
+    direct = invert(captions.encoder, targets, seeds=[seed_of(name) for name, _ in clips], **how)
     for i, (name, _) in enumerate(clips):
         one = mapped[i]
         for key in ("caption", "tokens", "curve"):
@@ -171,7 +184,7 @@ def test_the_mapper_gives_each_clip_its_caption_and_facts(folder: Path, targets:
         assert (one["cosine"], one["steps"], one["seed"]) == (direct["cosine"][i].item(), 40, seed_of(name))
         assert one["words"].split() == captions.encoder.nearest_words(direct["tokens"][i : i + 1])[0]
         assert one["low"] is (one["cosine"] < 0.9)
-    assert [one["low"] for one in CaptionMapper(folder, 2, steps=1, low=1.0)(clips)] == [True] * 5
+    assert [one["low"] for one in CaptionMapper(folder, 1.0, "cpu", **HOW | {"steps": 1})(clips)] == [True] * 5
 
 
 def rows(video: str, *spans: tuple[float, float]) -> list[dict[str, Any]]:
@@ -220,13 +233,13 @@ class Project:
     """A project whose clips and regions are planted, for the captions stage to run on."""
 
     def __init__(self, folder: Path, encoder: Path):
-        self.data, self.cache, self.folder = folder / "data" / "demo", folder / "cache", folder
+        self.data, self.cache, self.folder = folder / "data" / "demo" / "demo", folder / "cache", folder
         self.data.mkdir(parents=True)
         (self.data / "encoder").symlink_to(encoder)
 
     def plant(self, listed: list[dict[str, Any]], failed: tuple[str, ...] = ()) -> None:
         """Every clip with an embedding of its own; some failed in an earlier stage."""
-        write_table(self.data / "clips" / "index.parquet", listed)
+        write_table(clips_of(self.data) / "index.parquet", listed)
 
         def item_of(clip: str) -> tuple[Item, str]:
             if clip in failed or clip.startswith("gone"):
@@ -239,8 +252,9 @@ class Project:
 
     def run(self, per: str) -> Store:
         """The store of captions."""
-        tree = toy.params(profiles__demo__clips__min_success=0.1)
-        tree["profiles"]["demo"]["captions"] |= {"steps": 12, "batch_size": 4, "per": per}
+        tree = toy.params(datasets__demo__clips__min_success=0.1)
+        tree["datasets"]["demo"]["captions"]["per"] = per
+        tree["scales"]["demo"]["captions"] |= {"steps": 12, "batch_size": 4}
         toy.run(toy.project(self.folder, tree), self.cache, "captions")
         return Store(self.data / "captions")
 

@@ -82,7 +82,7 @@ def filled(tmp_path: Path, *names: str) -> tuple[list[Job], folder.Options]:
         make_video(tmp_path / "videos" / name, 1.0) if "bad" not in name else (tmp_path / "videos" / name).touch()
     options = folder.Options(path=str(tmp_path / "videos"))
     jobs = clips.jobs_of(folder.listing(options).entries, options, "code", "")
-    fetch = clips.Fetch("folder", {"path": options.path})
+    fetch = clips.Fetch("folder", {"path": options.path}, ACCESS)
     for job, item in zip(jobs, fetch(jobs), strict=True):
         ItemCache().put(job.key, item)
     return jobs, options
@@ -99,7 +99,9 @@ def test_a_medium_is_fetched_once_whatever_our_code(videos: Path, monkeypatch: p
     again = clips.jobs_of([job.payload["entry"] for job in jobs], options, "other code", "")
     assert again[0].key != jobs[0].key and again[0].payload["kept"] == jobs[0].payload["kept"]
     monkeypatch.setattr(folder, "fetch", lambda *_: pytest.fail("fetched twice"))
-    assert clips.Fetch("folder", {"path": options.path})(again)[0].fields["duration"] == pytest.approx(1.0, abs=0.05)
+    assert clips.Fetch("folder", {"path": options.path}, ACCESS)(again)[0].fields["duration"] == pytest.approx(
+        1.0, abs=0.05
+    )
 
 
 def test_labels_and_splits_are_no_part_of_a_medium(videos: Path):

@@ -16,6 +16,7 @@ from media import (
     TONE,
     Track,
     amplitude,
+    decode_audio,
     first_picture,
     lag,
     make_video,
@@ -29,7 +30,6 @@ import avset.media.container
 from avset.errors import ClipError
 from avset.media.container import TAIL, probe
 from avset.media.frames import decode_frames
-from avset.media.waveforms import decode_audio
 
 HOLDS = {  # what a container holds, as libavformat writes it
     ".mp4": (

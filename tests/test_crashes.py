@@ -25,8 +25,8 @@ from avset.storage.items import Item
 from avset.storage.store import Store
 
 CLIPS = {name: number for number, name in enumerate("abcdefgh")}  # b and e share a shard
-STAGES = {name: {"artifact": name} for name in toy.STAGES} | {
-    name: {"artifact": f"{folder}/avset", "arguments": ["avset"]}
+STAGES = {name: {"artifact": name if name == "clips" else f"demo/{name}"} for name in toy.STAGES} | {
+    name: {"artifact": f"demo/{folder}/avset", "arguments": ["avset"]}
     for name, folder in (("train", "models"), ("evaluate", "scores"))
 }
 PRIVATE = ("unshare", "-rm")  # a command in which we may mount, and nobody sees it
@@ -51,7 +51,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def made(folder: Path) -> dict[str, bytes]:
     """The files of the small stage's store."""
-    found = (folder / "data" / "demo" / "toy").rglob("*")
+    found = (folder / "data" / "demo" / "demo" / "toy").rglob("*")
     return {str(path.relative_to(folder)): path.read_bytes() for path in found if path.is_file()}
 
 
@@ -65,7 +65,7 @@ def worked(folder: Path) -> Counter[str]:
 def again(folder: Path) -> Counter[str]:
     """Run once more, without the store and the shards that the cache has: the clips that it worked on."""
     shutil.rmtree(folder.parent / "cache" / "shards", ignore_errors=True)
-    shutil.rmtree(folder / "data" / "demo" / "toy", ignore_errors=True)
+    shutil.rmtree(folder / "data" / "demo" / "demo" / "toy", ignore_errors=True)
     worked(folder)
     crashes.main()
     return worked(folder)
@@ -155,10 +155,10 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def of_videos(folder: Path, videos: Path) -> Path:
     """A project of the seven videos, whose stages take as little time as they can."""
     tree = toy.params(
-        profiles__demo__clips__source="folder", profiles__demo__clips__min_success=0.1,
-        profiles__demo__clips__options={"path": str(videos), "table": str(videos / "table.csv")},
-        profiles__demo__captions__steps=5, profiles__demo__mixtures__validation=1, profiles__demo__mixtures__test=1,
-        profiles__demo__train__steps=2, profiles__demo__train__validate_every=1, profiles__demo__evaluate__examples=1,
+        datasets__demo__clips__source="folder", datasets__demo__clips__min_success=0.1,
+        datasets__demo__clips__options={"path": str(videos), "table": str(videos / "table.csv")},
+        scales__demo__captions__steps=5, scales__demo__mixtures__validation=1, scales__demo__mixtures__test=1,
+        scales__demo__train__steps=2, scales__demo__train__validate_every=1, scales__demo__evaluate__examples=1,
         runtime__executor="inline", runtime__min_free_gb=0,
     )  # fmt: skip
     return toy.project(folder, tree)
@@ -235,7 +235,7 @@ def test_a_clip_that_kills_its_worker_twice_is_named_and_the_rest_goes_on(tmp_pa
     assert worked(folder)["c"] == 2
     finishes(folder)
     assert 1 <= worked(folder).pop("c") <= 2
-    rows = Store(folder / "data" / "demo" / "toy").rows
+    rows = Store(folder / "data" / "demo" / "demo" / "toy").rows
     assert {clip: row["reason"] for clip, row in rows.items() if row["reason"]} == {"c": "worker_died"}
     (folder / crashes.POISON).unlink()
     finishes(folder)
@@ -276,7 +276,7 @@ def test_a_stage_that_outlives_its_dvc_is_named_and_two_are_told_apart(tmp_path:
         first.wait()
         with started(folder, *repro) as third:
             said = third.communicate(timeout=300)[0]
-        assert third.returncode != 0 and "another process is making data/demo/toy; wait for it" in said
+        assert third.returncode != 0 and "another process is making data/demo/demo/toy; wait for it" in said
         (folder / crashes.HELD).unlink()
         assert wait(lambda: not members(first.pid)) and made(folder)
     with started(folder, *repro) as last:
@@ -297,7 +297,7 @@ def test_two_at_once(tmp_path: Path):
         with started(folder) as second:
             said = second.communicate(timeout=300)[0]
         assert second.returncode == 1
-        assert said.strip() == "error: another process is making data/demo/toy; wait for it, or end it"
+        assert said.strip() == "error: another process is making data/demo/demo/toy; wait for it, or end it"
         for place in (folder, other):
             (place / crashes.HELD).unlink()
         outcomes = [process.communicate(timeout=300)[0] for process in (first, beside)]
@@ -408,9 +408,9 @@ def test_a_damaged_shard_of_the_cache_is_made_again(
     small: Path, suffix: str, items: bool, monkeypatch: pytest.MonkeyPatch
 ):
     """From its items if they are there."""
-    whole, rows = made(small), Store(small / "data" / "demo" / "toy").rows
+    whole, rows = made(small), Store(small / "data" / "demo" / "demo" / "toy").rows
     for how in DAMAGES[:-1]:
-        shutil.rmtree(small / "data" / "demo" / "toy")
+        shutil.rmtree(small / "data" / "demo" / "demo" / "toy")
         if not items:
             shutil.rmtree(ItemCache().root / "items", ignore_errors=True)
         shard = min(ItemCache().root.glob(f"shards/toy/*/*{suffix}"))

@@ -10,6 +10,7 @@ import pytest
 import toy
 
 from avset.errors import AvsetError
+from avset.params import clips_of
 from avset.storage.artifacts import Record
 from avset.storage.files import write_json
 from avset.storage.store import Store
@@ -20,7 +21,12 @@ from avset.training.dataset import Corpus
 @pytest.fixture
 def data(toy_data: Path, tmp_path: Path) -> Path:
     """The folder of the toy data set, to be mixed up."""
-    return toy.clone(toy_data / "data" / "demo", tmp_path / "data" / "demo")
+    return toy.clone(toy_data / "data" / "demo", tmp_path / "data" / "demo") / "demo"
+
+
+def store_of(data: Path, stage: str) -> Path:
+    """The store of a stage, clips among them."""
+    return clips_of(data) if stage == "clips" else data / stage
 
 
 def change(index: Path, column: str, value: Any, count: int) -> list[str]:
@@ -50,13 +56,14 @@ def test_what_belongs_together_loads(data: Path):
 def test_a_clip_of_another_making_is_named(
     data: Path, changed: str, column: str, value: Any, stage: str, source: str, monkeypatch: pytest.MonkeyPatch
 ):
-    clips = change(data / changed / "index.parquet", column, value, 2)
+    clips = change(store_of(data, changed) / "index.parquet", column, value, 2)
     inputs = {"spectrograms": Store(data / "spectrograms").digest}
     replace(Record.read(data / "mixtures"), inputs=inputs).write(data / "mixtures")
     names = f"2 of 37 clips were made of something else ({', '.join(clips)}); run `dvc repro {stage}`"
     with pytest.raises(AvsetError) as refused:
         Corpus.load(data)
-    assert str(refused.value) == (f"{data / stage} does not belong to {data / source}: {names}, or `dvc checkout` both")
+    said = f"{data / stage} does not belong to {store_of(data, source)}: {names}, or `dvc checkout` both"
+    assert str(refused.value) == said
 
 
 def forget_encoder(data: Path, stage: str) -> None:

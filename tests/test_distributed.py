@@ -266,7 +266,7 @@ def test_ctrl_c_does_not_wait_for_ray():
 
 def test_shares_must_be_equal():
     with pytest.raises(ParamsError, match=r"train.workers: 3 do not divide the 8 mixtures of train.batch_size evenly"):
-        params.resolve(toy.params(train__workers=3, profiles__demo__train__batch_size=8))
+        params.resolve(toy.params(train__workers=3, scales__demo__train__batch_size=8))
 
 
 def in_a_group(rank: int, folder: Path, cache: Path, meet: Path) -> None:
@@ -328,7 +328,7 @@ def test_a_lost_machine_changes_no_byte(toy_data: Path, tmp_path: Path, two_mach
     folders = {name: toy.clone(toy_data, tmp_path / name) for name in ("ray", "group", "alone")}
     sizes = {"steps": 60, "batch_size": 2, "validate_every": 10, "threads": 1}
     for name, folder in folders.items():
-        toy.project(folder, toy.params(profiles__demo__train=sizes, train__workers=1 if name == "alone" else 2))
+        toy.project(folder, toy.params(scales__demo__train=sizes, train__workers=1 if name == "alone" else 2))
     status, said = train_until(folders["ray"], tmp_path / "cache", 20, lose_one)
     assert status == 0, said
     assert "a worker was lost" in said and said.count("goes on at step") == 1
@@ -340,7 +340,7 @@ def test_a_lost_machine_changes_no_byte(toy_data: Path, tmp_path: Path, two_mach
         import_module("stages.train").join(params.load(), "avset", tmp_path / "another.pt", tmp_path, "cpu")
     torch.multiprocessing.spawn(in_a_group, (folders["group"], tmp_path / "other", tmp_path / "meet"), 2)
     toy.run(folders["alone"], tmp_path / "third", "train")
-    models = {name: folder / "data/demo/models/avset" for name, folder in folders.items()}
+    models = {name: folder / "data/demo/demo/models/avset" for name, folder in folders.items()}
     files = sorted(path.relative_to(models["ray"]) for path in models["ray"].rglob("*") if path.is_file())
     assert len(files) > 5
     for file in files:

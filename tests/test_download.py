@@ -19,16 +19,20 @@ import pytest
 from media import make_video, read_number
 from server import Fault, Server
 from test_excerpt import DASH, onset_of
+from toy import ROOT
 
 from avset.compute.run import deadline
 from avset.errors import AvsetError, ClipError
 from avset.media.frames import decode_frames
+from avset.params import load
 from avset.sources import Entry
-from avset.sources.download import MANNERS, _wait_for_turn, fetch, settle
+from avset.sources.download import _wait_for_turn, fetch, settle
 from avset.sources.download.outcomes import DETAIL_LENGTH, scrub, understand
 
 LENGTH, ONSET = 12.0, 5.0  # s, of the small videos
-ACCESS = MANNERS.model_copy(update={"pace": 0.0, "retries": 2, "timeout": 2.0, "proxy": ""})
+ACCESS = load(ROOT / "params.yaml").runtime.download.model_copy(
+    update={"pace": 0.0, "retries": 2, "timeout": 2.0, "proxy": ""}
+)
 PART = ((4.0, 6.0),)
 SCRIPT = """
 import sys

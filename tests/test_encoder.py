@@ -144,7 +144,7 @@ def test_the_global_embedding_is_clips_own(tmp_path: Path, vision: dict[str, Any
     model, folder = artifact(tmp_path, vision, seed)
     encoder, size = Encoder.load(folder).double(), vision["image_size"]
     images = torch.randn(3, 3, size, size, dtype=torch.float64)
-    embedding, regions = encoder.forward_image(images)
+    embedding, regions = encoder.forward_image(images, True)
     torch.testing.assert_close(embedding, model.double().encode_image(images).detach(), rtol=0, atol=1e-12)
     assert regions.shape == (3, encoder.grid[0] * encoder.grid[1], 24)
 
@@ -172,7 +172,7 @@ def test_with_uniform_attention_the_embedding_is_the_mean_of_the_regions(pair: t
     pool.q_proj.weight.zero_()
     pool.q_proj.bias.zero_()
     pool.positional_embedding[0] = pool.positional_embedding[1:].mean(0)
-    embedding, regions = encoder.forward_image(torch.randn(2, 3, 64, 64, dtype=torch.float64))
+    embedding, regions = encoder.forward_image(torch.randn(2, 3, 64, 64, dtype=torch.float64), True)
     torch.testing.assert_close(embedding, regions.mean(1), rtol=0, atol=1e-12)
 
 
@@ -180,7 +180,7 @@ def test_regions_of_a_vit_are_the_value_path_of_its_last_block(tmp_path: Path):
     model, folder = artifact(tmp_path, VIT)
     visual = model.double().visual
     images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
-    regions = Encoder.load(folder).double().forward_image(images)[1]
+    regions = Encoder.load(folder).double().forward_image(images, True)[1]
     x = torch.cat([visual.class_embedding.expand(2, 1, -1), visual.conv1(images).flatten(2).mT], 1)
     x = visual.ln_pre(x + visual.positional_embedding)
     *blocks, last = visual.transformer.resblocks
@@ -387,7 +387,7 @@ def test_rn50_has_the_sizes_of_the_paper(tmp_path: Path):
     sizes = (encoder.dim, encoder.width, encoder.grid, encoder.size, encoder.context)
     assert sizes == (1024, 512, (7, 7), 224, 77)
     images = encoder.preprocess(np.random.default_rng(0).integers(0, 256, (1, 240, 320, 3), dtype=np.uint8))
-    embedding, regions = encoder.forward_image(images)
+    embedding, regions = encoder.forward_image(images, True)
     assert regions.shape == (1, 49, 1024)
     torch.testing.assert_close(F.normalize(embedding), F.normalize(model.encode_image(images)).detach())
     text = model.encode_text(open_clip.tokenize(SENTENCES)).detach()

@@ -25,19 +25,19 @@ KINDS = ("text", "word", "video", "caption")
 
 def model(folder: Path) -> dict[str, str]:
     """Digests of the checkpoint and its curves."""
-    return tree_digest(folder / "data" / "demo" / "models" / "avset")
+    return tree_digest(folder / "data" / "demo" / "demo" / "models" / "avset")
 
 
 def numbers(folder: Path) -> dict:
-    return json.loads((folder / "reports" / "demo" / "metrics.json").read_text())
+    return json.loads((folder / "reports" / "demo" / "demo" / "metrics.json").read_text())
 
 
 def test_every_file_is_there(scored: Path):
     found = {path.relative_to(scored).as_posix() for path in scored.rglob("*") if path.is_file()}
-    expected = {"data/demo/models/avset/model.safetensors", "data/demo/models/avset/curves/metrics.json"}
-    expected |= {f"data/demo/scores/avset/{name}" for name in
+    expected = {"data/demo/demo/models/avset/model.safetensors", "data/demo/demo/models/avset/curves/metrics.json"}
+    expected |= {f"data/demo/demo/scores/avset/{name}" for name in
                  ("scores.parquet", "localization.parquet", "examples.h5", "facts.json")}  # fmt: skip
-    expected |= {f"reports/demo/{name}" for name in
+    expected |= {f"reports/demo/demo/{name}" for name in
                  ("metrics.json", "coverage.json", "nsdr_by_method.csv", "nsdr_by_class.csv", "example.png",
                   "localization.png", "queries.png", "html/index.html")}  # fmt: skip
     assert expected <= found
@@ -57,8 +57,8 @@ def test_the_metrics_have_their_dotted_keys(scored: Path):
 
 
 def test_the_metrics_are_the_means_of_the_scores(scored: Path):
-    rows = read_table(scored / "data" / "demo" / "scores" / "avset" / "scores.parquet")
-    own = read_table(scored / "data" / "demo" / "mixtures" / "scores.parquet")
+    rows = read_table(scored / "data" / "demo" / "demo" / "scores" / "avset" / "scores.parquet")
+    own = read_table(scored / "data" / "demo" / "demo" / "mixtures" / "scores.parquet")
     before = {(r["mixture_id"], r["source"]): r["sdr"] for r in own if r["method"] == "mixture"}
     found = numbers(scored)
     for kind in KINDS:
@@ -71,7 +71,7 @@ def test_the_metrics_are_the_means_of_the_scores(scored: Path):
 
 
 def test_places_are_scored_against_the_boxes_of_the_test_clips(scored: Path):
-    data = scored / "data" / "demo"
+    data = scored / "data" / "demo" / "demo"
     rows, corpus = read_table(data / "scores" / "avset" / "localization.parquet"), Corpus.load(data)
     tests = {clip for clip, split in corpus.splits.items() if split == "test"}
     asked = {(r["clip_id"], r["label"]) for r in rows if r["attention"] == "text"}
@@ -87,7 +87,7 @@ def test_places_are_scored_against_the_boxes_of_the_test_clips(scored: Path):
 
 def test_a_score_is_that_of_the_estimate_that_the_page_plays(scored: Path):
     """Each estimate is the model's answer to the query of its own source, and has the NSDR of the table."""
-    data = scored / "data" / "demo"
+    data = scored / "data" / "demo" / "demo"
     corpus, separator = Corpus.load(data), Separator.load(data / "models" / "avset")
     rows = {(r["query"], r["mixture_id"], r["source"]): r["nsdr"]
             for r in read_table(data / "scores" / "avset" / "scores.parquet")}  # fmt: skip
@@ -161,7 +161,7 @@ def test_the_report_keeps_listed_methods_only(scored: Path, tmp_path: Path):
     assert both.keys() == one.keys() | {"mix_and_separate"}
     assert both["mix_and_separate"].keys() == {*KINDS, "localization"} and both["avset"] == one["avset"]
     toy.run(toy.project(folder, toy.params()), tmp_path / "cache", "report")
-    assert sorted(path.name for path in (folder / "data" / "demo" / "scores").iterdir()) == ["avset"]
+    assert sorted(path.name for path in (folder / "data" / "demo" / "demo" / "scores").iterdir()) == ["avset"]
     assert tree_digest(folder / "reports") == tree_digest(scored / "reports")
 
 
@@ -169,7 +169,7 @@ def test_what_cannot_be_trained_or_scored_says_why(scored: Path, tmp_path: Path)
     folder = toy.clone(scored, tmp_path / "project")
     with pytest.raises(ParamsError, match=r"method: 'avzet' is not one of avset, "):
         toy.run(folder, tmp_path / "cache", "train", method="avzet")
-    mixtures = folder / "data" / "demo" / "mixtures" / "mixtures.parquet"
+    mixtures = folder / "data" / "demo" / "demo" / "mixtures" / "mixtures.parquet"
     rows = read_table(mixtures)
     for split, stage in (("validation", "train"), ("test", "evaluate")):
         write_table(mixtures, [row for row in rows if row["split"] != split])
@@ -180,17 +180,17 @@ def test_what_cannot_be_trained_or_scored_says_why(scored: Path, tmp_path: Path)
 
 def test_features_of_another_encoder_are_refused(scored: Path, tmp_path: Path):
     folder = toy.clone(scored, tmp_path / "project")
-    with (folder / "data" / "demo" / "encoder" / "encoder.json").open("a") as file:
+    with (folder / "data" / "demo" / "demo" / "encoder" / "encoder.json").open("a") as file:
         file.write("\n")
     for stage in ("train", "evaluate"):
         with pytest.raises(AvsetError, match=r"regions was made with another .*encoder.*dvc repro regions"):
             toy.run(folder, tmp_path / "cache", stage)
     with pytest.raises(AvsetError, match="trained with encoder"):
-        Separator.load(folder / "data" / "demo" / "models" / "avset")
+        Separator.load(folder / "data" / "demo" / "demo" / "models" / "avset")
 
 
 def test_validation_scores_the_kinds_that_it_was_asked_for(scored: Path):
-    data = scored / "data" / "demo"
+    data = scored / "data" / "demo" / "demo"
     corpus, trained = Corpus.load(data), Separator.load(data / "models" / "avset").model
     found = Validation(corpus, "test", ["video"])(trained)
     rows = read_table(data / "scores" / "avset" / "scores.parquet")

@@ -13,6 +13,7 @@ import toy
 from media import make_video
 from repository import Project
 
+from avset.params import clips_of
 from avset.sources import demo
 from avset.storage.tables import read_table
 
@@ -50,15 +51,14 @@ def make_bad(folder: Path) -> None:
 
 
 def settings(videos: Path, table: Path) -> dict[str, Any]:
-    """The folder profile with the demo's encoder and sizes, and a short training."""
+    """A folder with the demo's encoder and sizes, and a short training."""
     tree = toy.params(dataset="folder")
-    full = toy.params()["profiles"]["demo"]
-    own = tree["profiles"]["folder"]
+    own, sizes = tree["datasets"]["folder"], tree["scales"]["demo"]
     own["clips"] |= {"options": {"path": str(videos), "table": str(table)}, "length": 3.0}
-    own |= {name: full[name] for name in ("frames", "encoder", "regions", "captions", "model", "evaluate")}
-    own["model"] = {"log_bins": 64, "crop": 64, "channels": [12, 24, 48, 64]}
-    own["mixtures"] = {"validation": 6, "test": 16, "different_category": True}
-    own["train"] |= {"steps": 160, "batch_size": 8, "validate_every": 160, "threads": 1}
+    own["mixtures"] = {"different_category": True}
+    sizes["model"]["channels"] = [12, 24, 48, 64]
+    sizes["mixtures"] = {"validation": 6, "test": 16}
+    sizes["train"] = {"steps": 160, "batch_size": 8, "validate_every": 160, "threads": 1}
     return tree
 
 
@@ -78,12 +78,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def test_fifty_files_are_forty_clips_and_ten_reasons(project: Project):
-    data = project.folder / "data" / "folder"
-    rows = read_table(data / "clips" / "index.parquet")
+    data = project.folder / "data" / "folder" / "demo"
+    rows = read_table(clips_of(data) / "index.parquet")
     assert len({row["media_id"] for row in rows}) == 50
     failed = {}
-    for stage in ("clips", "spectrograms"):
-        for row in read_table(data / stage / "index.parquet"):
+    for stage, store in (("clips", clips_of(data)), ("spectrograms", data / "spectrograms")):
+        for row in read_table(store / "index.parquet"):
             if row["reason"] not in ("", "upstream"):
                 failed[row["clip_id"].rsplit("_", 1)[0]] = (row["reason"], stage)
                 assert row["detail"] or row["reason"].startswith("no_")
@@ -95,7 +95,7 @@ def test_fifty_files_are_forty_clips_and_ten_reasons(project: Project):
 
 
 def test_the_report_counts_them_by_class(project: Project):
-    covered = json.loads((project.folder / "reports" / "folder" / "coverage.json").read_text())
+    covered = json.loads((project.folder / "reports" / "folder" / "demo" / "coverage.json").read_text())
     found = Counter(reason for reason, stage in BAD.values() if stage == "clips")
     assert covered["clips"]["reasons"] == found
     assert covered["clips"]["labels"]["flute"]["reasons"] == found
@@ -104,7 +104,7 @@ def test_the_report_counts_them_by_class(project: Project):
 
 def test_the_model_separates(project: Project):
     """After 160 steps on 28 clips: better than doing nothing for all queries, on clips never heard."""
-    numbers = json.loads((project.folder / "reports" / "folder" / "metrics.json").read_text())
+    numbers = json.loads((project.folder / "reports" / "folder" / "demo" / "metrics.json").read_text())
     gains = {kind: numbers["avset"][kind]["nsdr"] for kind in ("text", "video", "caption")}
     assert min(gains.values()) > 1.0, gains
     assert numbers["avset"]["text"]["n"] == 32

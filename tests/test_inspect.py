@@ -19,7 +19,7 @@ from avset.__main__ import main
 from avset.compute.build import media_payloads, recompute
 from avset.compute.run import Job
 from avset.errors import AvsetError, ClipError
-from avset.params import digest
+from avset.params import clips_of, digest
 from avset.storage import inspect as stores
 from avset.storage.artifacts import Record, identity_of
 from avset.storage.cache import ItemCache
@@ -31,7 +31,7 @@ from avset.storage.store import Store
 from avset.storage.tables import read_table, write_table
 from stages.frames import Decode
 
-STAGES = ("captions", "clips", "frames", "regions", "spectrograms")
+STAGES = ("clips", "captions", "frames", "regions", "spectrograms")
 CLIPS = 37
 DAY = 86400
 
@@ -39,7 +39,12 @@ DAY = 86400
 @pytest.fixture
 def data(toy_data: Path, tmp_path: Path) -> Path:
     """The folder of the toy data set, to be damaged."""
-    return toy.clone(toy_data / "data" / "demo", tmp_path / "data" / "demo")
+    return toy.clone(toy_data / "data" / "demo", tmp_path / "data" / "demo") / "demo"
+
+
+def store_of(data: Path, stage: str) -> Path:
+    """The store of a stage, clips among them."""
+    return clips_of(data) if stage == "clips" else data / stage
 
 
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str]:
@@ -61,12 +66,12 @@ def make(folder: Path, items: dict[str, Item], **identity: object) -> Path:
 
 
 def test_all_stores_are_listed_and_complete(toy_data: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    listed = {s["artifact"]: s for s in stores.summaries(toy_data / "data" / "demo")}
+    listed = {s["artifact"]: s for s in stores.summaries(toy_data / "data" / "demo" / "demo")}
     assert not any(told["lacks"] for told in listed.values())
     assert {"encoder", "mixtures"} <= listed.keys()
     found = {stage: listed[stage] for stage in STAGES}
     for stage, told in found.items():
-        folder = toy_data / "data" / "demo" / stage
+        folder = store_of(toy_data / "data" / "demo" / "demo", stage)
         assert (told["ok"], told["failed"], told["lacks"]) == (CLIPS, 0, [])
         assert told["digest"] == Store(folder).digest
         assert told["bytes"] == sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
@@ -74,13 +79,13 @@ def test_all_stores_are_listed_and_complete(toy_data: Path, monkeypatch: pytest.
     code, said = run(monkeypatch, capsys, "ls")
     assert code == 0 and said.count(" yes\n") == len(listed)
     assert found["regions"]["digest"][:12] in said
-    assert json.loads(run(monkeypatch, capsys, "ls", "data/demo", "--json")[1]) == list(listed.values())
+    assert json.loads(run(monkeypatch, capsys, "ls", "data/demo/demo", "--json")[1]) == list(listed.values())
 
 
 def test_what_a_store_lacks_is_named(data: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    medium = read_table(data / "clips" / "index.parquet")[3]["media"]
+    medium = read_table(clips_of(data) / "index.parquet")[3]["media"]
     shard = sorted((data / "frames" / "shards").iterdir())[2]
-    for path in (data / "clips" / medium, shard, data / "regions" / "record.json"):
+    for path in (clips_of(data) / medium, shard, data / "regions" / "record.json"):
         path.unlink()
     (data / "captions" / "index.parquet").write_bytes(b"PAR1")
     lacks = {s["artifact"]: s["lacks"] for s in stores.summaries(data)}
@@ -126,7 +131,7 @@ def test_diff_finds_each_kind_of_difference(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_diff_says_whether_weights_or_input_are_others(data: Path, toy_data: Path, monkeypatch, capsys):
-    theirs, (first, second) = toy_data / "data" / "demo", Store(data / "regions").clips[:2]
+    theirs, (first, second) = toy_data / "data" / "demo" / "demo", Store(data / "regions").clips[:2]
     told = json.loads((data / "encoder" / "encoder.json").read_text())
     write_json(data / "encoder" / "encoder.json", told | {"sha256": "0" * 64})
     ours = {"encoder": identity_of(data / "encoder", "encoder")}
@@ -145,19 +150,22 @@ def test_diff_says_whether_weights_or_input_are_others(data: Path, toy_data: Pat
 
 
 def test_diff_of_clips_looks_at_media_and_splits(data: Path, toy_data: Path):
-    theirs, index = toy_data / "data" / "demo", data / "clips" / "index.parquet"
+    theirs, index = toy_data / "data" / "demo" / "demo", clips_of(data) / "index.parquet"
     rows = read_table(index)
     rows[4]["split"], rows[6]["sha256"] = "elsewhere", "0" * 64
     write_table(index, rows)
     names = [rows[4]["clip_id"], rows[6]["clip_id"]]
-    assert stores.diff(theirs / "clips", data / "clips") == {"clips": {"content": {"count": 2, "first": names}}}
+    assert stores.diff(clips_of(theirs), clips_of(data)) == {"clips": {"content": {"count": 2, "first": names}}}
     assert stores.diff(theirs / "frames", data / "frames") == {}
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_what_the_stages_made_is_intact(toy_data: Path, stage: str):
     """Every digest can be made again from arrays and index."""
-    assert stores.verify(toy_data / "data" / "demo" / stage, 10**6) == (f"{CLIPS} clips read and hashed", {})
+    assert stores.verify(store_of(toy_data / "data" / "demo" / "demo", stage), 10**6) == (
+        f"{CLIPS} clips read and hashed",
+        {},
+    )
 
 
 def test_failed_clips_are_hashed_too_and_the_draw_follows_its_seed(tmp_path: Path):
@@ -204,12 +212,12 @@ def test_damage_is_named(data: Path, monkeypatch: pytest.MonkeyPatch, capsys):
 
 
 def test_damaged_media_are_named(data: Path):
-    media = {row["clip_id"]: data / "clips" / row["media"] for row in read_table(data / "clips" / "index.parquet")}
+    media = {row["clip_id"]: clips_of(data) / row["media"] for row in read_table(clips_of(data) / "index.parquet")}
     gone, changed = list(media)[:2]
     media[gone].unlink()
     content = media[changed].read_bytes()
     media[changed].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert stores.verify(data / "clips", 99)[1] == {
+    assert stores.verify(clips_of(data), 99)[1] == {
         gone: "its medium is not there", changed: "its content is not that of the index",
     }  # fmt: skip
 

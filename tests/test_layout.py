@@ -126,7 +126,8 @@ def reads(tree: ast.AST) -> set[str]:
     """The parameters that code reads of a variable `p`: "captions" (whole), "captions.tokens"."""
     dotted = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     found = {".".join(name.split(".")[1:3]).removesuffix(".recipe") for name in dotted if name.startswith("p.")}
-    return {name for name in found if name.split(".")[0] in TREE or name.split(".")[0] in TREE["profiles"]["demo"]}
+    known = {*TREE, *TREE["datasets"]["demo"], *TREE["scales"]["demo"]}
+    return {name for name in found if name.split(".")[0] in known}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -137,19 +138,19 @@ def test_params_that_a_stage_reads_are_tracked(stage: str):
     shared = ast.parse((ROOT / "stages/__init__.py").read_text())
     parts = [f for f in shared.body if isinstance(f, ast.FunctionDef) and f.name in taken]
     read = set().union(*(reads(part) for part in [script, *parts]))
-    wholes = {name.split(".")[0] for name in read} - {"runtime", "dataset"}
+    wholes = {name.split(".")[0] for name in read} - {"runtime", "dataset", "scale"}
     read = {n for n in read if n.split(".")[0] in wholes and ("." in n or not any(m.startswith(n + ".") for m in read))}
-    tracked = [str(t).replace("${dataset}", "demo") for t in body(stage).get("params", [])]
+    tracked = [re.sub(r"\${\w+}", "demo", t) for t in body(stage).get("params", [])]
     for name in sorted(read):
         section, _, key = name.partition(".")
         if not isinstance(TREE.get(section, {}), dict):
             needed = [section]
         else:
-            blocks = (
-                (section, TREE.get(section, {})),
-                (f"profiles.demo.{section}", TREE["profiles"]["demo"].get(section, {})),
-            )
-            needed = [f"{where}.{k}" for where, block in blocks for k in block if key in ("", k)]
+            blocks = {"": TREE, "datasets.demo.": TREE["datasets"]["demo"], "scales.demo.": TREE["scales"]["demo"]}
+            needed = [
+                f"{where}{section}.{k}" for where, block in blocks.items() for k in block.get(section, {})
+                if key in ("", k)
+            ]  # fmt: skip
         for path in needed:
             assert any(path == t or path.startswith(t + ".") for t in tracked), f"dvc.yaml, {stage}: track {path}"
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import toy
 from media import make_video, tone_samples
 from PIL import Image
 
@@ -25,11 +26,11 @@ STEP = 1 / 32768  # of 16 bit samples
 
 @pytest.fixture(scope="module")
 def project(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model that was never trained and its encoder, where the commands look for them."""
-    folder = tmp_path_factory.mktemp("commands")
-    data = folder / "data" / "demo"
+    """A project with a model that was never trained and its encoder, where the commands look for them."""
+    folder = toy.project(tmp_path_factory.mktemp("commands"), toy.params())
+    data = folder / "data" / "demo" / "demo"
     data.mkdir(parents=True)
-    (data / "encoder").symlink_to(toy_data / "data" / "demo" / "encoder")
+    (data / "encoder").symlink_to(toy_data / "data" / "demo" / "demo" / "encoder")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(toy_data)
         p = params.load()
@@ -176,18 +177,20 @@ def test_a_missing_model_is_one_line_that_names_its_stage(
     film = make_video(tmp_path / "film.mp4", 1.0)
     monkeypatch.chdir(tmp_path)
     code, _, error = run(command, film, *QUERY, "-o", tmp_path / "out.wav")
+    assert (code, error) == (1, "error: params.yaml is not here; run from the top folder of the project\n")
+    toy.project(tmp_path, toy.params(dataset="folder", scale="paper", methods=["release"]))
+    code, _, error = run(command, film, *QUERY, "-o", tmp_path / "out.wav")
     assert code == 1 and len(error.splitlines()) == 1
-    assert (
-        error.startswith("error: data/demo/models/avset/model.safetensors is not there") and "dvc repro train" in error
-    )
+    assert error.startswith("error: data/folder/paper/models/release/model.safetensors is not there")
+    assert "dvc repro train" in error
 
 
 def test_an_encoder_of_its_own(run, project: Path, tmp_path: Path):
     film = make_video(tmp_path / "film.mp4", 1.0)
     model = tmp_path / "elsewhere" / "model"
     model.parent.mkdir()
-    model.symlink_to(project / "data" / "demo" / "models" / "avset")
-    encoder = project / "data" / "demo" / "encoder"
+    model.symlink_to(project / "data" / "demo" / "demo" / "models" / "avset")
+    encoder = project / "data" / "demo" / "demo" / "encoder"
     arguments = ("separate", film, *QUERY, "-o", tmp_path / "out.wav", "--model", model)
     assert run(*arguments, "--encoder", encoder)[0] == 0
     code, _, error = run(*arguments)

@@ -29,7 +29,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     for i, (clip, length) in enumerate(LENGTHS.items()):
         rng = np.random.default_rng(i)
         wave = to_int16(rng.uniform(-0.3, 0.3, length).astype(np.float32))
-        planes = sp.pack(sp.stft(torch.from_numpy(wave.astype(np.float32) / 32767))).numpy()
+        planes = sp.pack(sp.stft(torch.from_numpy(wave.astype(np.float32) / 32767), 1022, 256)).numpy()
         regions = np.full((1, 4, 8), float(i), np.float16)
         items[clip] = Item({"stft": planes.astype(np.float32), "waveform": wave, "regions": regions})
     folder = tmp_path_factory.mktemp("mixtures") / "store"

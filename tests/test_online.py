@@ -54,9 +54,9 @@ def server(videos: dict[str, bytes]) -> Iterator[Server]:
 
 
 def settings(server: Server, table: Path, **download: Any) -> dict[str, Any]:
-    """The VGGSound profile on the server's videos, in a hurry."""
+    """VGGSound on the server's videos, in a hurry."""
     tree = toy.params(dataset="vggsound")
-    own = tree["profiles"]["vggsound"]["clips"]
+    own = tree["datasets"]["vggsound"]["clips"]
     own["options"] = {"table": str(table), "address": server.url + "/{id}.mp4", "validation": 0.0}
     own["min_success"] = 0.2
     tree["runtime"]["executor"] = "inline"
@@ -121,7 +121,7 @@ def test_other_labels_and_lengths_fetch_nothing(project: Path, server: Server):
     server.log.clear()
     (project.parent / "list.csv").write_text(LIST.replace("playing flute", "playing harp"))
     tree = settings(server, project.parent / "list.csv")
-    tree["profiles"]["vggsound"]["clips"]["length"] = 5.0
+    tree["datasets"]["vggsound"]["clips"]["length"] = 5.0
     rows = clips(toy.project(project, tree))
     assert rows["good-one_7000"]["labels"] == ["harp"] and rows["good-one_7000"]["duration_s"] == 5.0
     assert not server.log
@@ -152,7 +152,7 @@ def test_half_a_video_is_kept_when_the_connection_fails(server: Server, tmp_path
         server.put(f"/{name}.mp4", videos["long"])
     server.put("/three.mp4", videos["long"], Fault(reset=40_000, times=2, plain=False), Fault(status=503, plain=False))
     tree = settings(server, tmp_path / "list.json", retries=0)
-    own = tree["profiles"]["music"]["clips"]
+    own = tree["datasets"]["music"]["clips"]
     own |= {"options": {"solos": str(tmp_path / "list.json"), "address": server.url + "/{id}.mp4"}, "min_success": 0.5}
     project = toy.project(tmp_path / "project", tree | {"dataset": "music"})
     toy.run(project, tmp_path / "cache", "clips")
@@ -261,15 +261,13 @@ def test_music_from_its_list_to_the_report(server: Server, tmp_path: Path):
             server.put(f"/{path.name}", path)
     server.put("/list.json", json.dumps(listed).encode())
     tree = toy.params(dataset="music")
-    own, demo = tree["profiles"]["music"], tree["profiles"]["demo"]
-    own["clips"] |= {
+    sizes = tree["scales"]["demo"]
+    tree["datasets"]["music"]["clips"] |= {
         "length": 2.0,
         "options": {"solos": server.url + "/list.json", "address": server.url + "/{id}.mp4"},
     }
-    own |= {name: demo[name] for name in ("frames", "encoder", "regions", "model", "evaluate")}
-    own["captions"] = {**demo["captions"], "per": "video"}
-    own["mixtures"] = {"validation": 2, "test": 3, "different_category": True}
-    own["train"] |= {"steps": 4, "batch_size": 2, "validate_every": 2, "threads": 1}
+    sizes["mixtures"] = {"validation": 2, "test": 3}
+    sizes["train"] |= {"steps": 4, "validate_every": 2}
     tree["runtime"]["download"] |= {"pace": 0.0}
     project = toy.project(tmp_path / "project", tree)
     toy.run(project, tmp_path / "cache", *toy.STAGES, "train", "evaluate", "report")
@@ -277,11 +275,11 @@ def test_music_from_its_list_to_the_report(server: Server, tmp_path: Path):
     assert {row["split"] for row in rows.values() if row["media_id"] == "tuba0"} == {"validation"}
     assert {row["split"] for row in rows.values() if row["media_id"] == "tuba1"} == {"test"}
     assert sorted(row["origin_start_s"] for row in rows.values() if row["media_id"] == "tuba3") == [0.0, 2.0, 4.0]
-    captions = Store(project / "data" / "music" / "captions")
+    captions = Store(project / "data" / "music" / "demo" / "captions")
     assert {captions.rows[clip]["of"] for clip in rows if rows[clip]["media_id"] == "tuba3"} == {"tuba3_2000"}
-    corpus = Corpus.load(project / "data" / "music")
+    corpus = Corpus.load(project / "data" / "music" / "demo")
     assert all(len({corpus.videos[clip] for clip in m.clips}) == len(m.clips) for m in corpus.mixtures)
-    numbers = json.loads((project / "reports" / "music" / "metrics.json").read_text())
+    numbers = json.loads((project / "reports" / "music" / "demo" / "metrics.json").read_text())
     assert {"text", "video", "caption"} <= numbers["avset"].keys()
-    covered = json.loads((project / "reports" / "music" / "coverage.json").read_text())
+    covered = json.loads((project / "reports" / "music" / "demo" / "coverage.json").read_text())
     assert covered["lists"]["solos"]["rows"] == 12 and covered["clips"]["labels"]["tuba"]["failed"] == 0

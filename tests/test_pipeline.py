@@ -25,9 +25,8 @@ STAGES = ["captions", "clips", "encoder", "evaluate@avset", "frames", "mixtures"
 def tiny(**changes: Any) -> dict[str, Any]:
     """The tiny parameters with some changes, see toy.params."""
     tree = toy.params(**changes)
-    demo = tree["profiles"]["demo"]
-    demo["clips"]["options"]["duration"] = 1.5
-    demo["train"] |= {"steps": 4, "validate_every": 2}
+    tree["datasets"]["demo"]["clips"]["options"]["duration"] = 1.5
+    tree["scales"]["demo"]["train"] |= {"steps": 4, "validate_every": 2}
     return tree
 
 
@@ -55,7 +54,7 @@ def test_a_second_run_does_nothing(project: Project, undisturbed: dict[str, str]
     assert project.dvc("status").strip() == "Data and pipelines are up to date."
     tree = yaml.safe_load((project.folder / "dvc.yaml").read_text())["stages"]
     assert len(undisturbed) == sum(len(stage.get("do", stage)["outs"]) for stage in tree.values())
-    page = project.folder / "reports" / "demo" / "html" / "index.html"
+    page = project.folder / "reports" / "demo" / "demo" / "html" / "index.html"
     assert page.stat().st_size > 100_000
 
 
@@ -77,7 +76,7 @@ def test_plumbing_is_no_part_of_what(project: Project):
 
 @pytest.mark.parametrize(
     ("key", "value", "stages"),
-    [("profiles__demo__captions__per", "video", {"captions"}),
+    [("datasets__demo__captions__per", "video", {"captions"}),
      ("regions__positional", False, {"regions", "train@avset"}),
      ("evaluate__prompts", {"text": "the sound of a {label}"}, {"evaluate@avset"})],
 )  # fmt: skip
@@ -88,12 +87,23 @@ def test_a_change_is_seen_where_it_is_read(project: Project, key: str, value: An
     change(project)
 
 
+def test_another_scale_has_the_same_clips_and_everything_else_anew(project: Project, undisturbed: dict[str, str]):
+    change(project, scale="small", scales__small=tiny()["scales"]["demo"])
+    assert json.loads(project.dvc("status", "--json")).keys() == set(STAGES) - {"clips"}
+    assert project.repro("frames") == (["frames"], [])
+    assert (project.folder / "data" / "demo" / "small" / "frames" / "store.json").exists()
+    change(project)
+    assert project.repro() == ([], ["frames"])
+    assert project.hashes() == undisturbed
+
+
 def test_other_captions_redo_what_reads_them_and_come_back(project: Project, undisturbed: dict[str, str]):
     change(project, captions__tokens=2)
     assert project.repro() == (["captions", "evaluate@avset", "report", "train@avset"], [])
     changed = {path for path, md5 in project.hashes().items() if md5 != undisturbed[path]}
-    assert {"data/demo/captions", "data/demo/models/avset", "data/demo/scores/avset"} <= changed
-    assert not changed & {f"data/demo/{name}" for name in ("clips", "frames", "spectrograms", "regions", "mixtures")}
+    assert {"data/demo/demo/captions", "data/demo/demo/models/avset", "data/demo/demo/scores/avset"} <= changed
+    assert not changed & {f"data/demo/demo/{name}" for name in ("frames", "spectrograms", "regions", "mixtures")}
+    assert not any(path.startswith("data/demo/clips/") for path in changed)
     change(project)
     ran, restored = project.repro()
     assert ran == ["report"], "DVC keeps no runs of a stage whose small files are in git"
@@ -104,7 +114,7 @@ def test_other_captions_redo_what_reads_them_and_come_back(project: Project, und
 def test_another_loss_trains_anew_and_nothing_before(project: Project, undisturbed: dict[str, str]):
     change(project, presets__avset__losses__trimodal=0.5)
     assert project.repro() == (["evaluate@avset", "report", "train@avset"], [])
-    assert project.hashes()["data/demo/models/avset"] != undisturbed["data/demo/models/avset"]
+    assert project.hashes()["data/demo/demo/models/avset"] != undisturbed["data/demo/demo/models/avset"]
     change(project, presets__paper__losses__trimodal=0.5)
     assert set(project.repro()[0]) <= {"report"}, "the preset of no listed method"
     change(project)
@@ -113,7 +123,7 @@ def test_another_loss_trains_anew_and_nothing_before(project: Project, undisturb
 
 
 def test_a_method_comes_and_goes(project: Project, undisturbed: dict[str, str]):
-    metrics = project.folder / "reports" / "demo" / "metrics.json"
+    metrics = project.folder / "reports" / "demo" / "demo" / "metrics.json"
     one = json.loads(metrics.read_text())
     change(project, methods=["avset", "mix_and_separate"])
     assert project.repro() == (["evaluate@mix_and_separate", "report", "train@mix_and_separate"], [])

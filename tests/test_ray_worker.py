@@ -84,12 +84,12 @@ def test_the_stages_of_a_data_set_make_the_same_stores(driver: Any, toy_data: Pa
     per_clip = ("frames", "spectrograms", "regions", "captions")
     tree = toy.params(runtime__executor="ray", runtime__workers=2)
     folder = toy.project(tmp_path / "project", tree)
-    for stage in ("clips", "encoder"):
-        (folder / "data/demo").mkdir(parents=True, exist_ok=True)
-        (folder / "data/demo" / stage).symlink_to(toy_data / "data/demo" / stage)
+    (folder / "data/demo/demo").mkdir(parents=True)
+    for made in ("clips", "demo/encoder"):
+        (folder / "data/demo" / made).symlink_to(toy_data / "data/demo" / made)
     toy.run(folder, tmp_path / "cache", *per_clip)
     for stage in per_clip:
-        ours, theirs = (root / "data/demo" / stage for root in (folder, toy_data))
+        ours, theirs = (root / "data/demo/demo" / stage for root in (folder, toy_data))
         files = sorted(path.relative_to(theirs) for path in theirs.rglob("*") if path.is_file())
         assert files == sorted(path.relative_to(ours) for path in ours.rglob("*") if path.is_file())
         assert all((ours / file).read_bytes() == (theirs / file).read_bytes() for file in files), stage

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from media import RATE, TONE, amplitude, make_video, reason, tone_samples
+from media import RATE, TONE, amplitude, decode_audio, make_video, reason, tone_samples
 from test_waveforms import pieces
 
 from avset.errors import AvsetError
 from avset.media.container import open_media, track
 from avset.media.recordings import SAMPLES_AT_ONCE, AudioWriter, read_audio, read_blocks, write_audio
-from avset.media.waveforms import decode_audio, resample, sound_blocks
+from avset.media.waveforms import resample, sound_blocks
 
 
 @pytest.mark.parametrize(("suffix", "precision"), [(".wav", 2e-5), (".FLAC", 2e-5), (".ogg", 0.05)])

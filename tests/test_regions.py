@@ -12,6 +12,8 @@ from test_encoder import VIT, artifact
 from avset.features.encoder import Encoder
 from avset.features.regions import RegionMapper
 
+HOW = {"positional": True, "batch_size": 32, "device": "cpu"}
+
 
 @pytest.fixture(scope="module", params=["resnet", "vit"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -29,9 +31,9 @@ def clips() -> list[np.ndarray]:
 
 def test_a_clip_gets_its_regions_and_its_centre_frames_embedding(folder: Path, clips: list[np.ndarray]):
     encoder = Encoder.load(folder)
-    mapped = RegionMapper(folder, dtype="float32")(clips)
+    mapped = RegionMapper(folder, **HOW, dtype="float32")(clips)
     for frames, found in zip(clips, mapped, strict=True):
-        embedding, regions = encoder.forward_image(encoder.preprocess(frames))
+        embedding, regions = encoder.forward_image(encoder.preprocess(frames), True)
         assert found["regions"].shape == (len(frames), encoder.grid[0] * encoder.grid[1], 24)
         np.testing.assert_allclose(found["regions"], regions, atol=1e-4)
         np.testing.assert_allclose(found["embedding"], embedding[len(frames) // 2], atol=1e-4)
@@ -49,7 +51,7 @@ def set_threads() -> Iterator[Callable[[int], None]]:
 def test_bytes_do_not_depend_on_the_company_or_the_threads(
     folder: Path, clips: list[np.ndarray], batch_size: int, set_threads: Callable[[int], None]
 ):
-    regions = RegionMapper(folder, batch_size=batch_size, dtype="float32")
+    regions = RegionMapper(folder, **HOW | {"batch_size": batch_size}, dtype="float32")
     set_threads(1)
     together, alone = regions(clips), [regions([frames])[0] for frames in clips]
     set_threads(2)
@@ -60,7 +62,7 @@ def test_bytes_do_not_depend_on_the_company_or_the_threads(
 
 
 def test_regions_are_stored_in_half_precision_and_targets_are_not(folder: Path, clips: list[np.ndarray]):
-    half, single = (RegionMapper(folder, dtype=dtype)(clips[:2])[1] for dtype in ("float16", "float32"))
+    half, single = (RegionMapper(folder, **HOW, dtype=dtype)(clips[:2])[1] for dtype in ("float16", "float32"))
     assert (half["regions"].dtype, half["embedding"].dtype) == (np.float16, np.float32)
     assert half["regions"].tobytes() == single["regions"].astype(np.float16).tobytes()
     assert half["embedding"].tobytes() == single["embedding"].tobytes()
@@ -68,13 +70,13 @@ def test_regions_are_stored_in_half_precision_and_targets_are_not(folder: Path, 
 
 def test_the_positional_flag_reaches_a_resnet(tmp_path: Path, clips: list[np.ndarray]):
     folder = artifact(tmp_path)[1]
-    with_, without = (RegionMapper(folder, positional=flag)(clips[:1])[0] for flag in (True, False))
+    with_, without = (RegionMapper(folder, **HOW | {"positional": flag})(clips[:1])[0] for flag in (True, False))
     assert np.abs(with_["regions"] - without["regions"]).max() > 1e-2
     assert with_["embedding"].tobytes() == without["embedding"].tobytes()
 
 
 def test_a_mapper_travels_light_and_loads_once(folder: Path, clips: list[np.ndarray]):
-    regions = pickle.loads(pickle.dumps(RegionMapper(folder)))
+    regions = pickle.loads(pickle.dumps(RegionMapper(folder, **HOW)))
     assert "encoder" not in vars(regions)
     regions(clips[:1])
     first = regions.encoder

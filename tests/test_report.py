@@ -67,7 +67,7 @@ def plain_sdr(reference: np.ndarray, estimate: np.ndarray) -> np.ndarray:
 
 def write_example(file: h5py.File, name: str, labels: list[str], length: int, seed: int) -> None:
     references = np.stack([tone(label, length, seed + i) for i, label in enumerate(labels)]) / len(labels)
-    stft = spectrograms.stft(torch.from_numpy(references))
+    stft = spectrograms.stft(torch.from_numpy(references), 1022, 256)
     mixture, mixed = references.sum(0), stft.sum(0)
     magnitude = spectrograms.warp(mixed.abs(), 64)
     ideal = spectrograms.ratio_mask(spectrograms.warp(stft.abs(), 64), magnitude, limit=1.0)
@@ -84,7 +84,7 @@ def write_example(file: h5py.File, name: str, labels: list[str], length: int, se
     for kind, skill in SKILL.items():
         masks = skill * ideal + (1 - skill) * (1 - ideal)
         linear = spectrograms.unwarp(masks, mixed.shape[0])
-        estimates = spectrograms.istft(linear * mixed, length).numpy()
+        estimates = spectrograms.istft(linear * mixed, length, 1022, 256).numpy()
         inner = group.create_group(kind)
         inner["estimates"], inner["masks"] = estimates, masks.numpy()
         inner["nsdr"] = plain_sdr(references, estimates) - plain_sdr(references, mixture)
@@ -124,7 +124,7 @@ def write_table(path: Path, rows: list[dict]) -> Path:
 
 def artifacts(root: Path, mixtures: int = 2, length: int = 8192, others: tuple[str, ...] = ("nmf",)) -> dict:
     """All inputs of `write_report` in `root`, as its arguments."""
-    data = root / "data" / "demo"
+    data = root / "data" / "demo" / "demo"
     gains = {"text": 6.0, "word": 4.0, "video": 7.0, "caption": 5.0}
     write_table(data / "scores/avset/scores.parquet", score_rows("avset", gains))
     for k, other in enumerate(others):
@@ -159,12 +159,12 @@ def artifacts(root: Path, mixtures: int = 2, length: int = 8192, others: tuple[s
     later = ["no_video", *reasons[1:8], "upstream", "upstream"]
     frames = [{"clip_id": f"c{i}", "status": "failed" if r else "ok", "reason": r} for i, r in enumerate(later)]
     indices = {
-        "clips": write_table(data / "clips/index.parquet", clips),
+        "clips": write_table(data.parent / "clips/index.parquet", clips),
         "frames": write_table(data / "frames/index.parquet", frames),
     }
     return {
-        "scores": data / "scores", "mixtures": data / "mixtures", "methods": ["avset", *others],
-        "indices": indices, "facts": {"encoder": {"zero_shot": 0.98765}}, "out": root / "reports" / "demo",
+        "dataset": "demo", "scores": data / "scores", "mixtures": data / "mixtures", "methods": ["avset", *others],
+        "indices": indices, "facts": {"encoder": {"zero_shot": 0.98765}}, "out": root / "reports" / "demo" / "demo",
     }  # fmt: skip
 
 
@@ -290,6 +290,12 @@ def test_the_same_artifacts_make_the_same_bytes(built, tmp_path):
     assert len(names) == 8
     for name in names:
         assert (tmp_path / name).read_bytes() == (out / name).read_bytes(), name
+
+
+def test_the_page_is_that_of_the_data_set_whatever_the_folder(built, tmp_path):
+    report.build(**built[0] | {"dataset": "music", "out": tmp_path})
+    html = (tmp_path / "html" / "index.html").read_text()
+    assert "<h1>music</h1>" in html and "as published" in html
 
 
 def test_the_page_asks_nobody_for_anything(built):
@@ -499,12 +505,12 @@ def test_a_single_score_has_no_standard_error(tmp_path):
 
 def test_what_is_missing_or_wrong_is_named(built, tmp_path, monkeypatch):
     arguments, _, out = built
-    monkeypatch.chdir(out.parents[1])
-    data = Path("data/demo")
+    monkeypatch.chdir(out.parents[2])
+    data = Path("data/demo/demo")
     arguments = arguments | {"out": tmp_path, "scores": data / "scores", "mixtures": data / "mixtures"}
     with pytest.raises(MissingArtifact, match=r"ours/scores.parquet is not there; make it with `dvc repro evaluate`"):
         write_report(**arguments | {"methods": ["avset", "ours"]})
-    indices = {"clips": data / "clips/index.parquet", "captions": data / "captions/index.parquet"}
+    indices = {"clips": data.parent / "clips/index.parquet", "captions": data / "captions/index.parquet"}
     with pytest.raises(MissingArtifact, match="dvc repro captions"):
         write_report(**arguments | {"indices": indices})
     with pytest.raises(AvsetError, match=r"the fact avset\.text\.nsdr would overwrite"):

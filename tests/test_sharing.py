@@ -1,5 +1,6 @@
 """One project and a team: clones and remotes, a DVC cache and an item cache in common, and other projects."""
 
+import copy
 import grp
 import json
 import os
@@ -30,14 +31,13 @@ MADE = ["captions", "clips", "encoder", "evaluate@avset", "frames", "mixtures", 
 
 
 def small() -> dict[str, Any]:
-    """Parameters with a second profile in use."""
-    tree = toy.params(dataset="small")
-    tree["profiles"]["small"] = tree["profiles"]["demo"] | {
-        "captions": tree["profiles"]["demo"]["captions"] | {"steps": 5},
-        "mixtures": {"validation": 1, "test": 1, "different_category": True},
-        "train": tree["profiles"]["demo"]["train"] | {"steps": 2, "validate_every": 2},
-        "evaluate": {"examples": 1},
-    }
+    """Parameters with a second data set and a second scale in use."""
+    tree = toy.params(dataset="small", scale="small")
+    tree["datasets"]["small"], demo = copy.deepcopy(tree["datasets"]["demo"]), copy.deepcopy(tree["scales"]["demo"])
+    tree["scales"]["small"] = demo | {
+        "captions": demo["captions"] | {"steps": 5}, "mixtures": {"validation": 1, "test": 1},
+        "train": demo["train"] | {"steps": 2, "validate_every": 2}, "evaluate": {"examples": 1},
+    }  # fmt: skip
     return tree
 
 
@@ -67,7 +67,7 @@ def team(place: Path, toy_data: Path, scored: Path) -> Project:
 
 @pytest.fixture(scope="module")
 def second(place: Path, team: Project) -> Project:
-    """A clone in which a second profile was made; its data and its run cache are on the remote, git knows nothing."""
+    """A clone in which a second data set was made; its data and its run cache are on the remote, git knows nothing."""
     made = team.clone(place / "second")
     shutil.copytree(team.cache, made.cache)
     toy.project(made.folder, small())
@@ -105,7 +105,7 @@ def test_other_captions_fetch_regions_and_no_pictures(team: Project, tmp_path: P
     toy.project(clone.folder, toy.params(captions__tokens=2))
     pulling = ("--pull", "--allow-missing", "captions")
     assert clone.repro(*pulling) == (["captions"], [])
-    assert there(team, clone) == {INDEX, "data/demo/captions", "data/demo/encoder", "data/demo/regions"}
+    assert there(team, clone) == {INDEX, "data/demo/demo/captions", "data/demo/demo/encoder", "data/demo/demo/regions"}
     assert clone.repro(*pulling) == ([], []), "what is missing is not missed"
 
 
@@ -116,7 +116,7 @@ def test_other_queries_fetch_stores_and_no_media(team: Project, tmp_path: Path):
     assert there(team, clone) == {path for path in team.hashes() if path.startswith("data/")} - {
         "data/demo/clips/media", "data/demo/clips/record.json"
     }  # fmt: skip
-    scores = "data/demo/scores/avset"
+    scores = "data/demo/demo/scores/avset"
     assert clone.hashes()[scores] != team.hashes()[scores]
 
 
@@ -138,7 +138,7 @@ def test_no_stage_writes_into_a_file_that_is_there(second: Project):
     assert {stat.S_IMODE(path.stat().st_mode) for path in linked} == {0o444}
     assert {path.stat().st_ino for path in linked} <= inodes
     toy.run(second.folder, second.cache, *toy.STAGES, "train", "evaluate", "report")
-    assert (second.folder / "data/small/models/avset/model.safetensors").stat().st_ino not in inodes, "made anew"
+    assert (second.folder / "data/small/small/models/avset/model.safetensors").stat().st_ino not in inodes, "made anew"
     assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in objects} == before
     assert "up to date" in second.dvc("status")
 
@@ -229,7 +229,7 @@ def test_two_clones_share_a_cache_and_each_file_is_there_once(team: Project, tmp
     two.dvc("commit", "--force", "captions")
     assert one.files("data/demo") == before
     assert {path for path, content in two.files("data/demo").items() if content != before.get(path)} == {
-        path for path in before if path.startswith("data/demo/captions/")
+        path for path in before if path.startswith("data/demo/demo/captions/")
     }
     check_group(cache, os.getgid(), stat.S_IRGRP)
 
@@ -284,13 +284,13 @@ def test_two_users_share_a_cache(team: Project, place: Path, users: tuple[dict[s
     check_group(cache, group, stat.S_IRGRP)
     assert {path.stat().st_uid for path in cache.rglob("*")} == set(named.values())
     assert one.repro("captions") == ([], ["captions"]), "the other has made them"
-    assert one.files("data/demo/captions") == two.files("data/demo/captions") and one.items() == 0
+    assert one.files("data/demo/demo/captions") == two.files("data/demo/demo/captions") and one.items() == 0
 
 
 def few(duets: int) -> dict[str, Any]:
     """Parameters for eleven short clips and some duets."""
     counts = {"train_per_label": 1, "validation_per_label": 0, "test_per_label": 0, "duets": duets, "duration": 1.0}
-    return toy.params(profiles__demo__clips__options=counts)
+    return toy.params(datasets__demo__clips__options=counts)
 
 
 def test_a_shared_item_cache_stays_open_whatever_the_umask(tmp_path: Path):
@@ -340,9 +340,9 @@ def test_another_project_imports_a_store(team: Project, tmp_path: Path):
     other.folder.mkdir()
     other.git("init", "--quiet")
     other.dvc("init", "--quiet")
-    other.dvc("import", address, "data/demo/regions", "--out", "regions")
+    other.dvc("import", address, "data/demo/demo/regions", "--out", "regions")
     other.dvc("get", address, "data/demo/clips", "--out", "clips")
-    store, own = Store(other.folder / "regions"), Store(team.folder / "data/demo/regions")
+    store, own = Store(other.folder / "regions"), Store(team.folder / "data/demo/demo/regions")
     assert store.digest == own.digest and len(store.clips) == 37
     assert np.array_equal(store.read(store.clips[0], "regions"), own.read(store.clips[0], "regions"))
     assert Store(other.folder / "clips").digest == Store(team.folder / "data/demo/clips").digest
@@ -355,15 +355,15 @@ def test_another_program_reads_from_the_repository(team: Project, tmp_path: Path
 import json, sys
 import dvc.api, h5py, pyarrow.parquet
 files = dvc.api.DVCFileSystem(sys.argv[1])
-with files.open("data/demo/regions/index.parquet") as file:
+with files.open("data/demo/demo/regions/index.parquet") as file:
     row = pyarrow.parquet.read_table(file).to_pylist()[0]
-with files.open(f"data/demo/regions/shards/{row['shard']}.h5") as file, h5py.File(file) as opened:
+with files.open(f"data/demo/demo/regions/shards/{row['shard']}.h5") as file, h5py.File(file) as opened:
     total = float(opened[row["clip_id"] + "/regions"][()].astype(float).sum())
-files.get("data/demo/captions", "captions", recursive=True)
+files.get("data/demo/demo/captions", "captions", recursive=True)
 print(json.dumps([row["clip_id"], total, dvc.api.params_show(repo=sys.argv[1])["captions"]["tokens"]]))
 """
     other = team.clone(tmp_path)
     clip, total, tokens = json.loads(other.run(sys.executable, "-c", code, str(team.folder)).splitlines()[-1])
-    own = Store(team.folder / "data/demo/regions")
+    own = Store(team.folder / "data/demo/demo/regions")
     assert total == own.read(clip, "regions").astype(float).sum() and tokens == 3
-    assert Store(other.folder / "captions").digest == Store(team.folder / "data/demo/captions").digest
+    assert Store(other.folder / "captions").digest == Store(team.folder / "data/demo/demo/captions").digest

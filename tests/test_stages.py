@@ -67,7 +67,7 @@ def as_command(monkeypatch: pytest.MonkeyPatch, main: Callable[..., None], *argu
     ],
 )
 def test_a_store_holds_every_clip(toy_data: Path, stage: str, name: str, axes: str, shape: tuple, dtype: str):
-    store = Store(toy_data / "data" / "demo" / stage)
+    store = Store(toy_data / "data" / "demo" / "demo" / stage)
     assert len(store.clips) == CLIPS
     for clip in store.clips:
         found = store.dataset(clip, name)
@@ -91,7 +91,7 @@ def test_clips_tells_all_of_its_media(toy_data: Path):
 
 
 def test_the_frame_is_the_centre_and_the_spectrum_that_of_the_samples(toy_data: Path):
-    frames, store = (Store(toy_data / "data" / "demo" / name) for name in ("frames", "spectrograms"))
+    frames, store = (Store(toy_data / "data" / "demo" / "demo" / name) for name in ("frames", "spectrograms"))
     clip = store.clips[0]
     assert frames.read(clip, "times").tolist() == [SECONDS / 2]
     wave, t = store.read(clip, "waveform") / 32767, 40
@@ -102,7 +102,7 @@ def test_the_frame_is_the_centre_and_the_spectrum_that_of_the_samples(toy_data: 
 
 
 def test_captions_tell_how_well_they_fit(toy_data: Path):
-    captions, regions = (Store(toy_data / "data" / "demo" / name) for name in ("captions", "regions"))
+    captions, regions = (Store(toy_data / "data" / "demo" / "demo" / name) for name in ("captions", "regions"))
     for clip in captions.clips:
         row, caption, image = captions.rows[clip], captions.read(clip, "caption"), regions.read(clip, "embedding")
         cosine = caption @ image / np.linalg.norm(caption) / np.linalg.norm(image)
@@ -115,7 +115,7 @@ def test_captions_tell_how_well_they_fit(toy_data: Path):
 def test_mixtures_are_of_one_split_and_different_categories(toy_data: Path):
     folder = toy_data / "data" / "demo"
     rows = {row["clip_id"]: row for row in read_table(folder / "clips" / "index.parquet")}
-    drawn, own = (read_table(folder / "mixtures" / f"{name}.parquet") for name in ("mixtures", "scores"))
+    drawn, own = (read_table(folder / "demo" / "mixtures" / f"{name}.parquet") for name in ("mixtures", "scores"))
     assert [m["split"] for m in drawn] == ["validation"] * 3 + ["test"] * 4
     for m in drawn:
         assert [rows[clip]["split"] for clip in m["clips"]] == [m["split"]] * 2
@@ -158,14 +158,14 @@ def test_clips_that_came_and_went_leave_no_trace(
     for path in items(cache) if swept else ():
         if b"sha256" not in path.read_bytes():
             path.unlink()
-    old = Store(folder / "data" / "demo" / "regions").rows
+    old = Store(folder / "data" / "demo" / "demo" / "regions").rows
     tree = toy.params()
-    tree["profiles"]["demo"]["clips"]["options"]["duets"] += 2
+    tree["datasets"]["demo"]["clips"]["options"]["duets"] += 2
     toy.project(folder, tree)
     toy.run(folder, cache, "clips", *PER_CLIP)
     said = capsys.readouterr().err
     assert said.count(f"{CLIPS + 2}/{CLIPS + 2} clips ({CLIPS} cached)") == 5, "two clips more, two clips of work"
-    new = Store(folder / "data" / "demo" / "regions").rows.keys() - old.keys()
+    new = Store(folder / "data" / "demo" / "demo" / "regions").rows.keys() - old.keys()
     touched = {f"{bits_of(clip)[:BITS]}.h5" for clip in new}
     before, after = made(toy_data), made(folder)
     for stage in PER_CLIP:
@@ -185,20 +185,37 @@ def test_nothing_pending_makes_no_mapper(
     toy.run(folder, cache, "clips", *PER_CLIP)
     assert made(folder) == made(toy_data)
     said = capsys.readouterr().err
-    assert all(f"{stage}: dataset demo\n" in said for stage in PER_CLIP)
+    assert all(f"{stage}: dataset demo, scale demo\n" in said for stage in PER_CLIP)
     assert said.count(f"{CLIPS}/{CLIPS} clips ({CLIPS} cached), failed: none") == 5
+
+
+def test_another_scale_takes_the_same_media_and_touches_nothing_of_the_first(
+    toy_data: Path, copy: tuple[Path, Path], capsys: pytest.CaptureFixture
+):
+    folder, cache = copy
+    tree = toy.params(scale="small")
+    tree["scales"]["small"] = tree["scales"]["demo"] | {"frames": {"size": 32, "count": 2, "spacing": 0.5}}
+    toy.run(toy.project(folder, tree), cache, "frames", "spectrograms")
+    said = capsys.readouterr().err
+    assert "frames: dataset demo, scale small\n" in said and "frames: 37/37 clips (0 cached)" in said
+    assert "spectrograms: 37/37 clips (37 cached)" in said, "what both scales share is not computed again"
+    small = Store(folder / "data" / "demo" / "small" / "frames")
+    assert small.dataset(small.clips[0], "frames").shape == (2, 32, 32, 3)
+    before, after = made(toy_data), made(folder)
+    assert {path: after[path] for path in before} == before
+    assert {path.split("/")[0] for path in after.keys() - before.keys()} == {"small"}
 
 
 def test_a_second_writer_is_refused(copy: tuple[Path, Path]):
     folder, cache = copy
     with toy.inside(folder, cache):
-        for stage in ("clips", "frames", "encoder", "mixtures"):
+        for made in ("clips", "demo/frames", "demo/encoder", "demo/mixtures"):
             with (
-                only_writer(Path("data/demo") / stage),
-                pytest.raises(AvsetError, match=f"another process is making data/demo/{stage}"),
+                only_writer(Path("data/demo") / made),
+                pytest.raises(AvsetError, match=f"another process is making data/demo/{made}"),
             ):
-                import_module(f"stages.{stage}").main(path=Path("params.yaml"))
-        with only_writer(Path("data/demo/frames")):  # free again, also after an error
+                import_module(f"stages.{made.split('/')[-1]}").main(path=Path("params.yaml"))
+        with only_writer(Path("data/demo/demo/frames")):  # free again, also after an error
             pass
 
 
@@ -218,26 +235,27 @@ def test_a_missing_artifact_is_one_line_that_names_its_stage(
 
 def test_the_encoder_that_is_missing_is_named(toy_data: Path, copy: tuple[Path, Path]):
     folder, cache = copy
-    shutil.rmtree(folder / "data" / "demo" / "encoder")
+    shutil.rmtree(folder / "data" / "demo" / "demo" / "encoder")
     with pytest.raises(MissingArtifact, match="dvc repro encoder"):
         toy.run(folder, cache, "regions")
 
 
 def test_a_wrong_parameter_is_one_line_that_names_its_key(tmp_path: Path):
-    tree = toy.params(profiles__demo__frames__size="big")
+    tree = toy.params(scales__demo__frames__size="big")
     folder = toy.project(tmp_path, tree)
     done = subprocess.run([sys.executable, "-m", "stages.frames"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 1 and not done.stdout
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: profiles.demo.frames.size: ") and "not 'big'" in line
+    assert line.startswith("error: scales.demo.frames.size: ") and "not 'big'" in line
 
 
 @pytest.mark.parametrize("stage", NAMES)
 def test_help_says_what_a_stage_makes(stage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     assert as_command(monkeypatch, import_module(f"stages.{stage}").main, "--help") == 0
     said = capsys.readouterr().out
-    made = {"report": "reports/<dataset>/", "train": "data/<dataset>/models/", "evaluate": "data/<dataset>/scores/"}
-    assert f"Makes {made.get(stage, f'data/<dataset>/{stage}/')}" in said and "--params" in said
+    made = {"clips": "data/<dataset>/clips/", "report": "reports/<dataset>/<scale>/"}
+    artifact = {"train": "models", "evaluate": "scores"}.get(stage, stage)
+    assert f"Makes {made.get(stage, f'data/<dataset>/<scale>/{artifact}/')}" in said and "--params" in said
 
 
 def test_a_full_disk_is_told_before_work_begins(tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -272,7 +290,7 @@ def test_too_few_clips_end_a_stage(copy: tuple[Path, Path]):
     toy.project(folder, tree)
     with pytest.raises(AvsetError, match=r"spectrograms: \d of 37 clips succeeded.*min_success = 1\.0.*silent \(-"):
         toy.run(folder, cache, "spectrograms")
-    rows = read_table(folder / "data" / "demo" / "spectrograms" / "index.parquet")
+    rows = read_table(folder / "data" / "demo" / "demo" / "spectrograms" / "index.parquet")
     assert len(rows) == CLIPS and "silent" in {row["reason"] for row in rows}
 
 
@@ -282,11 +300,12 @@ def test_videos_of_several_clips_train_on_one_caption_each(
 ):
     """Every video cut in two: the bank of Eq. 2 has a caption a video, and no mixture has a video twice."""
     folder, cache = copy
-    tree = toy.params(profiles__demo__clips__length=SECONDS / 2, profiles__demo__captions__per="video")
-    tree["profiles"]["demo"]["mixtures"] |= {"validation": 6, "different_category": False}
+    tree = toy.params(datasets__demo__clips__length=SECONDS / 2, datasets__demo__captions__per="video")
+    tree["scales"]["demo"]["mixtures"]["validation"] = 6
+    tree["datasets"]["demo"]["mixtures"]["different_category"] = False
     toy.project(folder, tree)
     toy.run(folder, cache, *toy.STAGES)
-    drawn = read_table(folder / "data" / "demo" / "mixtures" / "mixtures.parquet")
+    drawn = read_table(folder / "data" / "demo" / "demo" / "mixtures" / "mixtures.parquet")
     assert all(len({clip.rsplit("_", 1)[0] for clip in m["clips"]}) == 2 for m in drawn)
     assert f"{CLIPS}/{CLIPS} clips (0 cached), failed: none" in capsys.readouterr().err.split("captions: ")[2]
     fit, seen = train.fit, []
@@ -297,7 +316,7 @@ def test_videos_of_several_clips_train_on_one_caption_each(
 
     monkeypatch.setattr(train, "fit", watch)
     toy.run(folder, cache, "train")
-    (data, captions, own), store = seen[0], Store(folder / "data" / "demo" / "captions")
+    (data, captions, own), store = seen[0], Store(folder / "data" / "demo" / "demo" / "captions")
     assert len(data.clips) == 2 * len(captions) and set(Counter(own.tolist()).values()) == {2}
     for clip, number in zip(data.clips, own.tolist(), strict=True):
         assert store.rows[clip]["of"] == clip.rsplit("_", 1)[0] + "_0", "of two halves the first"

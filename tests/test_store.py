@@ -126,9 +126,9 @@ def test_a_new_clip_touches_one_shard(tmp_path: Path):
 
 def test_a_missing_artifact_names_its_stage(tmp_path: Path):
     with pytest.raises(MissingArtifact, match="dvc repro regions"):
-        require(Path("data/nowhere/regions/record.json"))
+        require(Path("data/nowhere/demo/regions/record.json"))
     with pytest.raises(MissingArtifact, match="dvc repro train"):
-        require(Path("data/nowhere/models/avset/model.safetensors"))
+        require(Path("data/nowhere/demo/models/avset/model.safetensors"))
     with pytest.raises(MissingArtifact, match="dvc repro clips"):
         read_table(Path("data/none/clips/index.parquet"))
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media import RATE, TONE, amplitude, lag, make_video, reason, tone_samples
+from media import RATE, SILENCE, TONE, amplitude, decode_audio, lag, make_video, reason, tone_samples
 
 from avset.errors import AvsetError
 from avset.features.samples import from_int16, is_silent, rms_dbfs, to_int16
 from avset.media.recordings import read_audio
-from avset.media.waveforms import BLOCK, _filtered, _ratio, decode_audio, overlapping, resample, resample_blocks
+from avset.media.waveforms import BLOCK, _filtered, _ratio, overlapping, resample, resample_blocks
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_silence_is_measured_on_the_mono_excerpt(tmp_path: Path) -> None:
     assert decode_audio(path, 2.5, 1.0, RATE).any()
     faint = make_video(tmp_path / "faint.mkv", amplitude=1e-3, acodec="flac")  # at -63 dBFS
     assert reason(decode_audio, faint, 0.0, 2.0, RATE) == "silent"
-    assert rms_dbfs(decode_audio(faint, 0.0, 2.0, RATE, -70.0)) == pytest.approx(-63.0, abs=0.1)
+    assert rms_dbfs(decode_audio(faint, 0.0, 2.0, RATE, silence=-70.0)) == pytest.approx(-63.0, abs=0.1)
 
 
 def test_levels() -> None:
@@ -171,7 +171,7 @@ def test_levels() -> None:
     assert rms_dbfs(tone_samples(1.0, 8000, 100.0, 1.0, 0.0)) == pytest.approx(-3.0103, abs=1e-4)
     assert rms_dbfs(np.zeros((2, 100), np.float32)) == -math.inf
     quiet = np.full(100, 10 ** (-59.9 / 20), np.float32)
-    assert not is_silent(quiet) and is_silent(quiet * np.float32(0.9)) and is_silent(quiet, -50.0)
+    assert not is_silent(quiet, SILENCE) and is_silent(quiet * np.float32(0.9), SILENCE) and is_silent(quiet, -50.0)
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,10 @@ STAGES = ("clips", "frames", "spectrograms", "encoder", "regions", "captions", "
 def params(**changes: Any) -> dict[str, Any]:
     """The project's parameters made tiny; `changes` by dotted key with `__` for the dots."""
     tree = copy.deepcopy(yaml.safe_load((ROOT / "params.yaml").read_text()))
-    demo = tree["profiles"]["demo"]
-    demo["clips"]["options"] = {
+    tree["datasets"]["demo"]["clips"]["options"] |= {
         "train_per_label": 1, "validation_per_label": 1, "test_per_label": 1, "duets": 4, "duration": 2.0,
     }  # fmt: skip
+    demo = tree["scales"]["demo"]
     demo["captions"] |= {"steps": 30}
     demo["mixtures"] |= {"validation": 3, "test": 4}
     demo["train"] |= {"steps": 6, "batch_size": 2, "validate_every": 3}

@@ -14,27 +14,28 @@ from avset.errors import AvsetError
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False, context_settings=HELP_OPTIONS)
 
 
-ModelFolder = Annotated[Path, typer.Option(help="Folder of a trained model.")]
+ModelFolder = Annotated[
+    Path | None, typer.Option(help="Folder of a trained model; by default that of the first method of params.yaml.")
+]
 
 
 EncoderFolder = Annotated[
-    Path | None, typer.Option(help="Folder of the model's encoder; by default that of the same data set.")
+    Path | None, typer.Option(help="Folder of the model's encoder; by default that of the same data set and scale.")
 ]
 
 
 Query = Annotated[str, typer.Option("--query", "-q", help='What to listen or look for: "person playing a violin".')]
 
 
-MODEL = Path("data/demo/models/avset")
-
-
-store = typer.Typer(no_args_is_help=True, help="Look after the stores of features: data/<dataset>/<stage>.")
+store = typer.Typer(no_args_is_help=True, help="Look after the stores of clips and of features.")
 
 
 app.add_typer(store, name="store")
 
 
-StoreFolder = Annotated[Path, typer.Argument(help="Folder of a store: data/<dataset>/<stage>.")]
+StoreFolder = Annotated[
+    Path, typer.Argument(help="Folder of a store: data/<dataset>/clips, data/<dataset>/<scale>/<stage>.")
+]
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -61,7 +62,7 @@ def separate(
     query: Query,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the sound goes: .wav, .flac or .ogg.")],
     residual: Annotated[Path | None, typer.Option(help="Where the rest of the mixture goes.")] = None,
-    model: ModelFolder = MODEL,
+    model: ModelFolder = None,
     encoder: EncoderFolder = None,
 ) -> None:
     """Take the sound that the query names out of a file.
@@ -71,7 +72,7 @@ def separate(
     from avset.inference.files import separate_file_to_file
     from avset.inference.separate import Separator
 
-    done = separate_file_to_file(Separator.load(model, encoder), file, query, output, residual)
+    done = separate_file_to_file(Separator.load(model or _default_model(), encoder), file, query, output, residual)
     if done.clipped:
         typer.echo("note: louder than full scale in places, clipped there", err=True)
     print(f"{output}: {done.seconds:.1f} s at {done.sample_rate} Hz, {done.energy:.0%} of the mixture's energy")
@@ -83,24 +84,26 @@ def localize(
     query: Query,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the picture goes: .png.")],
     time: Annotated[float | None, typer.Option(help="Seconds; by default the middle of the video.")] = None,
-    model: ModelFolder = MODEL,
+    model: ModelFolder = None,
     encoder: EncoderFolder = None,
 ) -> None:
     """Show where the query finds its match in a frame, as a heat map over the picture."""
     from avset.inference.files import localize_file_to_file
     from avset.inference.separate import Separator
 
-    attention = localize_file_to_file(Separator.load(model, encoder), file, query, output, time)
+    attention = localize_file_to_file(Separator.load(model or _default_model(), encoder), file, query, output, time)
     (row, column), (rows, columns) = attention.strongest(), attention.grid
     print(f"{output}: strongest in row {row + 1} of {rows}, column {column + 1} of {columns}")
 
 
 @store.command("ls")
 def list_stores(
-    data: Annotated[Path | None, typer.Argument(help="Folder of a data set; by default that of params.yaml.")] = None,
+    data: Annotated[
+        Path | None, typer.Argument(help="Folder data/<dataset>/<scale>; by default that of params.yaml.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the stores of a data set: clips, size, digest, and whether all of it is there."""
+    """List the stores of a data set at a scale: clips, size, digest, and whether all of it is there."""
     from avset import params
     from avset.storage import inspect as stores
 
@@ -174,6 +177,13 @@ def gc(
         print(f"{kind:16}{files:9} files{size / 1e6:12.1f} MB")
     total = sum(size for _, size in removed.values())
     print(f"{root}: {total / 1e6:.1f} MB {'would go' if dry_run else 'removed'}")
+
+
+def _default_model() -> Path:
+    from avset import params
+
+    p = params.load()
+    return p.data / "models" / next(iter(p.methods))
 
 
 def _tell(told: dict[str, Any], as_json: bool) -> None:

@@ -1,16 +1,18 @@
-"""params.yaml -> typed, checked parameters of one profile.
+"""params.yaml -> typed, checked parameters of one data set at one scale, and where their artifacts lie.
 
-A key lives in the shared block of its section or in every profile, never in both. Every key that the code
-knows must be there, and nothing else may be: the error names the key.
+A key stands in its shared section, in the block of the data set, or in that of the scale: in one of the three.
+Every key that the code knows must be there, and nothing else may be: the error names the key.
 """
 
+import difflib
 import hashlib
 import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import Field, SerializeAsAny, ValidationError
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError
 
 from avset.errors import ParamsError
 from avset.presets import MethodSettings, Section, module_of, settings_type
@@ -124,9 +126,9 @@ class Train(Section):
     gain: tuple[float, float]  # range of the random gain of a source
     threads: int = Field(ge=1)  # the number of threads changes sums, so it is part of the result
     workers: int = Field(ge=1)  # processes, each with its share of every batch; so is theirs
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the network's convolutions
-    decoded_frames: int | None = Field(default=None, ge=1)  # of a clip, drawn at each step; null: all
-    decoded_regions: int | None = Field(default=None, ge=1)  # of a frame, drawn at each step; null: all
+    precision: Literal["float32", "bfloat16"]  # of the network's convolutions
+    decoded_frames: int | None = Field(ge=1)  # of a clip, drawn at each step; null: all
+    decoded_regions: int | None = Field(ge=1)  # of a frame, drawn at each step; null: all
     seed: int
 
 
@@ -144,10 +146,17 @@ SECTIONS: dict[str, type[Section]] = {
 }  # fmt: skip
 
 
+TOP = {"dataset", "scale", "methods", "runtime", "datasets", "scales", "presets"}
+
+
+CLIPS = "clips"  # their folder lies beside those of the scales
+
+
 class Params(Section):
-    """One profile, complete."""
+    """One data set at one scale, complete."""
 
     dataset: str
+    scale: str
     methods: dict[str, str]  # preset -> the file of its method
     runtime: Runtime
     clips: Clips
@@ -164,24 +173,57 @@ class Params(Section):
 
     @property
     def data(self) -> Path:
-        """Where the artifacts of this data set live."""
-        return Path("data") / self.dataset
+        """Where the artifacts of this data set at this scale live, but for its clips."""
+        return Path("data") / self.dataset / self.scale
+
+    @property
+    def clips_folder(self) -> Path:
+        """Where the clips of this data set live, whatever the scale."""
+        return clips_of(self.data)
 
     @property
     def reports(self) -> Path:
-        """Where the report of this data set lives."""
-        return Path("reports") / self.dataset
+        """Where the report of this data set at this scale lives."""
+        return Path("reports") / self.dataset / self.scale
 
     def preset(self, method: str) -> MethodSettings:
         """The preset of a method; ParamsError if there is none."""
         return self.presets[choose(method, self.presets, "method")]
 
 
-def choose(name: Any, known: Any, key: str) -> Any:
-    """`name` if it is one of `known`, else a ParamsError that lists them."""
-    if name not in known:
-        raise ParamsError(f"{key}: {name!r} is not one of {', '.join(sorted(known))}")
+def clips_of(data: Path) -> Path:
+    """The clips from which the artifacts in `data` are made; media are fetched once for all scales."""
+    return data.parent / CLIPS
+
+
+def folder_of(data: Path, artifact: str) -> Path:
+    """The folder of an artifact, from `data`, that of a data set at some scale."""
+    return clips_of(data) if artifact == CLIPS else data / artifact
+
+
+def encoder_of(model: Path) -> Path:
+    """The encoder of the same data set and scale as a trained model."""
+    return model.parents[1] / "encoder"
+
+
+def stage_of(path: Path) -> str:
+    """The stage that makes a file or folder in data/; "" if no single one does."""
+    inside = path.parts[1:] if path.parts[:1] == ("data",) else ()
+    artifact = "".join(inside[1:2] if inside[1:2] == (CLIPS,) else inside[2:3])
+    return {"models": "train", "scores": "evaluate"}.get(artifact, artifact)
+
+
+def choose(name: Any, known: Collection[str], key: str) -> Any:
+    """`name` if it is one of `known`, else a ParamsError that lists them and names the nearest."""
+    if name not in list(known):
+        hint = f"; did you mean {near}?" if (near := nearest(name, known)) else ""
+        raise ParamsError(f"{key}: {name!r} is not one of {', '.join(sorted(known))}{hint}")
     return name
+
+
+def nearest(name: Any, known: Collection[str]) -> str:
+    """The one of `known` that a misspelt name is likely to mean; "" if none is."""
+    return next(iter(difflib.get_close_matches(str(name), known, 1)), "")
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
@@ -192,38 +234,39 @@ def load(path: Path = Path("params.yaml")) -> Params:
         raise ParamsError(f"{path} is not here; run from the top folder of the project") from e
     except yaml.YAMLError as e:
         raise ParamsError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from e
-    if not isinstance(tree, dict):
-        raise ParamsError(f"{path} must be a mapping of sections")
-    return resolve(tree)
+    return resolve(mapping(tree, str(path)))
 
 
 def resolve(tree: dict[str, Any]) -> Params:
-    """A parsed params.yaml -> the parameters of the profile that its `dataset` names."""
-    top = {"dataset", "methods", "runtime", "profiles", "presets"}
+    """A parsed params.yaml -> the parameters of the data set and of the scale that it names."""
     for key in tree:
-        choose(key, top | set(SECTIONS), "params.yaml, top level")
-    missing = sorted(top - set(tree))
-    if missing:
+        choose(key, TOP | set(SECTIONS), "params.yaml, top level")
+    if missing := sorted(TOP - set(tree)):
         raise ParamsError(f"{missing[0]}: missing from params.yaml")
-    dataset = choose(tree["dataset"], tree["profiles"], "dataset")
-    profile = tree["profiles"][dataset]
-    for key in profile:
-        choose(key, SECTIONS, f"profiles.{dataset}")
-    sections = {name: _section(tree, profile, dataset, name) for name in SECTIONS}
+    blocks = {"": tree}
+    for axis in ("dataset", "scale"):
+        known = mapping(tree[f"{axis}s"], f"{axis}s")
+        name = choose(tree[axis], known, axis)
+        block = blocks[f"{axis}s.{name}."] = mapping(known[name], f"{axis}s.{name}")
+        for key in block:
+            choose(key, SECTIONS, f"{axis}s.{name}")
+    if tree["scale"] == CLIPS:
+        raise ParamsError(f"scale: {CLIPS!r} is the folder of the clips of all scales; give the scale another name")
+    sections = {name: _section(blocks, name) for name in SECTIONS}
     batch, workers = sections["train"].batch_size, sections["train"].workers
     if batch % workers:
         raise ParamsError(f"train.workers: {workers} do not divide the {batch} mixtures of train.batch_size evenly")
-    presets = {name: _preset(name, values) for name, values in tree["presets"].items()}
+    presets = {name: _preset(name, values) for name, values in mapping(tree["presets"], "presets").items()}
     _check_methods(tree["methods"], presets)
-    runtime = _check(Runtime, tree["runtime"], lambda key: f"runtime.{key}")
-    return Params(dataset=dataset, methods=tree["methods"], runtime=runtime, presets=presets, **sections)
+    runtime = checked(Runtime, tree["runtime"], "runtime")
+    top = {name: tree[name] for name in ("dataset", "scale", "methods")}
+    return Params(**top, runtime=runtime, presets=presets, **sections)
 
 
 def _preset(name: str, values: Any) -> MethodSettings:
     if not isinstance(values, dict) or "kind" not in values:
         raise ParamsError(f"presets.{name}.kind: missing from params.yaml")
-    kind = settings_type(values["kind"], f"presets.{name}.kind")
-    return _check(kind, values, lambda key: f"presets.{name}.{key}")
+    return checked(settings_type(values["kind"], f"presets.{name}.kind"), values, f"presets.{name}")
 
 
 def _check_methods(methods: Any, presets: dict[str, MethodSettings]) -> None:
@@ -236,27 +279,60 @@ def _check_methods(methods: Any, presets: dict[str, MethodSettings]) -> None:
             raise ParamsError(f"methods.{name}: {path!r} is not the file of {'.'.join(module)}, its preset's kind")
 
 
-def _section(tree: dict, profile: dict, dataset: str, name: str) -> Any:
-    shared, own = tree.get(name) or {}, profile.get(name) or {}
-    for key in own:
-        if key in shared:
-            raise ParamsError(f"{name}.{key}: stands in the shared block and in profiles.{dataset}.{name}; keep one")
-    where = lambda key: f"{name}.{key}" if key.split(".")[0] in shared else f"profiles.{dataset}.{name}.{key}"  # noqa: E731
-    return _check(SECTIONS[name], {**shared, **own}, where)
+def mapping(value: Any, key: str) -> dict[str, Any]:
+    """`value` if it is a mapping, {} if it is null, else a ParamsError."""
+    if not isinstance(value, dict | None):
+        raise ParamsError(f"{key}: must be a mapping, not {value!r}")
+    return value or {}
 
 
-def _check(kind: type[Section], values: Any, where: Any) -> Any:
+def _section(blocks: dict[str, dict[str, Any]], name: str) -> Any:
+    """A section, its keys gathered from the blocks: the shared one, that of the data set, that of the scale."""
+    values: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    for prefix, block in blocks.items():
+        for key, value in mapping(block.get(name), prefix + name).items():
+            if key in places:
+                raise ParamsError(f"{name}.{key}: stands in {places[key]} and in {prefix}{name}; keep one")
+            values[key], places[key] = value, prefix + name
+    return checked(SECTIONS[name], values, name, places)
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def checked(kind: type[M], values: Any, name: str, places: Mapping[str, str] | None = None) -> M:
+    """The checked values of a section with this dotted name; `places`: where each of its keys stands, if elsewhere.
+
+    ParamsError names the key that is wrong. An unknown key comes first, with the nearest known one: it may be why
+    another is missing.
+    """
     try:
         return kind.model_validate(values)
     except ValidationError as e:
-        first = e.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(kind.model_fields)
-            raise ParamsError(f"{where(key)}: unknown key; known here: {known}") from e
-        if first["type"] == "missing":
-            raise ParamsError(f"{where(key)}: missing from params.yaml") from e
-        raise ParamsError(f"{where(key)}: {first['msg']}, not {first['input']!r}") from e
+        error = min(e.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        path, places = [str(part) for part in error["loc"]], places or {}
+        key = ".".join([places.get(path[0], name) if path else name, *path])
+        if error["type"] == "extra_forbidden":
+            raise ParamsError(f"{key}: unknown key; {_known(kind, path, name, places)}") from e
+        if error["type"] == "missing":
+            raise ParamsError(f"{key}: missing from params.yaml") from e
+        raise ParamsError(f"{key}: {error['msg']}" + (f", not {error['input']!r}" if path else "")) from e
+
+
+def _known(kind: type[BaseModel], path: list[str], name: str, places: Mapping[str, str]) -> str:
+    """What an unknown key of a model, or of one in it, may mean."""
+    *above, key = path
+    for part in above:
+        kind = kind.model_fields[part].annotation  # type: ignore[assignment]
+    near = nearest(key, kind.model_fields)
+    if not near:
+        return f"known here: {', '.join(kind.model_fields)}"
+    here = places.get(path[0], name)
+    there = here if above else places.get(near, here)
+    if there == here:
+        return f"did you mean {'.'.join([here, *above, near])}?"
+    return f"did you mean {name}.{near} ({there})?"
 
 
 def digest(value: Any) -> str:

@@ -226,7 +226,7 @@ def recompute(store: Store, jobs: list[Job], factory: Callable[[], Mapper]) -> d
 
 def media_payloads(p: Params) -> Payloads:
     """The jobs of a stage that reads media: every clip, None where it failed in the clips stage."""
-    folder = p.data / "clips"
+    folder = p.clips_folder
     payloads: Payloads = {}
     names = ("clip_id", "status", "media", "sha256", "start_s", "duration_s")
     for columns in read_columns(folder / "index.parquet", *names):

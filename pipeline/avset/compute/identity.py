@@ -61,7 +61,7 @@ class Recipe:
 
     @property
     def version(self) -> str:
-        """The version under which results are kept: "3-1f0c5a9b27de". Without a row every code is a version: "0-..."."""
+        """The version under which results are kept: "3-1f0c5a9b27de"; without a row, those of each code."""
         return f"{self.number}-{(self.known['born'] if self.known else self.code)[:12]}"
 
     def check(self) -> None:

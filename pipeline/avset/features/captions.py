@@ -41,15 +41,15 @@ def seed_of(clip_id: str) -> int:
 def invert(
     encoder: Encoder,
     targets: Float[Tensor, "B D"],
-    tokens: int,
-    steps: int = 500,
-    optimizer: str = "adam",
-    lr: float = 0.1,
-    schedule: str = "cosine",
-    init_std: float = 0.02,
     *,
     seeds: Sequence[int],
-    batch_size: int = 16,
+    tokens: int,
+    steps: int,
+    optimizer: str,
+    lr: float,
+    schedule: str,
+    init_std: float,
+    batch_size: int,
 ) -> dict[str, Tensor]:
     """Maximise the cosine of the text embedding of K free tokens and an image embedding (Eq. 1, Eq. 6).
 
@@ -120,18 +120,8 @@ class CaptionMapper:
     its artifact, and a caption of a cosine below `low` is flagged. The other parameters are those of `invert`.
     """
 
-    def __init__(
-        self,
-        encoder: Path,
-        tokens: int = 3,
-        batch_size: int = 16,
-        low: float = 0.5,
-        device: str = "cpu",
-        steps: int = 500,
-        **ascent: Any,
-    ):
-        self.folder, self.low, self.device, self.steps = encoder, low, device, steps
-        self.how = {"tokens": tokens, "batch_size": batch_size, "steps": steps, **ascent}
+    def __init__(self, encoder: Path, low: float, device: str, **how: Any):
+        self.folder, self.low, self.device, self.how = encoder, low, device, how
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -152,7 +142,7 @@ class CaptionMapper:
             {
                 **{name: found[name][i].numpy().copy() for name in ("caption", "tokens", "curve")},
                 "cosine": (cosine := found["cosine"][i].item()),
-                "steps": self.steps,
+                "steps": self.how["steps"],
                 "seed": seed,
                 "words": " ".join(words[i]),
                 "low": cosine < self.low,

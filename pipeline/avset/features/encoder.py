@@ -116,7 +116,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def forward_image(
-        self, images: Float[Tensor, "V 3 size size"], positional: bool = True
+        self, images: Float[Tensor, "V 3 size size"], positional: bool
     ) -> tuple[Float[Tensor, "V D"], Float[Tensor, "V R D"]]:
         """Global and region embeddings (App. A.2), from one run of the trunk.
 

@@ -23,14 +23,7 @@ class RegionMapper:
     dtype       of the regions, "float16" or "float32"; the embedding is float32, as the target of the captions
     """
 
-    def __init__(
-        self,
-        encoder: Path,
-        positional: bool = True,
-        batch_size: int = 32,
-        device: str = "cpu",
-        dtype: str = "float16",
-    ):
+    def __init__(self, encoder: Path, positional: bool, batch_size: int, device: str, dtype: str = "float16"):
         self.folder, self.positional, self.batch_size = encoder, positional, padded_size(batch_size)
         self.device, self.dtype = device, np.dtype(dtype)
 

@@ -5,8 +5,6 @@ import math
 import numpy as np
 from jaxtyping import Float32, Int16
 
-SILENCE = -60.0  # dBFS
-
 
 def rms_dbfs(waveform: Float32[np.ndarray, "*C L"]) -> float:
     """Root mean square in dB re amplitude 1: -3.01 for a full-scale sine, -inf for digital silence."""
@@ -14,7 +12,7 @@ def rms_dbfs(waveform: Float32[np.ndarray, "*C L"]) -> float:
     return 10 * math.log10(power) if power > 0 else -math.inf
 
 
-def is_silent(waveform: Float32[np.ndarray, "*C L"], threshold: float = SILENCE) -> bool:
+def is_silent(waveform: Float32[np.ndarray, "*C L"], threshold: float) -> bool:
     """Whether the RMS over all samples and channels is below `threshold` dBFS."""
     return rms_dbfs(waveform) < threshold
 

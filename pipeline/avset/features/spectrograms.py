@@ -28,9 +28,7 @@ def window(length: int, like: Tensor) -> Float[Tensor, " W"]:
     return torch.hann_window(length, device=like.device, dtype=like.real.dtype)
 
 
-def stft(
-    waveform: Float[Tensor, "*batch L"], window_length: int = 1022, hop_length: int = 256
-) -> Complex[Tensor, "*batch F T"]:
+def stft(waveform: Float[Tensor, "*batch L"], window_length: int, hop_length: int) -> Complex[Tensor, "*batch F T"]:
     """Centred STFT with a Hann window, zeros beyond both ends; F = window_length // 2 + 1, T = 1 + L // hop."""
     flat = waveform.reshape(-1, waveform.shape[-1])
     out = torch.stft(
@@ -41,7 +39,7 @@ def stft(
 
 
 def istft(
-    spectrum: Complex[Tensor, "*batch F T"], length: int, window_length: int = 1022, hop_length: int = 256
+    spectrum: Complex[Tensor, "*batch F T"], length: int, window_length: int, hop_length: int
 ) -> Float[Tensor, "*batch {length}"]:
     """The waveform of `length` samples whose STFT is nearest to `spectrum` (weighted overlap-add)."""
     flat = spectrum.reshape(-1, *spectrum.shape[-2:])

@@ -16,6 +16,7 @@ from avset.inference.queries import text_queries, video_queries
 from avset.media.waveforms import overlapping
 from avset.models.checkpoint import SeparationModel
 from avset.models.contract import Conditions
+from avset.params import encoder_of
 
 WINDOWS = 16  # of a long recording, separated at once: the fastest number on one thread and on two
 
@@ -37,8 +38,8 @@ class Separator:
 
     @classmethod
     def load(cls, model: Path, encoder: Path | None = None) -> "Separator":
-        """From folders; without `encoder`, that of the model's data set. MissingArtifact if one is not there."""
-        return cls(SeparationModel.load(model), Encoder.load(encoder or model.parent.parent / "encoder"))
+        """From folders; without `encoder`, that of the same data set and scale. MissingArtifact if one is not there."""
+        return cls(SeparationModel.load(model), Encoder.load(encoder or encoder_of(model)))
 
     def text_query(self, texts: Sequence[str]) -> Float[Tensor, "N 1 1 D"]:
         """One query per text; AvsetError if the model answers no text."""

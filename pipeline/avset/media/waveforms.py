@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float32
 
 from avset.errors import ClipError
-from avset.features.samples import SILENCE, is_silent, rms_dbfs
+from avset.features.samples import is_silent, rms_dbfs
 from avset.media.container import TAIL, decode_from, open_media, time_of, track
 
 PREROLL = 0.3  # s decoded before an excerpt: AAC, MP3 and Opus need some packets to warm up after a seek
@@ -52,7 +52,7 @@ BLOCK = 65536  # samples of a stream that are resampled at once
 
 
 def decode_audio(
-    path: Path, start: float, duration: float, sample_rate: int, silence: float = SILENCE
+    path: Path, start: float, duration: float, sample_rate: int, silence: float
 ) -> Float32[np.ndarray, "L"]:
     """An excerpt (both in s) as L = round(duration * sample_rate) mono samples, the mean of the channels.
 

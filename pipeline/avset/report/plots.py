@@ -26,7 +26,7 @@ from avset.evaluation.examples import Example, Separation, ordered
 from avset.features import spectrograms
 from avset.storage.files import write_atomic
 
-BINS = 256  # log-frequency bins of a picture, whatever the model works on
+WINDOW, HOP, BINS = 1022, 256, 256  # samples, and log-frequency bins of a picture, whatever the model works on
 
 
 RANGE = 60.0  # dB between black and the loudest bin of the mixture
@@ -44,7 +44,7 @@ GREEN = "#3ddc84"  # colour of the boxes
 def magnitude(waveform: Float[ndarray, " L"]) -> Float[ndarray, "M T"]:
     """Log-frequency magnitude spectrogram of a sound, for a picture; low frequencies first."""
     sound = torch.from_numpy(np.ascontiguousarray(waveform, np.float32))
-    return spectrograms.warp(spectrograms.stft(sound).abs(), BINS).numpy()
+    return spectrograms.warp(spectrograms.stft(sound, WINDOW, HOP).abs(), BINS).numpy()
 
 
 def loudness(magnitude: Float[ndarray, "M T"], peak: float) -> Float[ndarray, "M T"]:

@@ -21,6 +21,7 @@ from avset.storage.tables import read_table
 
 
 def write_report(
+    dataset: str,
     scores: Path,
     mixtures: Path,
     methods: Sequence[str],
@@ -29,7 +30,7 @@ def write_report(
     out: Path,
     funnel: Mapping[str, Mapping[str, int]] | None = None,
 ) -> dict[str, Any]:
-    """Write the report of `methods` into `out`; returns the content of `metrics.json`.
+    """Write the report of `methods` on a data set into `out`; returns the content of `metrics.json`.
 
     scores    folder with a folder per method: `scores.parquet`, and if there are any, `localization.parquet` and
               `examples.h5`
@@ -60,7 +61,7 @@ def write_report(
         (out / "example.png").write_bytes(plots.example_figure(typical_example(first)))
         (out / "localization.png").write_bytes(plots.localization_figure(_localizing(heard) or first))
         (out / "queries.png").write_bytes(plots.queries_figure(typical_example(first)))
-    html = render_page(scores.absolute().parent.name, numbers, coverage, heard)
+    html = render_page(dataset, numbers, coverage, heard)
     (out / "html" / "index.html").write_text(html, encoding="utf-8")
     return numbers
 

@@ -17,9 +17,9 @@ import pyarrow as pa
 
 from avset.compute.identity import Recipe
 from avset.compute.run import Job, compute
-from avset.errors import REFUSED, TRANSIENT, AvsetError, ClipError, ParamsError
+from avset.errors import REFUSED, TRANSIENT, AvsetError, ClipError
 from avset.media.container import TAIL, probe
-from avset.params import Clips, Download, Runtime, digest
+from avset.params import Clips, Download, Runtime, checked, digest
 from avset.sources import Entry
 from avset.sources.download import settle
 from avset.storage.cache import ABANDONED, FETCHING, ItemCache, fetched_items, kept_media
@@ -47,16 +47,8 @@ for _side in ("x0", "y0", "x1", "y1"):
 
 def load_source(name: str, values: dict[str, Any]) -> tuple[Any, Any]:
     """The module of a source and its checked options; ParamsError names the option that is wrong."""
-    from pydantic import ValidationError
-
     source = import_module(f"avset.sources.{name}")
-    try:
-        return source, source.Options.model_validate(values)
-    except ValidationError as e:
-        first = e.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(source.Options.model_fields)
-        raise ParamsError(f"clips.options.{key}: {first['msg']}; options of {name}: {known}") from e
+    return source, checked(source.Options, values, "clips.options")
 
 
 def drawing(name: str) -> Recipe | None:
@@ -154,7 +146,7 @@ def _sha256(path: Path) -> str:
 class Fetch:
     """Mapper: fetches a medium into the cache and probes it. Fields: those of `probe`, its sha256, its boxes."""
 
-    def __init__(self, name: str, values: dict[str, Any], access: Download | None = None):
+    def __init__(self, name: str, values: dict[str, Any], access: Download):
         self.source, self.options = load_source(name, values)
         self.access, self.cache = access, ItemCache()
 

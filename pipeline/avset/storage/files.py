@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from avset.errors import AvsetError, MissingArtifact
+from avset.params import stage_of
 
 
 def make_folder(folder: Path) -> None:
@@ -80,9 +81,7 @@ def write_json(path: Path, value: Any) -> None:
 def require(path: Path) -> Path:
     """`path` if it exists; else MissingArtifact, which names the stage to run."""
     if not path.exists():
-        stage = {"models": "train", "scores": "evaluate"}
-        artifact = path.parts[2] if path.parts[0] == "data" and len(path.parts) > 2 else ""
-        how = f"dvc repro {stage.get(artifact, artifact)}".strip()
+        how = f"dvc repro {stage_of(path)}".strip()
         raise MissingArtifact(f"{path} is not there; make it with `{how}`, or `dvc pull`")
     return path
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
 from avset.errors import AvsetError
+from avset.params import folder_of
 from avset.storage.artifacts import ARTIFACTS, RECORD, Artifact, Record, identity_of
 from avset.storage.files import require
 from avset.storage.hdf5 import open_hdf5
@@ -37,16 +38,17 @@ def artifact_of(folder: Path) -> Artifact:
     raise AvsetError(f"{folder} is no artifact; give the folder of one of {', '.join(ARTIFACTS)}")
 
 
-def summaries(*places: Path) -> list[dict[str, Any]]:
-    """The `summary` of every artifact in these folders, one row a method of models and scores."""
-    found = []
-    for place in places:
-        for name in ARTIFACTS:
-            folder = require(place) / name
-            inner = sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
-            if folder.is_dir():
-                found += [summary(path) for path in (inner if name in ("models", "scores") else [folder])]
-    return found
+def summaries(data: Path) -> list[dict[str, Any]]:
+    """The `summary` of every artifact of a data set at a scale, whose folder is `data`; of each model, and its scores."""
+    folders = {name: folder_of(data, name) for name in ARTIFACTS}
+    if not any(folder.is_dir() for folder in folders.values()):
+        require(data)
+    rows = []
+    for name, folder in folders.items():
+        inner = sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
+        if folder.is_dir():
+            rows += [summary(path) for path in (inner if name in ("models", "scores") else [folder])]
+    return rows
 
 
 def summary(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from avset.errors import AvsetError
 from avset.features.boxes import centre_boxes
-from avset.params import digest
+from avset.params import clips_of, digest, folder_of
 from avset.storage.artifacts import ARTIFACTS, Record, identity_of
 from avset.storage.store import Store
 from avset.storage.tables import read_columns, read_table
@@ -36,7 +36,7 @@ class Corpus:
 
     @classmethod
     def load(cls, data: Path) -> "Corpus":
-        """From the artifacts in `data`, the folder of a data set; AvsetError if they do not belong together."""
+        """From the artifacts in `data`, and the clips beside it; AvsetError if they do not belong together."""
         stores = {name: Store(data / name) for name in ("spectrograms", "regions", "captions", "frames")}
         check(data, stores)
         labels: dict[str, list[str]] = {}
@@ -44,10 +44,10 @@ class Corpus:
         videos: dict[str, str] = {}
         sizes: dict[str, list[int]] = {}
         names = ("clip_id", "labels", "split", "media_id", "width", "height")
-        for columns in read_columns(data / "clips" / "index.parquet", *names):
+        for columns in read_columns(clips_of(data) / "index.parquet", *names):
             for clip, label, split, video, *size in zip(*columns, strict=True):
                 labels[clip], splits[clip], videos[clip], sizes[clip] = label, split, video, size
-        boxes = centre_boxes(read_table(data / "clips" / "boxes.parquet"), sizes, stores["frames"])
+        boxes = centre_boxes(read_table(clips_of(data) / "boxes.parquet"), sizes, stores["frames"])
         scores = read_table(data / "mixtures" / "scores.parquet")
         own = {(r["mixture_id"], r["source"]): r["sdr"] for r in scores if r["method"] == "mixture"}
         mixtures = [Mixture(**row) for row in read_table(data / "mixtures" / "mixtures.parquet")]
@@ -106,7 +106,7 @@ class Corpus:
     def inputs(self) -> dict[str, str]:
         """Artifact -> identity, of all that a model is trained on."""
         data = self.spectrograms.folder.parent
-        return {name: identity_of(data / name, name) for name in ARTIFACTS["models"].parents}
+        return {name: identity_of(folder_of(data, name), name) for name in ARTIFACTS["models"].parents}
 
     def identity(self) -> str:
         """The identity of everything that training reads."""
@@ -124,7 +124,7 @@ def check(data: Path, stores: dict[str, Store]) -> None:
         for name, told in Record.read(data / stage).inputs.items():
             if told != identity_of(data / name, name):
                 raise AvsetError(f"{data / stage} was made with another {data / name}; run `dvc repro {stage}`")
-    index = read_columns(data / "clips" / "index.parquet", "clip_id", "sha256", "start_s", "duration_s")
+    index = read_columns(clips_of(data) / "index.parquet", "clip_id", "sha256", "start_s", "duration_s")
     media = {clip: digest(piece) for columns in index for clip, *piece in zip(*columns, strict=True)}
     content = {name: dict(store.rows.columns("clip_id", "digest")) for name, store in stores.items()}
     for stage, store in ((name, stores[name]) for name in ARTIFACTS if name in stores):
@@ -133,7 +133,8 @@ def check(data: Path, stores: dict[str, Store]) -> None:
         shared = "of" in store.rows.table.column_names
         rows = list(store.rows.columns("clip_id", "of" if shared else "clip_id", "input", "status"))
         if strange := [clip for clip, of, made_of, status in rows if status == "ok" and known.get(of) != made_of]:
+            folder = clips_of(data) if source == "clips" else data / source
             raise AvsetError(
-                f"{data / stage} does not belong to {data / source}: {len(strange)} of {len(rows)} clips were made of "
+                f"{data / stage} does not belong to {folder}: {len(strange)} of {len(rows)} clips were made of "
                 f"something else ({', '.join(strange[:3])}); run `dvc repro {stage}`, or `dvc checkout` both"
             )

@@ -30,22 +30,18 @@ from avset.storage.cache import cache_folder
 from avset.storage.files import make_folder, share, writing
 
 SUFFIX = ".mkv"
-MANNERS = Download(
-    workers=1, pace=2.0, retries=3, timeout=30.0, give_up_after=20, cookies=None, cookies_from_browser=None, proxy=None
-)
 LONGEST_WAIT = 300.0  # s before the next try
 
 Span = tuple[float, float]  # s of the video; the end may be inf
 
 
-def fetch(entry: Entry, options: Any, target: Path, access: Download | None = None) -> Fetched:
+def fetch(entry: Entry, options: Any, target: Path, access: Download) -> Fetched:
     """Write the span of an entry's parts, or all of the video, as Matroska: the packets that the site has.
 
     `options.height` is the shorter side that is wanted (px). After a network failure or a refused address the download
     is tried again with a fresh extraction, up to `access.retries` times, with growing waits. Call `settle` when the
     result is safe. ClipError tells what the site said, or what is wrong with its bytes.
     """
-    access = access or MANNERS
     span = min((a for a, _ in entry.parts), default=0.0), max((b for _, b in entry.parts), default=math.inf)
     for attempt in range(access.retries + 1):
         try:

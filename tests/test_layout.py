@@ -53,7 +53,7 @@ TESTED_IN = {  # modules whose tests are in the file of another that they work f
     "compute/build": "inspect", "compute/identity": "stages", "compute/making": "stages",
     "compute/ray_train": "distributed", "compute/worker": "crew", "errors": "store", "evaluation/estimates": "evaluate",
     "evaluation/examples": "report", "features/padding": "encoder", "features/samples": "waveforms",
-    "features/weights": "encoder", "sources/dry_run": "clips", "storage/cache": "store", "storage/files": "store",
+    "features/weights": "encoder", "models/checkpoint": "separate", "models/unet": "avset", "sources/dry_run": "clips", "storage/cache": "store", "storage/files": "store",
     "storage/artifacts": "inspect", "storage/gc": "inspect", "storage/items": "store", "storage/tables": "store",
     "training/batches": "mixtures",
 }  # fmt: skip

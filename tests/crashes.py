@@ -107,7 +107,7 @@ def project(folder: Path, clips: dict[str, int], worth: int = 1, held: str = "",
 
 def environment(root: Path) -> dict[str, str]:
     """That of the processes of a trial in `root`: its item cache, our modules."""
-    paths = os.pathsep.join(map(str, (toy.ROOT / "tests", toy.ROOT)))
+    paths = os.pathsep.join(map(str, (toy.ROOT / "tests", toy.ROOT / "pipeline", toy.ROOT)))
     told = {"AVSET_CACHE": str(root / "cache"), "PYTHONPATH": paths, "DVC_NO_ANALYTICS": "1"}
     told |= {"DVC_SITE_CACHE_DIR": str(root / "project" / "site")}
     return {**os.environ, **told, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}

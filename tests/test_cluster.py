@@ -24,6 +24,7 @@ from avset.storage.cache import ItemCache
 from avset.storage.items import Item
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+OURS = os.pathsep.join([str(Path(__file__).parent), str(toy.ROOT / "pipeline")])
 SIZE = {"num_cpus": 1, "object_store_memory": actors.STORE}
 MANY = RAY.model_copy(update={"workers": 5})  # more than the cluster has room for
 QUICK = {f"RAY_health_check_{k}": v for k, v in {"period_ms": "1000", "failure_threshold": "4"}.items()}
@@ -35,7 +36,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (QUICK | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(Path(__file__).parent)}).items():
+        for name, value in (QUICK | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": OURS}).items():
             patch.setenv(name, value)
         patch.chdir(tmp_path_factory.mktemp("elsewhere"))
         patch.setenv("AVSET_CACHE", str(tmp_path_factory.mktemp("another")))
@@ -188,11 +189,11 @@ def test_a_machine_without_the_shared_folders_is_named(driver: Any, tmp_path: Pa
 def test_code_comes_from_the_folder_of_the_driver(driver: Any, tmp_path: Path):
     (tmp_path / "own.py").write_text("from pathlib import Path\n\ndef where():\n    return str(Path().absolute())\n")
     (tmp_path / "main.py").write_text(
-        "import own\nfrom avset.storage.store import Item\nfrom test_parallel import RAY, compute, jobs\n"
+        "import own\nfrom avset.storage.items import Item\nfrom test_parallel import RAY, compute, jobs\n"
         "class Where:\n    def __call__(self, jobs):\n        return [Item(fields={'at': own.where()}) for _ in jobs]\n"
         "print(compute('toy', jobs(2), Where, RAY))\n"
     )
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    env = {**os.environ, "PYTHONPATH": OURS}
     subprocess.run([sys.executable, "-m", "main"], check=True, env=env)
     assert {ItemCache().get(job.key)[0].fields["at"] for job in jobs(2)} == {str(tmp_path)}
 

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))  # the library of this checkout, whatever is installed
+
 from avset import params
 from avset.compute.identity import Recipe
 from avset.compute.making import enough_room

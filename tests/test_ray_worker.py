@@ -189,7 +189,7 @@ def test_a_machine_without_the_shared_folders_is_named(driver: Any, tmp_path: Pa
 def test_code_comes_from_the_folder_of_the_driver(driver: Any, tmp_path: Path):
     (tmp_path / "own.py").write_text("from pathlib import Path\n\ndef where():\n    return str(Path().absolute())\n")
     (tmp_path / "main.py").write_text(
-        "import own\nfrom avset.storage.store import Item\nfrom test_run import RAY, compute, jobs\n"
+        "import own\nfrom avset.storage.items import Item\nfrom test_run import RAY, compute, jobs\n"
         "class Where:\n    def __call__(self, jobs):\n        return [Item(fields={'at': own.where()}) for _ in jobs]\n"
         "print(compute('toy', jobs(2), Where, RAY))\n"
     )

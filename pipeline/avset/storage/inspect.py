@@ -39,7 +39,7 @@ def artifact_of(folder: Path) -> Artifact:
 
 
 def summaries(data: Path) -> list[dict[str, Any]]:
-    """The `summary` of every artifact of a data set at a scale, whose folder is `data`; of each model, and its scores."""
+    """The `summary` of every artifact of a data set at a scale, in `data`; one for each method of models, scores."""
     folders = {name: folder_of(data, name) for name in ARTIFACTS}
     if not any(folder.is_dir() for folder in folders.values()):
         require(data)

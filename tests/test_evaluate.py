@@ -196,8 +196,6 @@ def test_validation_scores_the_kinds_that_it_was_asked_for(scored: Path):
     rows = read_table(data / "scores" / "avset" / "scores.parquet")
     mean = np.mean([r["nsdr"] for r in rows if r["query"] == "video"])
     assert found == {"video": pytest.approx(mean, abs=1e-3), "nsdr": found["video"]}
-    regions, sound = (
-        Store(data / "regions"),
-        next(estimates(trained, corpus.mixtures_of("test"), "video", corpus, {}))[2],
-    )
-    assert sound["attention"].shape == (2, regions.dataset(regions.clips[0], "regions").shape[1])
+    sound = next(estimates(trained, corpus.mixtures_of("test"), "video", corpus, {}))
+    regions = Store(data / "regions")
+    assert sound.attention.shape == (2, regions.dataset(regions.clips[0], "regions").shape[1])

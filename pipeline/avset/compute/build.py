@@ -207,7 +207,8 @@ def largest_difference(pairs: list[tuple[Item, Item]]) -> str:
             names = [name for name in old.fields | new.fields if old.fields.get(name) != new.fields.get(name)]
             words.setdefault("fields", ", ".join(names) or "detail")
         for name in old.arrays.keys() | new.arrays.keys():
-            words[name] = max(float(words.get(name, 0.0)), apart(old.arrays.get(name), new.arrays.get(name)))
+            if difference := apart(old.arrays.get(name), new.arrays.get(name)):
+                words[name] = max(float(words.get(name, 0.0)), difference)
     return ", ".join(f"{k}: {f'at most {v:g}' if isinstance(v, float) else v}" for k, v in sorted(words.items()))
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from avset.compute.worker import Died, Job, Receipts
 from avset.errors import AvsetError
@@ -14,6 +14,7 @@ DEATHS = 2  # of workers that held a job; after so many the job is given up for 
 IN_A_ROW = 20  # deaths with nothing done between them; after so many no clip is to blame. Suspects do not count
 
 
+@runtime_checkable
 class Distant(Protocol):
     """A worker elsewhere. It gets one message at a time; the start of a worker counts as a step without jobs."""
 

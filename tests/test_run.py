@@ -267,7 +267,7 @@ command(main)
 def start(folder: Path, executor: str, stuck: str = "") -> subprocess.Popen:
     """The toy stage as a command of its own, in a process group of its own."""
     command = [sys.executable, "-c", COMMAND, executor, str(folder), *(["--stuck", stuck] if stuck else [])]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "pipeline"), str(ROOT / "tests")])
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "pipeline")))
     env = {**os.environ, "PYTHONPATH": path}
     return subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
 

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 import toy
 from safetensors import safe_open
-from test_train import PRESETS, captions, make_model, settings, two_kinds
+from test_train import PRESETS, constants, make_model, settings, two_kinds
 from torch.utils.data import default_collate
 
 from avset import params
@@ -50,14 +50,13 @@ PRESETS_OF = {name: PRESET.model_copy(update=changes) for name, changes in CASES
 
 def gradients(data: TrainingMixtures, name: str) -> dict[str, torch.Tensor]:
     """Of the batch, or of this process's share, in float64: gradients, means of the terms, statistics."""
-    preset, (bank, own) = PRESETS_OF[name], captions(data)
-    model = make_model(preset).double().train()
-    objective = distributed.parallel(train.Objective(model, bank.double(), own, preset))
+    method, told = make_model(PRESETS_OF[name]).method.double().train(), constants(data)
+    objective = distributed.parallel(train.Objective(method, told | {"captions": told["captions"].double()}))
     (share,) = distributed.shares(0, BATCH, BATCH)
     batch = default_collate([data[i] for i in share])
     terms = objective({k: v.double() if v.is_floating_point() else v for k, v in batch.items()})
     terms["loss"].backward()
-    found = {k: p.grad for k, p in model.named_parameters() if p.grad is not None} | dict(model.named_buffers())
+    found = {k: p.grad for k, p in method.named_parameters() if p.grad is not None} | dict(method.named_buffers())
     return found | {k: torch.tensor(v) for k, v in distributed.mean(terms).items()}
 
 
@@ -70,12 +69,9 @@ def fit(data: TrainingMixtures, name: str, state: Path | None = None, stop: int 
             raise KeyboardInterrupt
         return {"nsdr": float(len(log))}
 
-    preset = PRESETS_OF[name]
-    told = settings(8, 2).model_copy(update={"batch_size": BATCH})
-    run = train.fit(
-        make_model(preset), data, *captions(data), preset, told, validate, lambda *values: log.append(values), state
-    )
-    return {"model": run.model.state_dict(), "log": log}
+    told, model = settings(8, 2).model_copy(update={"batch_size": BATCH}), make_model(PRESETS_OF[name])
+    run = train.fit(model, data, constants(data), told, validate, lambda *values: log.append(values), state)
+    return {"model": run.method.state_dict(), "log": log}
 
 
 def resumed(data: TrainingMixtures, name: str, state: Path) -> dict[str, Any]:
@@ -88,7 +84,7 @@ def resumed(data: TrainingMixtures, name: str, state: Path) -> dict[str, Any]:
 
 def scores(count: int) -> dict[str, float]:
     """The mean of 0, 1, ... and of their squares."""
-    things = distributed.share([float(i) for i in range(count)])
+    things = distributed.own_share([float(i) for i in range(count)])
     mean = lambda model: {"x": sum(things) / len(things), "xx": sum(x * x for x in things) / len(things)}  # noqa: E731
     return distributed.together(mean, len(things))(None)
 

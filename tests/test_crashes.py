@@ -197,7 +197,7 @@ def test_workers_end_with_their_stage(tmp_path: Path):
 def test_the_processes_of_scoring_end_with_it(tmp_path: Path):
     noise = "numpy.random.default_rng(0).normal(size=(2, 9000))"
     (tmp_path / "scoring.py").write_text(
-        "import numpy\nfrom pipeline import scores\n"
+        "import numpy\nfrom avset.evaluation import scores\n"
         f"if __name__ == '__main__':\n    scores.score([({noise}, {noise})] * 4000, workers=2)\n"
     )
     with started(tmp_path, "scoring") as process:

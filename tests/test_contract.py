@@ -43,21 +43,21 @@ def project(scored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def scores(project: Path, method: str) -> list[dict]:
-    return read_table(project / "data" / "demo" / "scores" / method / "scores.parquet")
+    return read_table(project / "data" / "demo" / "demo" / "scores" / method / "scores.parquet")
 
 
 def test_a_stranger_learns_what_it_can(project: Path):
-    model = SeparationModel.load(project / "data" / "demo" / "models" / "stranger")
+    model = SeparationModel.load(project / "data" / "demo" / "demo" / "models" / "stranger")
     assert model.name == "tests.stranger" and model.settings.method.start == 3.0
     assert model.method.bias < 3.0, "a source is less than all of its mixture"
-    curves = json.loads((project / "data/demo/models/stranger/curves/metrics.json").read_text())
+    curves = json.loads((project / "data/demo/demo/models/stranger/curves/metrics.json").read_text())
     assert curves["train"].keys() == {"distance", "loss"} and curves["validation"].keys() == {"caption", "nsdr"}
     assert {row["query"] for row in scores(project, "stranger")} == {"caption"}
 
 
 def test_what_learns_nothing_is_ready_at_once(project: Path):
-    folder = project / "data" / "demo" / "models" / "nmf_mfcc"
-    assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
+    folder = project / "data" / "demo" / "demo" / "models" / "nmf_mfcc"
+    assert sorted(path.name for path in folder.iterdir()) == ["model.safetensors", "record.json"]
     assert load_file(folder / "model.safetensors") == {}
     assert SeparationModel.load(folder).settings.method.templates == 12
 
@@ -67,21 +67,21 @@ def test_the_table_and_the_page_say_that_it_is_an_oracle(project: Path, capsys: 
     said = (
         "NMF-MFCC knows no query. The true sources assign the outputs, by the permutation of the highest SDR: an oracle"
     )
-    html = (project / "reports" / "demo" / "html" / "index.html").read_text()
+    html = (project / "reports" / "demo" / "demo" / "html" / "index.html").read_text()
     assert said in html and "best assignment (oracle)" in html
     toy.run(project, project.parent / "cache", "report")
     assert said in capsys.readouterr().out
 
 
 def test_a_report_of_several_methods_takes_from_each_what_it_has(project: Path, scored: Path):
-    found, before = (json.loads((p / "reports/demo/metrics.json").read_text()) for p in (project, scored))
+    found, before = (json.loads((p / "reports/demo/demo/metrics.json").read_text()) for p in (project, scored))
     assert found["nmf_mfcc"].keys() == {"oracle"} and found["stranger"].keys() == {"caption"}
     for key in ("avset", "localization", "encoder", "captions", "mixture", "ideal"):
         assert found[key] == before[key], "of AV-SeT, which is the last in the list"
     for name in ("example.png", "queries.png", "localization.png"):
-        assert (project / "reports" / "demo" / name).stat().st_size > 1000
-    assert (project / "reports/demo/localization.png").read_bytes() == (
-        scored / "reports/demo/localization.png"
+        assert (project / "reports" / "demo" / "demo" / name).stat().st_size > 1000
+    assert (project / "reports/demo/demo/localization.png").read_bytes() == (
+        scored / "reports/demo/demo/localization.png"
     ).read_bytes()
 
 
@@ -90,13 +90,13 @@ def test_a_report_without_any_that_localizes(project: Path, tmp_path: Path):
     made = tree()
     del made["methods"]["avset"]
     toy.run(toy.project(folder, made), tmp_path / "cache", "report")
-    found = json.loads((folder / "reports" / "demo" / "metrics.json").read_text())
+    found = json.loads((folder / "reports" / "demo" / "demo" / "metrics.json").read_text())
     assert found["localization"] == {} and "encoder" not in found
-    assert (folder / "reports" / "demo" / "localization.png").stat().st_size > 1000
+    assert (folder / "reports" / "demo" / "demo" / "localization.png").stat().st_size > 1000
 
 
 def test_outputs_are_assigned_by_the_best_permutation(project: Path):
-    data = project / "data" / "demo"
+    data = project / "data" / "demo" / "demo"
     rows = {(row["mixture_id"], row["source"]): row["sdr"] for row in scores(project, "nmf_mfcc")}
     for example in examples.read(data / "scores" / "nmf_mfcc" / "examples.h5"):
         made = example.separations["oracle"]
@@ -116,14 +116,14 @@ def test_the_best_assignment_is_that_of_all_permutations(seed: int):
 
 
 def test_a_query_that_a_method_does_not_answer_is_refused(project: Path):
-    models = project / "data" / "demo" / "models"
+    models = project / "data" / "demo" / "demo" / "models"
     with pytest.raises(AvsetError, match=r"nmf_mfcc answers no text query: it knows no query; give another model"):
         Separator.load(models / "nmf_mfcc").text_query(["violin"])
     stranger = Separator.load(models / "stranger")
     with pytest.raises(AvsetError, match=r"tests\.stranger answers no video query: it answers caption"):
         stranger.video_query(np.zeros((1, 96, 96, 3), np.uint8))
     with pytest.raises(AvsetError, match=r"tests\.stranger does not know where a sound is"):
-        localize.attention(stranger, np.zeros((96, 96, 3), np.uint8), "violin")
+        localize.localize(stranger, np.zeros((96, 96, 3), np.uint8), "violin")
 
 
 def test_what_a_stranger_forgets_is_named(project: Path, tmp_path: Path):
@@ -135,6 +135,6 @@ def test_what_a_stranger_forgets_is_named(project: Path, tmp_path: Path):
         del made["presets"]["stranger"]["start"]
         params.resolve(made)
     with pytest.raises(MissingArtifact):
-        SeparationModel.load(folder / "data" / "demo" / "models" / "none")
+        SeparationModel.load(folder / "data" / "demo" / "demo" / "models" / "none")
     with pytest.raises(AvsetError, match=r"a batch cannot carry 'smells'; a method may need captions, frames, regions"):
-        Corpus.load(folder / "data" / "demo").features({"regions", "smells"})
+        Corpus.load(folder / "data" / "demo" / "demo").features({"regions", "smells"})

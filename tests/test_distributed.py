@@ -173,7 +173,7 @@ def test_a_state_that_not_all_see_is_refused(members: list):
 
 
 def test_alone_nothing_is_changed(data: TrainingMixtures):
-    model = make_model(PRESETS_OF["batch"])
+    model = make_model(PRESETS_OF["batch"]).method
     before = dict(model.named_modules())
     assert distributed.parallel(model) is model and dict(model.named_modules()) == before
     assert [*distributed.shares(12, 24, 6)] == [[*range(12, 18)], [*range(18, 24)]]

@@ -171,7 +171,7 @@ def modified(tmp_path: Path, key: str, value: Any) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("dataset", "folder"), ("scale", "paper"), ("methods", "[paper]"), ("runtime.workers", 7),
+        ("dataset", "folder"), ("scale", "paper"), ("methods.avset", "elsewhere/avset.py"), ("runtime.workers", 7),
         ("runtime.download.cookies", "cookies.txt"), ("clips.silence", -50), ("spectrograms.precision", "float32"),
         ("regions.positional", "false"), ("captions.tokens", 2), ("mixtures.seed", 3), ("train.decoded_frames", 2),
         ("evaluate.prompts.word", "a"), ("datasets.demo.clips.options.test_per_label", 3),

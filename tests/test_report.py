@@ -293,7 +293,7 @@ def test_the_same_artifacts_make_the_same_bytes(built, tmp_path):
 
 
 def test_the_page_is_that_of_the_data_set_whatever_the_folder(built, tmp_path):
-    report.build(**built[0] | {"dataset": "music", "out": tmp_path})
+    write_report(**built[0] | {"dataset": "music", "out": tmp_path})
     html = (tmp_path / "html" / "index.html").read_text()
     assert "<h1>music</h1>" in html and "as published" in html
 

@@ -67,7 +67,9 @@ def losses(preset: AVSeTSettings, batch: dict[str, torch.Tensor], data: Training
 
 
 def settings(steps: int, every: int) -> params.Train:
-    return params.Train(steps=steps, batch_size=4, validate_every=every, gain=(0.5, 1.5), threads=1, workers=1, seed=0)
+    shared = params.load(ROOT / "params.yaml").train
+    told = {"steps": steps, "batch_size": 4, "validate_every": every, "gain": (0.5, 1.5), "threads": 1}
+    return shared.model_copy(update=told)
 
 
 def fit(

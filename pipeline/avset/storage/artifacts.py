@@ -67,7 +67,7 @@ ARTIFACTS = {
 class Record:
     """What made an artifact: the same form beside every one. No time, no place, no digest of the code.
 
-    version    of the stage's recipe (see `compute.identity`), which decides reuse; None where nothing is reused
+    version    of the stage's recipe (see `compute.identity`), which decides reuse; empty where nothing is reused
     recipe     the parameters that change the content
     inputs     artifacts that it was made of as a whole -> their identity; what a clip is made of stands in its row
     libraries  name -> the versions that computed it
@@ -75,7 +75,7 @@ class Record:
     """
 
     artifact: str
-    version: str | None = None
+    version: str = ""
     recipe: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
     libraries: dict[str, str] = field(default_factory=dict)

@@ -27,7 +27,7 @@ from avset.params import Frames, Spectrograms
 from avset.storage.items import Item
 from bench.measure import Case, Growth
 from stages.frames import Decode
-from stages.spectrograms import Transform
+from stages.spectrograms import Analyse
 
 GRID = Frames(count=3, spacing=3.0, size=224)
 SOUND = Spectrograms(sample_rate=11025, window_length=1022, hop_length=256, precision="float16")
@@ -132,7 +132,7 @@ def plain(path: Path, start: float, duration: float, grid: Frames) -> tuple[np.n
 def ours(path: Path, start: float, duration: float, grid: Frames) -> tuple[Item, Item]:
     """What the stages frames and spectrograms make of one clip."""
     job = Job("clip", "", {"media": path, "start": start, "duration": duration, "digest": ""})
-    return Decode(grid)([job])[0], Transform(SOUND, SILENCE)([job])[0]
+    return Decode(grid)([job])[0], Analyse(SOUND, SILENCE)([job])[0]
 
 
 def apart(path: Path, start: float, duration: float, grid: Frames) -> float:

@@ -45,7 +45,7 @@ class Corpus:
         from avset.storage.shards import assemble, spread
         from avset.storage.store import Store
         from avset.training.batches import TrainingMixtures
-        from stages.spectrograms import Transform
+        from stages.spectrograms import Analyse
 
         sizes = Spectrograms(sample_rate=TARGET, window_length=WINDOW, hop_length=HOP, precision="float16")
         self.clips = [f"c{i:02d}_0" for i in range(count)]
@@ -53,7 +53,7 @@ class Corpus:
         for i, clip in enumerate(self.clips):
             sound = np.tile(tone(i), (seconds // SECONDS, 1))
             soundfile.write(self.files[clip], sound, RATE, format="MP3", subtype="MPEG_LAYER_III")
-        rng, mapper = np.random.default_rng(0), Transform(sizes, -60.0)
+        rng, mapper = np.random.default_rng(0), Analyse(sizes, -60.0)
 
         def features(clip: str) -> tuple[Item, str]:
             shape = (FRAMES, REGIONS, DIM)

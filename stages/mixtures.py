@@ -8,7 +8,6 @@ import numpy as np
 
 from avset.compute.making import making
 from avset.evaluation import scores
-from avset.features import samples
 from avset.storage.artifacts import Record
 from avset.storage.store import Store
 from avset.storage.tables import read_table, write_table
@@ -20,25 +19,12 @@ def main(path: ParamsFile = PARAMS) -> None:
     """Draw the mixtures of both splits; score the mixture and the ideal mask once for all."""
     p = begin("mixtures", path)
     store, transform, folder = Store(p.data / "spectrograms"), transform_of(p), p.data / "mixtures"
-    listed = [row for row in read_table(p.clips_folder / "index.parquet") if row["clip_id"] in set(store.clips)]
-
-    def offset_of(clip: str) -> int:
-        return mixtures.centre_offset(store.dataset(clip, "stft").shape[0], transform.crop)
-
-    def audible(clip: str, offset: int) -> bool:
-        start = offset * transform.hop_length
-        crop = store.read(clip, "waveform", slice(start, start + transform.length))
-        return not samples.is_silent(samples.from_int16(crop), p.clips.silence)
-
-    rows, videos = [], {row["clip_id"]: row["media_id"] for row in listed}
-    for split, count in (("validation", p.mixtures.validation), ("test", p.mixtures.test)):
-        clips = {row["clip_id"]: (row["labels"] or [""])[0] for row in listed
-                 if row["split"] == split and len(row["labels"]) < 2 + (not p.mixtures.different_category)
-                 and (row["labels"] or not p.mixtures.different_category)}  # fmt: skip
-        rows += mixtures.draw(
-            clips, offset_of, audible, split, count, p.mixtures.n_sources, p.mixtures.different_category,
-            p.mixtures.seed, videos,
-        )  # fmt: skip
+    clips = read_table(p.clips_folder / "index.parquet")
+    rows = [
+        mixture
+        for split, count in (("validation", p.mixtures.validation), ("test", p.mixtures.test))
+        for mixture in mixtures.draw_split(clips, store, transform, p.mixtures, split, count, p.clips.silence)
+    ]
     with making(folder) as fresh:
         write_table(fresh / "mixtures.parquet", [row.row() for row in rows])
         own = scores.own_scores(rows, store, transform, p.runtime.workers)

@@ -20,7 +20,7 @@ from avset.storage.items import Item
 from stages import PARAMS, Adopt, NewVersion, ParamsFile, Verify, begin, command
 
 
-class Transform:
+class Analyse:
     """Mapper: the waveform of one clip and its STFT."""
 
     def __init__(self, sizes: Spectrograms, silence: float):
@@ -43,7 +43,7 @@ def main(path: ParamsFile = PARAMS, verify: Verify = 0, adopt: Adopt = 0, new_ve
     p = begin("spectrograms", path, new_version=new_version)
     p = p.model_copy(update={"runtime": p.runtime.model_copy(update={"device": "cpu"})})  # no worker holds a GPU
     recipe = {**p.spectrograms.recipe(), "silence": p.clips.silence}
-    factory = partial(Transform, p.spectrograms, p.clips.silence)
+    factory = partial(Analyse, p.spectrograms, p.clips.silence)
     build("spectrograms", p, media_payloads(p), factory, recipe, verify=verify, adopt=adopt)
 
 

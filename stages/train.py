@@ -79,7 +79,7 @@ def main(
     recipe.check()
     with making(p.data / "models" / method) as folder:
         if not isinstance(p.preset(method), LearnedSettings):
-            SeparationModel(settings_of(p, method, corpus.regions)).save(folder, facts_of(p, method))
+            SeparationModel(settings_of(p, method, corpus.regions)).save(folder, model_facts(p, method))
             Record("models", inputs=corpus.inputs()).write(folder)
             train.say(f"{method} learns nothing, so it is ready")
         elif finished.restore(state.stem, folder):
@@ -160,14 +160,14 @@ def learn(
         run = train.fit(model, data, constants, p.train, validate, log, state, readers)
     model.method.load_own_state(run.best_state or model.method.own_state())
     facts = {"step": run.best_step, "validation": run.best, "clips": len(clips)}
-    model.save(folder, facts_of(p, method) | {"train": p.train.recipe()} | facts)
+    model.save(folder, model_facts(p, method) | {"train": p.train.recipe()} | facts)
     version, recipe = recipe_of(p, method).version, {"method": p.preset(method).recipe(), "train": p.train.recipe()}
     Record("models", version, recipe, corpus.inputs(), facts={"losses": run.losses}).write(folder)
     train.say(f"best at step {run.best_step}, validation {run.best:.2f}")
     return run.losses
 
 
-def facts_of(p: Params, method: str) -> dict[str, Any]:
+def model_facts(p: Params, method: str) -> dict[str, Any]:
     """What a model file says of its making."""
     return {"method": method, "dataset": p.dataset}
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from avset.presets import KINDS
+from avset.storage.artifacts import ARTIFACTS
 
 ROOT = Path(__file__).parents[1]
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -122,6 +123,18 @@ def test_code_dependencies_are_the_import_closure(stage: str):
         reached |= set().union(*map(closure, METHODS)) - METHODS
     needed = {f for f in reached if f in code or not any(f.startswith(d + "/") for d in folders)}
     assert sorted(code) == sorted(needed), f"dvc.yaml, {stage}: deps"
+
+
+@pytest.mark.parametrize("name", ARTIFACTS)
+def test_dvc_makes_every_artifact_of_its_parents(name: str):
+    """The rows of avset.storage.artifacts and the stages of dvc.yaml tell the same."""
+    artifact = ARTIFACTS[name]
+    stage = body(artifact.stage)
+    inner = re.compile(r"data/\$\{dataset\}/(?:\$\{scale\}/)?(\w+)")
+    read = {found[1] for d in stage["deps"] if (found := inner.match(d))}
+    assert read == set(artifact.parents)
+    made = {found[1] for d in stage["outs"] if isinstance(d, str) and (found := inner.match(d))}
+    assert made == {name}
 
 
 def reads(tree: ast.AST) -> set[str]:

@@ -172,3 +172,11 @@ def test_partners_are_drawn_as_from_the_list_of_all_others(store: Store, n_sourc
         found, after = data.choose(index)
         assert found.tolist() == chosen
         assert after.random() == plain.random(), "crops and gains go on from the same state"
+
+
+def test_who_may_be_in_a_mixture():
+    labels = {"none": [], "one": ["flute"], "two": ["flute", "tuba"], "three": ["flute", "tuba", "harp"]}
+    rows = [{"clip_id": clip, "labels": own, "split": "test"} for clip, own in labels.items()]
+    rows.append({"clip_id": "elsewhere", "labels": ["flute"], "split": "train"})
+    assert mixtures.eligible(rows, "test", True) == {"one": "flute"}
+    assert mixtures.eligible(rows, "test", False) == {"none": "", "one": "flute", "two": "flute"}

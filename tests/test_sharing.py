@@ -26,6 +26,7 @@ from avset.storage.store import Store
 pytestmark = pytest.mark.slow
 
 INDEX = "data/demo/clips/index.parquet"
+PER_CLIP = ("frames", "spectrograms", "regions", "captions")
 MADE = ["captions", "clips", "encoder", "evaluate@avset", "frames", "mixtures", "regions", "spectrograms",
         "train@avset"]  # fmt: skip
 
@@ -89,6 +90,21 @@ def test_who_pulls_computes_nothing(team: Project, tmp_path: Path):
     assert clone.repro() == ([], []) and clone.git("status", "--short") == ""
     assert clone.files("data/demo") == team.files("data/demo") and len(clone.files("data/demo")) > 50
     assert not clone.cache.exists(), "no item was asked for"
+
+
+def test_one_clip_more_costs_one_item_in_a_pulled_clone(team: Project, tmp_path: Path):
+    """Its item cache is empty, and DVC removes a store before the stage runs: what was there is in DVC's cache."""
+    clone = team.clone(tmp_path)
+    clone.dvc("pull")
+    before = team.files(*(f"data/demo/demo/{stage}" for stage in PER_CLIP), "data/demo/clips/media")
+    toy.project(clone.folder, toy.params(datasets__demo__clips__options__duets=5))
+    said = clone.dvc("repro", "captions", "spectrograms")
+    for stage in ("clips", *PER_CLIP):
+        assert f"{stage}: 38/38 clips (37 cached)" in said
+    after = clone.files(*(f"data/demo/demo/{stage}" for stage in PER_CLIP), "data/demo/clips/media")
+    changed = {path for path in before if after[path] != before[path]}
+    assert all(sum(path.startswith(f"data/demo/demo/{stage}/shards") for path in changed) <= 1 for stage in PER_CLIP)
+    assert len(after) >= len(before) + 1 and not any("media" in path for path in changed)
 
 
 def test_a_second_push_pushes_nothing(team: Project):

@@ -12,21 +12,13 @@ from avset.console import HELP_OPTIONS
 from avset.errors import AvsetError
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False, context_settings=HELP_OPTIONS)
-
-
 ModelFolder = Annotated[
     Path | None, typer.Option(help="Folder of a trained model; by default that of the first method of params.yaml.")
 ]
-
-
 EncoderFolder = Annotated[
     Path | None, typer.Option(help="Folder of the model's encoder; by default that of the same data set and scale.")
 ]
-
-
 Query = Annotated[str, typer.Option("--query", "-q", help='What to listen or look for: "person playing a violin".')]
-
-
 store = typer.Typer(no_args_is_help=True, help="Look after the stores of clips and of features.")
 
 
@@ -36,8 +28,6 @@ app.add_typer(store, name="store")
 StoreFolder = Annotated[
     Path, typer.Argument(help="Folder of a store: data/<dataset>/clips, data/<dataset>/<scale>/<stage>.")
 ]
-
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -22,15 +22,11 @@ REASONS = {  # why a clip is not in an artifact
     "error": "an unexpected error, see detail",
     "upstream": "an earlier stage failed on this clip",
 }
-
-
 REFUSED = {"bot_check", "rate_limited"}  # says something about us, and nothing about the video
 
 
 # Not a property of the clip, so never remembered: every run tries the clip again.
 RETRIED = {"worker_died", "timeout", "error", "upstream", "network", *REFUSED}
-
-
 TRANSIENT = {*RETRIED, "live", "region", "age"}  # another time, place or account may change it
 
 

@@ -144,11 +144,7 @@ SECTIONS: dict[str, type[Section]] = {
     "regions": Regions, "captions": Captions, "model": Model, "mixtures": Mixtures, "train": Train,
     "evaluate": Evaluate,
 }  # fmt: skip
-
-
-TOP = {"dataset", "scale", "methods", "runtime", "datasets", "scales", "presets"}
-
-
+TOP_KEYS = {"dataset", "scale", "methods", "runtime", "datasets", "scales", "presets"}
 CLIPS = "clips"  # their folder lies beside those of the scales
 
 
@@ -240,8 +236,8 @@ def load(path: Path = Path("params.yaml")) -> Params:
 def resolve(tree: dict[str, Any]) -> Params:
     """A parsed params.yaml -> the parameters of the data set and of the scale that it names."""
     for key in tree:
-        choose(key, TOP | set(SECTIONS), "params.yaml, top level")
-    if missing := sorted(TOP - set(tree)):
+        choose(key, TOP_KEYS | set(SECTIONS), "params.yaml, top level")
+    if missing := sorted(TOP_KEYS - set(tree)):
         raise ParamsError(f"{missing[0]}: missing from params.yaml")
     blocks = {"": tree}
     for axis in ("dataset", "scale"):

@@ -9,8 +9,6 @@ from avset.errors import AvsetError
 from avset.storage.cache import ItemCache
 
 DEATHS = 2  # of workers that held a job; after so many the job is given up for this run
-
-
 IN_A_ROW = 20  # deaths with nothing done between them; after so many no clip is to blame. Suspects do not count
 
 
@@ -29,14 +27,8 @@ class Distant(Protocol):
 
 
 D = TypeVar("D", bound=Distant)
-
-
 Hire = Callable[[], D]  # starts a worker
-
-
 Answered = Callable[[Iterable[D]], Iterable[D]]  # waits until some of these workers have an answer: which
-
-
 Take = Callable[[Receipts, int], None]  # is told the receipts of jobs that are done, and how many workers there are
 
 

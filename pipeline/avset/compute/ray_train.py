@@ -18,8 +18,6 @@ from avset.errors import AvsetError
 from avset.storage.cache import cache_root
 
 WAIT_FOR_ROOM = 10  # min until a busy cluster must have room
-
-
 Work = Callable[[str], None]  # of a torch device
 
 

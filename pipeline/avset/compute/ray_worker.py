@@ -17,8 +17,6 @@ from avset.storage.cache import cache_root
 from avset.storage.files import make_folder
 
 ANSWER_WITHIN = 10.0  # s; after that the crew looks why no worker answers
-
-
 STORE = 80 * 2**20  # bytes of Ray's object store; items do not pass through it
 
 

@@ -17,8 +17,6 @@ from avset.storage.files import make_folder
 from avset.storage.items import Item
 
 __all__ = ["Job", "Mapper", "Receipts", "Worker", "compute", "deadline"]
-
-
 WORTH_A_PROCESS = 50  # batches; with fewer a process is not worth its start
 
 

@@ -32,11 +32,7 @@ class Job:
 
 
 Mapper = Callable[[Any], list[Item]]  # of jobs, or of what its method `read` made of them
-
-
 Factory = Callable[[], Mapper]  # is called once in each worker, so it is picklable
-
-
 Receipts = list[tuple[str, str, str]]  # clip_id, reason (empty: ok), detail
 
 

@@ -47,17 +47,17 @@ def evaluate(
         raise AvsetError("no mixture of split 'test' has all its clips; raise mixtures.test, or add clips")
     labels = [label for several in corpus.labels.values() for label in several]
     answers_text = "text" in model.method.answers
-    texts = {key: text_queries(encoder, labels, prompt) for key, prompt in prompts.items()} if answers_text else {}
+    texts = {key: texts_by_label(encoder, labels, prompt) for key, prompt in prompts.items()} if answers_text else {}
     kinds = kinds_of(model, list(texts) if all(all(m.labels) for m in mixtures) else [])
     chosen = mixtures[:: max(1, len(mixtures) // max(1, shown))][:shown]
     kept = [example(mixture, corpus, model, encoder.grid, texts.get("text", {})) for mixture in chosen]
     made = {kind: list(estimates(model, mixtures, kind, corpus, texts.get(kind, {}))) for kind in kinds}
-    rows = score(name, made, corpus, prompts, kept, workers)
+    rows = score_rows(name, made, corpus, prompts, kept, workers)
     examples.write(folder / "examples.h5", kept)
     clips = [clip for clip in corpus.complete() if corpus.splits[clip] == "test"]
     asked = texts.get("text", {})
-    places = localization_rows(model, encoder.grid, corpus, clips, asked, attention_by_clip(made[kinds[0]]))
-    write_json(folder / "facts.json", encoder_facts(corpus, clips, asked) if answers_text else {})
+    places = attention_rows(model, encoder.grid, corpus, clips, asked, attention_by_clip(made[kinds[0]]))
+    write_json(folder / "facts.json", recognition_facts(corpus, clips, asked) if answers_text else {})
     write_table(folder / "scores.parquet", rows)
     write_table(folder / "localization.parquet", places, PLACES)
 
@@ -68,7 +68,7 @@ def kinds_of(model: SeparationModel, texts: Sequence[str]) -> list[str]:
     return [*texts, *(kind for kind in ("video", "caption") if kind in answers)] or [ORACLE]
 
 
-def score(
+def score_rows(
     name: str, made: Mapping[str, Sequence[Estimates]], corpus: Corpus, prompts: Mapping[str, str],
     kept: Sequence[Example], workers: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
@@ -95,7 +95,7 @@ def score(
     return rows
 
 
-def text_queries(encoder: Encoder, labels: Sequence[str], prompt: str) -> dict[str, Tensor]:
+def texts_by_label(encoder: Encoder, labels: Sequence[str], prompt: str) -> dict[str, Tensor]:
     """Text queries (1, 1, D) by label."""
     names = sorted(set(labels) - {""})
     if not names:
@@ -114,7 +114,7 @@ def attention_by_clip(made: Sequence[Estimates]) -> dict[str, list[np.ndarray]]:
     return sounds
 
 
-def localization_rows(
+def attention_rows(
     model: SeparationModel,
     grid: tuple[int, int],
     corpus: Corpus,
@@ -152,7 +152,7 @@ def localization_rows(
     return rows
 
 
-def encoder_facts(corpus: Corpus, clips: Sequence[str], texts: Texts) -> dict[str, dict[str, float]]:
+def recognition_facts(corpus: Corpus, clips: Sequence[str], texts: Texts) -> dict[str, dict[str, float]]:
     """How well the frozen encoder and the captions know the labels: accuracy of the nearest text of the centre
     frame's embedding (zero-shot) and of the latent caption, on the clips of one label; cosine of the captions."""
     single = [clip for clip in clips if len(corpus.labels[clip]) == 1]

@@ -14,8 +14,6 @@ from avset.storage.files import require
 from avset.storage.hdf5 import new_hdf5, open_hdf5
 
 QUERIES = ("text", "word", "video", "caption")  # the order in which kinds of queries are shown
-
-
 IDEAL = "ideal"  # the group of the ideal ratio masks
 
 

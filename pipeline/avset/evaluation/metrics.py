@@ -17,20 +17,10 @@ from numpy import ndarray
 from avset.errors import AvsetError
 
 SILENT = -30.0  # dB, each score of a silent estimate (the SDR of unrelated white noise of 5.94 s is about -21)
-
-
 CEILING = 100.0  # dB; a score beyond it would measure rounding errors
-
-
 SILENCE = 1e-8  # peak, of full scale (-160 dB), up to which a sound counts as silent
-
-
 TAPS = 512  # length of the distortion filter that BSS Eval forgives
-
-
 EXACT = 1e-6  # dB; what the fast solver may differ from mir_eval
-
-
 UNIT = 1e-16  # rounding of a product in float64
 
 

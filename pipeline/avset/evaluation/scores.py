@@ -17,11 +17,7 @@ from avset.storage.store import Store
 from avset.training.mixtures import Mixture, references
 
 WORTH = 100  # pairs from which on processes gain more than their start takes
-
-
 DIGITS = 6  # of a score in dB: the last ones depend on the number of BLAS threads
-
-
 Pair = tuple[np.ndarray, np.ndarray]  # references (N, L), estimates (..., N, L)
 
 

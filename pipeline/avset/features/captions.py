@@ -18,15 +18,11 @@ from avset.features.encoder import Encoder
 from avset.features.padding import padded_size
 
 EVERY = 10  # steps between two points of a cosine curve
-
-
 OPTIMIZERS: dict[str, Any] = {
     # With these betas Adam forgets the large first gradients within ten steps: a higher cosine in fewer steps.
     "adam": partial(torch.optim.Adam, betas=(0.9, 0.9)),
     "sgd": torch.optim.SGD,
 }
-
-
 SCHEDULES = {
     "constant": lambda progress: 1.0,
     "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,

@@ -13,8 +13,6 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 FLOOR = 1e-10  # added to a magnitude before its logarithm
-
-
 WARP = 21.0  # the log-frequency axis: y = (21^u - 11) / 10 for u in [0, 1], so y in [-1, 1]
 
 

@@ -20,23 +20,17 @@ from avset.errors import AvsetError
 from avset.features.encoder import DESCRIPTION, WEIGHTS, model_without_weights
 
 REQUIRED = {"embed_dim", "vision_cfg", "text_cfg", "vision_cfg.image_size"}  # in a model config
-
-
 OPTIONAL = {  # what else a model config may say: any other key would change the computation
     "quick_gelu", "vision_cfg.layers", "vision_cfg.width", "vision_cfg.patch_size", "vision_cfg.head_width",
     "vision_cfg.mlp_ratio", "text_cfg.context_length", "text_cfg.vocab_size", "text_cfg.width",
     "text_cfg.heads", "text_cfg.layers", "text_cfg.mlp_ratio",
 }  # fmt: skip
-
-
 PREPROCESS = {  # of OpenAI: the default where neither the tag nor the config says how
     "interpolation": "bicubic",
     "mean": (0.48145466, 0.4578275, 0.40821073),
     "resize_mode": "shortest",
     "std": (0.26862954, 0.26130258, 0.27577711),
 }
-
-
 OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}  # entries of OpenAI's files, and of no others
 
 

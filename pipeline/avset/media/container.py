@@ -20,42 +20,22 @@ from av.stream import Disposition
 from avset.errors import AvsetError, ClipError
 
 TAIL = 0.5  # s by which a track may end too early: its last picture stays, its sound is padded with zeros
-
-
 ROUNDING = 5e-4  # s; Matroska rounds time stamps to milliseconds
-
-
 BACK_OFF = (0.0, 1.0, 4.0, 16.0, 64.0, 256.0, math.inf)  # s before the time asked for, until a seek lands before it
-
-
 NEAR = 4.0  # s before the end of a track; from there on all packets are read
-
-
 CONTAINERS = (  # containers that hold their media themselves: no playlists, pictures, texts
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,nut,mxf,gxf,rm,dv,wtv,aac,ac3,aiff,amr,ape,au,caf,eac3,flac,"
     "mp3,tta,w64,wav,wv"
 )
-
-
 UNTIMED = {("avi", "vorbis")}  # packets of unequal length in a container that counts them
-
-
 LOCAL = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
 
 
 # Limits: values beyond them come from a damaged header.
 MOST_OBLONG = 32  # longer side of a picture by its shorter one
-
-
 MOST_PIXELS = 2**25  # of a picture, a little more than 8K
-
-
 MOST_PICTURES = 1000  # a second
-
-
 SPARSEST = 16  # bytes of a file a second
-
-
 FAR = 2**63 - 1  # ticks
 
 

@@ -19,8 +19,6 @@ from avset.media.container import SPARSEST, TAIL, declared_end, open_media, trac
 from avset.media.waveforms import sound_blocks
 
 WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
-
-
 SAMPLES_AT_ONCE = 65536  # that are read or written; libsndfile's Vorbis encoder keeps as many on its stack
 
 

@@ -20,34 +20,18 @@ from avset.features.samples import is_silent, rms_dbfs
 from avset.media.container import TAIL, decode_from, open_media, time_of, track
 
 PREROLL = 0.3  # s decoded before an excerpt: AAC, MP3 and Opus need some packets to warm up after a seek
-
-
 LEAST_RATE, MOST_RATE = 1000, 768_000  # Hz; this and MOST_CHANNELS: values beyond come from a damaged header
-
-
 MOST_CHANNELS = 64
-
-
 KINDS = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}  # of samples
-
-
 JUMP = 0.05  # s; a time stamp further off the count of samples is a gap or an overlap, a nearer one is rounding
-
-
 MARGIN = 80  # samples of the lower rate that are added on both sides and cut off again: the filter reaches 68 far
-
-
 RATIO_TERM = 4096  # samples of either rate in a period of the resampling filter, at most
-
-
 FILTER = {  # flat to 0.1 dB up to 0.9 of the lower Nyquist frequency, -60 dB at it, -120 dB from 1.02 on
     "resampling_method": "sinc_interp_kaiser",
     "lowpass_filter_width": 64,
     "rolloff": 0.9475937167399596,
     "beta": 14.769656459379492,
 }
-
-
 BLOCK = 65536  # samples of a stream that are resampled at once
 
 

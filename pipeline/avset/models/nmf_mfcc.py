@@ -14,7 +14,7 @@ from avset.models.contract import Method as Contract
 from avset.presets import NMFSettings
 
 BANDS = 26  # of the mel filter bank
-FLOOR = 1e-3  # of a template's loudest band: 60 dB below it all is silence
+LEAST = 1e-3  # of a template's loudest band: 60 dB below it all is silence
 STARTS = 16  # of k-means, of which the tightest clusters win
 ROUNDS = 100  # of k-means, at most
 TINY = 1e-10
@@ -67,7 +67,7 @@ def factorised(
 def mfcc(templates: Float[Tensor, "F K"], rate: int, count: int) -> Float[Tensor, "K c"]:
     """Mel-frequency cepstral coefficients 1 to `count` of each template; number 0 is its loudness, left out."""
     bands = mel_bands(len(templates), rate).to(templates) @ templates
-    loudness = torch.log(bands + FLOOR * bands.amax(0) + TINY)
+    loudness = torch.log(bands + LEAST * bands.amax(0) + TINY)
     numbers, places = torch.arange(1, count + 1)[:, None], torch.arange(BANDS) + 0.5
     cosines = math.sqrt(2 / BANDS) * torch.cos(math.pi / BANDS * numbers * places)
     return (cosines.to(templates) @ loudness).T

@@ -24,8 +24,6 @@ from torch.nn import functional as fn
 from torch.utils.checkpoint import checkpoint
 
 STRIDE, PADDING = 2, 1  # every layer is 4 x 4, and halves or doubles the plane
-
-
 PARTS, LARGE = 8, 2**24  # into which queries are split when their finest map has more values than that
 
 

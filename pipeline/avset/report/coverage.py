@@ -9,11 +9,7 @@ from avset.errors import REASONS
 from avset.storage.tables import read_columns
 
 UNLABELLED = "unlabelled"  # the class of clips without a label
-
-
 Group = tuple[str, tuple[str, ...]]  # of a clip: its split and its labels
-
-
 Counts = Mapping[str, Any]  # of one stage, split or label: `ok`, `failed`, `reasons`
 
 

@@ -10,14 +10,8 @@ from avset.evaluation import metrics
 from avset.evaluation.examples import ordered
 
 Row = dict[str, Any]  # of scores.parquet or of localization.parquet
-
-
 BOUNDS = ("mixture", "ideal")  # no method should fall below the first, no mask can exceed the second
-
-
 ATTENTIONS = ("text", "caption", "sound", "chance")  # what is asked where a source is
-
-
 DECIMALS = 4  # of every number in a JSON file
 
 

@@ -21,14 +21,8 @@ from avset.report import coverage, plots, tables
 from avset.report.published import published_rows
 
 QUALITY = 0.2  # of LAME's variable bit rate, 0 best, 1 smallest: about 38 kbit/s at 11 025 Hz
-
-
 BUDGET = 14_500_000  # bytes of the page, which counts further examples and does not show them
-
-
 MANY, MOST = 25, 500  # a table of more classes is folded, or cut
-
-
 SIZES = {  # width and height in pixels
     "mixture": (768, 216),
     "spectrogram": (224, 224),
@@ -36,8 +30,6 @@ SIZES = {  # width and height in pixels
     "frame": (192, 192),
     "heat": (112, 112),
 }
-
-
 NOTES = {  # for queries that have no words
     "video": "its own frames",
     "caption": "found by inversion",

@@ -27,17 +27,9 @@ from avset.features import spectrograms
 from avset.storage.files import write_atomic
 
 WINDOW, HOP, BINS = 1022, 256, 256  # samples, and log-frequency bins of a picture, whatever the model works on
-
-
 RANGE = 60.0  # dB between black and the loudest bin of the mixture
-
-
 LIMIT = 150_000  # bytes of a PNG that goes to git
-
-
 Aspect = Literal["equal", "auto"]
-
-
 GREEN = "#3ddc84"  # colour of the boxes
 
 

@@ -25,8 +25,6 @@ DISPLAY_NAMES = {
     "co_separation": "Co-Separation",
     "avsgs": "AVSGS",
 }
-
-
 Numbers = Mapping[str, Any]  # the content of metrics.json, or a part of it
 
 

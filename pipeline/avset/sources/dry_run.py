@@ -12,20 +12,10 @@ from avset.sources import SPLITS, Entry, Listing
 from avset.sources.clips import online
 
 TYPICAL = 240.0  # s of a video if no list tells its length
-
-
 LEAD = 5.0  # s fetched before a piece, back to its keyframe
-
-
 MEDIA_RATE = 80e3  # bytes a second of media at 360 px, pictures and sound
-
-
 LINE_RATE = 2e6  # bytes a second of all downloads together
-
-
 EXTRACTION = 5.0  # s of a download until the first byte
-
-
 PROBED = 30  # local files whose length is read
 
 

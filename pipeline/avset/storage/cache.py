@@ -39,11 +39,7 @@ FOLDERS = {  # all that there are
     "pace": Folder("*", r"host-.*"),  # when the last download from a host started
     "yt-dlp": Folder("**/*", r".*"),  # what yt-dlp keeps for itself
 }
-
-
 FETCHING = ".fetch-"  # with a random end: a folder beside those above, in which one medium is fetched
-
-
 ABANDONED = {f"{FETCHING}*": 2 * DAY, "partial/*": 30 * DAY}  # folders so old are what killed downloads left
 
 

@@ -13,8 +13,6 @@ from safetensors.numpy import save as save_tensors
 from avset.errors import ClipError
 
 SCHEMA = 2  # of items and stores: what another number wrote is not read
-
-
 LIBRARIES = ("av", "numpy", "open_clip_torch", "pillow", "torch", "torchaudio")  # an item tells their versions
 
 

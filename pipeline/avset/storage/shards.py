@@ -31,15 +31,9 @@ from avset.storage.hdf5 import new_hdf5, open_hdf5
 from avset.storage.items import SCHEMA, Item
 
 BITS = 4  # of the hash of a clip's name, that name its shard in a small store: 16 shards
-
-
 CAPACITY = 1024  # clips of a shard; a fuller one splits in two, by the next bit (extendible hashing)
-
-
 LAYOUT = 2  # of kept shards: those that lie in the item cache under another number are written anew, from their items
-
-
-COLUMNS = ("clip_id", "status", "reason", "detail", "shard", "digest", "input", "made")
+INDEX_COLUMNS = ("clip_id", "status", "reason", "detail", "shard", "digest", "input", "made")
 
 
 class Part(NamedTuple):
@@ -200,7 +194,7 @@ def item_of(row: dict[str, Any], file: h5py.File) -> Item | None:
 
     A null in a row is a field that the item has not, or null in it.
     """
-    fields = {k: v for k, v in row.items() if k not in (*COLUMNS, "of")}
+    fields = {k: v for k, v in row.items() if k not in (*INDEX_COLUMNS, "of")}
     clip, arrays = row["clip_id"], {}
     if row["status"] == "ok":
         arrays = {name: np.asarray(array[()]) for name, array in file[clip].items()}
@@ -257,10 +251,10 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
 
 def _index(tables: list[pa.Table]) -> pa.Table:
     """The rows of all shards, sorted by clip, their own fields after the common columns."""
-    empty = pa.table({name: pa.array([], pa.string()) for name in COLUMNS})
+    empty = pa.table({name: pa.array([], pa.string()) for name in INDEX_COLUMNS})
     index = pa.concat_tables([empty, *tables], promote_options="permissive").replace_schema_metadata(None)
-    own = sorted(set(index.column_names) - {*COLUMNS, "of"})
-    shared = [name for name in (*COLUMNS, "of") if name in index.column_names]
+    own = sorted(set(index.column_names) - {*INDEX_COLUMNS, "of"})
+    shared = [name for name in (*INDEX_COLUMNS, "of") if name in index.column_names]
     return index.select([*shared, *own]).sort_by("clip_id").combine_chunks()
 
 

@@ -15,8 +15,6 @@ from avset.storage.hdf5 import open_hdf5
 from avset.storage.tables import Rows
 
 OPEN = 32  # shards that a store keeps open in each process; HDF5 needs up to 7 MB for each
-
-
 KNOWN = 128  # datasets of an open shard that need not be looked up again
 
 

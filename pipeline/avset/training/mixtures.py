@@ -4,7 +4,7 @@ A mixture is the mean of its N gained sources. What is called a source or a refe
 gained clip divided by N, so that the sources add up to the mixture.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +12,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from avset.errors import AvsetError
-from avset.features.samples import from_int16
+from avset.features.samples import from_int16, is_silent
+from avset.features.spectrograms import Transform
+from avset.params import Mixtures as Sizes
 from avset.storage.store import Store
 
 
@@ -79,6 +81,41 @@ def draw(
         labels, starts = [clips[c] for c in chosen], [offsets[c] for c in chosen]
         rows.append(Mixture(f"{split}-{i:04d}", split, chosen, labels, starts, [1.0] * n_sources, seed))
     return rows
+
+
+def eligible(rows: Sequence[dict[str, Any]], split: str, different_category: bool) -> dict[str, str]:
+    """The clips of a split that may be in a mixture, and the label of each: "" without one.
+
+    `rows` are rows of clips/index.parquet. With `different_category` a clip needs one label, no more; without it a clip
+    may also have none, or two.
+    """
+    labels = {row["clip_id"]: row["labels"] for row in rows if row["split"] == split}
+    counts = {1} if different_category else {0, 1, 2}
+    return {clip: (own or [""])[0] for clip, own in labels.items() if len(own) in counts}
+
+
+def draw_split(
+    rows: Sequence[dict[str, Any]], store: Store, transform: Transform, sizes: Sizes, split: str, count: int,
+    silence: float,
+) -> list[Mixture]:  # fmt: skip
+    """`draw` the mixtures of a split from the clips of `rows` that `store` has; AvsetError if there are too few.
+
+    A clip whose centre crop is below `silence` (dBFS) is never drawn.
+    """
+    there = set(store.clips)
+    rows = [row for row in rows if row["clip_id"] in there]
+
+    def offset_of(clip: str) -> int:
+        return centre_offset(store.dataset(clip, "stft").shape[0], transform.crop)
+
+    def audible(clip: str, offset: int) -> bool:
+        start = offset * transform.hop_length
+        crop = store.read(clip, "waveform", slice(start, start + transform.length))
+        return not is_silent(from_int16(crop), silence)
+
+    videos = {row["clip_id"]: row["media_id"] for row in rows}
+    clips = eligible(rows, split, sizes.different_category)
+    return draw(clips, offset_of, audible, split, count, sizes.n_sources, sizes.different_category, sizes.seed, videos)
 
 
 def references(mixture: Mixture, store: Store, length: int, hop_length: int) -> Float32[np.ndarray, "N {length}"]:

@@ -1,6 +1,7 @@
 """What was fetched once is not fetched again: not by a colleague who has pulled the clips, not by tidied code."""
 
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,8 @@ def inherit(folder: Path, jobs: list[Job]) -> None:
                     link(medium, target)
                 stat = target.stat()
                 cache.put(row["kept"], Item(fields=fields | {"stamp": [stat.st_size, stat.st_mtime_ns]}))
+    inherited = sum(key in cache for key in missing)
+    print(f"clips: {inherited} media are those of the clips that were here before", file=sys.stderr, flush=True)
 
 
 def adopt(jobs: list[Job], fetch: Fetch, recipe: Recipe, drawing: Recipe | None, count: int) -> None:

@@ -57,8 +57,8 @@ def state_of(p: Params, method: str, corpus: Corpus) -> Path:
 def recipe_of(p: Params, method: str) -> Recipe:
     """The recipe of training a method: the code of the stage, and the module of the method's kind."""
     kind = p.preset(method).kind
-    own = Path(import_module(module_of(kind)).__file__ or "")
-    return Recipe("train", f"train/{kind}", [*code_of("train"), own], f"train {method}")
+    own = p.methods.get(method) or import_module(module_of(kind)).__file__ or ""
+    return Recipe("train", f"train/{kind}", [*code_of("train"), Path(own)], f"train {method}")
 
 
 def main(
@@ -101,6 +101,10 @@ def compare(p: Params, method: str, corpus: Corpus, recipe: Recipe, key: str, co
 
     AvsetError with the largest difference if they have not, or if no model is there to compare with.
     """
+    if p.train.workers > 1:
+        raise AvsetError(
+            "train: the steps of several processes are not made anew by one; set train.workers to 1 for that"
+        )
     with TemporaryDirectory() as before, TemporaryDirectory() as now:
         if not finished.restore(key, Path(before)) or not (losses := Record.read(Path(before)).facts.get("losses")):
             raise AvsetError(

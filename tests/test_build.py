@@ -22,12 +22,8 @@ FRAMES, CLIPS = Path("data/demo/demo/frames"), 37
 @pytest.fixture
 def project(toy_data: Path, tmp_path: Path) -> Path:
     """The toy project with code of its own, to be changed; its item cache lies beside it."""
-    folder = toy.clone(toy_data, tmp_path / "project")
     toy.clone(toy_data.parent / "cache", tmp_path / "cache")
-    for name in ("pipeline", "stages"):
-        (folder / name).unlink()
-        shutil.copytree(toy.ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
-    return folder
+    return toy.with_own_code(toy.clone(toy_data, tmp_path / "project"))
 
 
 def run(project: Path, cache: str = "cache", **options: object) -> None:

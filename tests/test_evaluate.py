@@ -14,6 +14,7 @@ from avset.errors import AvsetError, MissingArtifact, ParamsError
 from avset.evaluation import metrics
 from avset.evaluation.estimates import Validation, estimates
 from avset.inference.separate import Separator
+from avset.models import losses
 from avset.models.checkpoint import SeparationModel
 from avset.models.contract import Conditions
 from avset.storage.store import Store
@@ -199,3 +200,24 @@ def test_validation_scores_the_kinds_that_it_was_asked_for(scored: Path):
     sound = next(estimates(trained, corpus.mixtures_of("test"), "video", corpus, {}))
     regions = Store(data / "regions")
     assert sound.attention.shape == (2, regions.dataset(regions.clips[0], "regions").shape[1])
+
+
+def test_a_tidied_training_is_adopted_and_restored(
+    scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    folder, cache = toy.with_own_code(toy.clone(scored, tmp_path / "project")), scored.parent / "cache"
+    toy.clone(cache, tmp_path / "cache")
+    network = folder / "pipeline" / "avset" / "models" / "avset.py"
+    network.write_text(network.read_text().replace("widths", "sizes_of_levels"))
+    with pytest.raises(AvsetError, match=r"code of train/avset changed .*`python -m stages.train avset --adopt 20`"):
+        toy.run(folder, tmp_path / "cache", "train")
+    real = losses.mask_loss
+    monkeypatch.setattr(losses, "mask_loss", lambda *told: 2 * real(*told))
+    with pytest.raises(AvsetError, match=r"the losses of the first 3 steps differ by at most 0\.\d+"):
+        toy.run(folder, tmp_path / "cache", "train", adopt=3)
+    monkeypatch.setattr(losses, "mask_loss", real)
+    toy.run(folder, tmp_path / "cache", "train", adopt=3)
+    assert "the first 3 steps have the same losses; the code keeps version 1" in capsys.readouterr().out
+    monkeypatch.setattr("avset.training.train.fit", lambda *_: pytest.fail("trained again"))
+    toy.run(folder, tmp_path / "cache", "train")
+    assert model(folder) == model(scored)

@@ -75,6 +75,14 @@ def run(folder: Path, cache: Path, *stages: str, **options: Any) -> None:
             import_module(f"stages.{stage}").main(path=Path("params.yaml"), **options)
 
 
+def with_own_code(folder: Path) -> Path:
+    """A project folder whose code is a copy, to be changed; what runs in this process is the code of the checkout."""
+    for name in ("pipeline", "stages"):
+        (folder / name).unlink()
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
+    return folder
+
+
 def clone(source: Path, target: Path) -> Path:
     """A copy of a project folder with its artifacts."""
     return Path(shutil.copytree(source, target, symlinks=True))

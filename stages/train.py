@@ -32,7 +32,7 @@ from avset.params import Params
 from avset.presets import LearnedSettings, module_of
 from avset.storage import finished
 from avset.storage.artifacts import Record, identity_of
-from avset.storage.cache import ItemCache
+from avset.storage.cache import cache_folder
 from avset.storage.store import Store
 from avset.training import distributed, train
 from avset.training.batches import TrainingMixtures
@@ -51,7 +51,7 @@ def state_of(p: Params, method: str, corpus: Corpus) -> Path:
     """Where the state of a training is kept while it runs: a name for all that decides it."""
     settings = settings_of(p, method, corpus.regions)
     told = [p.train.recipe(), settings.plain(), recipe_of(p, method).version, corpus.identity(), method]
-    return ItemCache().root.absolute() / "runs" / f"{params.digest(told)}.pt"
+    return cache_folder("runs").absolute() / f"{params.digest(told)}.pt"
 
 
 def recipe_of(p: Params, method: str) -> Recipe:

@@ -270,6 +270,8 @@ def cache(private_cache: Path) -> dict[str, Path]:
         "temporary": aged(private_cache / "items" / "ab" / f".{'c' * 62}.123", 2),
         "writing": aged(private_cache / "items" / "ab" / f".{'c' * 62}.124", 0.5),
         "training": aged(private_cache / "runs" / f"{'a' * 64}.pt", 31),
+        "model": aged(private_cache / "finished" / f"{'a' * 64}.zip", 31),
+        "used model": aged(private_cache / "finished" / f"{'b' * 64}.zip", 29),
         "fetch": aged(private_cache / ".fetch-x" / "media.mkv", 3),
         "fetching": aged(private_cache / ".fetch-y" / "media.mkv", 0.1),
         "partial": aged(private_cache / "partial" / "abc" / "media.part", 20),
@@ -287,7 +289,7 @@ def cache(private_cache: Path) -> dict[str, Path]:
     return found
 
 
-OLD = {"old", "shard", "rows", "temporary", "training", "fetch", "unnamed"}
+OLD = {"old", "shard", "rows", "temporary", "training", "model", "fetch", "unnamed"}
 
 
 def test_only_what_is_old_goes(cache: dict[str, Path], private_cache: Path):
@@ -296,7 +298,7 @@ def test_only_what_is_old_goes(cache: dict[str, Path], private_cache: Path):
     would = sweep(private_cache, 30.0, dry_run=True)
     assert all(path.exists() for path in cache.values())
     assert would == {
-        "temporary files": (1, 5), "broken fetches": (1, 5), "trainings": (1, 5), "items": (1, size),
+        "temporary files": (1, 5), "broken fetches": (1, 5), "trainings": (1, 5), "models": (1, 5), "items": (1, size),
         "shards": (2, 10), "fetched": (0, 0), "media": (1, 5),
     }  # fmt: skip
     assert {name: path.stat().st_atime for name, path in cache.items()} == stamps, "looking is no use"

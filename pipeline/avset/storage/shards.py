@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from avset.errors import RETRIED, AvsetError
 from avset.params import digest
 from avset.storage.artifacts import Dimensions, Record
-from avset.storage.cache import ItemCache
+from avset.storage.cache import ItemCache, cache_folder
 from avset.storage.files import link, make_folder, replace_folder, share, write_atomic, writing
 from avset.storage.hdf5 import new_hdf5, open_hdf5
 from avset.storage.items import SCHEMA, Item
@@ -79,7 +79,7 @@ class Kept:
     """The shards of a stage in the item cache: <bits>/<key>.h5, and <key>.rows, written last."""
 
     def __init__(self, stage: str, dimensions: Dimensions):
-        self.told, self.folder = [SCHEMA, LAYOUT, stage, dimensions], ItemCache().root / "shards" / stage
+        self.told, self.folder = [SCHEMA, LAYOUT, stage, dimensions], cache_folder("shards") / stage
         self._open: tuple[Path, dict[str, dict[str, Any]]] = (Path(), {})  # rows of the shard read last, by key
 
     def look(self, shards: list[Shard]) -> None:
@@ -98,8 +98,10 @@ class Kept:
         never kept: its items are taken one by one.
         """
         index = pq.read_table(store / "index.parquet")
-        for name in pc.unique(index["shard"]).to_pylist():
-            path, rows = (store / "shards" / f"{name}.h5").resolve(), index.filter(pc.equal(index["shard"], name))
+        index = index.sort_by([("shard", "ascending"), ("clip_id", "ascending")])
+        names, starts = np.unique(index["shard"].to_numpy(), return_index=True)
+        for name, start, stop in zip(names, starts, [*starts[1:], len(index)], strict=True):
+            path, rows = (store / "shards" / f"{name}.h5").resolve(), index.slice(start, stop - start)
             if not path.exists():
                 continue
             told = rows.to_pylist()

@@ -19,7 +19,7 @@ TREE = yaml.safe_load((ROOT / "params.yaml").read_text())
 STAGES = sorted(p.stem for p in (ROOT / "stages").glob("[a-z]*.py"))
 LIBRARY = "pipeline/avset"
 PLUMBING = {  # moves data and never decides its content, so no stage depends on it
-    *(f"{LIBRARY}/{name}.py" for name in ("__init__", "console", "errors", "params", "presets", "sources/dry_run")),
+    *(f"{LIBRARY}/{name}.py" for name in ("__init__", "console", "errors", "params", "presets")),
     *(str(p.relative_to(ROOT)) for room in ("compute", "storage") for p in (ROOT / LIBRARY / room).glob("*.py")),
     *(str(p.relative_to(ROOT)) for p in (ROOT / LIBRARY).glob("*/__init__.py") if not p.read_text()),
     "stages/__init__.py",

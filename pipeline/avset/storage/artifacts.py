@@ -44,7 +44,7 @@ ARTIFACTS = {
     artifact.name: artifact
     for artifact in (
         Artifact("clips", "clips", (), files=("index.parquet", "boxes.parquet", "media.parquet", "media"),
-                 identity=(RECORD, "index.parquet", "boxes.parquet")),
+                 identity=("index.parquet", "boxes.parquet")),
         _store("frames", ("clips",), "clips", frames=("V", "H", "W", "C"), times=("V",)),
         _store("spectrograms", ("clips",), "clips", stft=("T", "plane", "F"), waveform=("L",)),
         Artifact("encoder", "encoder", (), files=("encoder.json", "weights.safetensors"), identity=("encoder.json",)),
@@ -104,6 +104,8 @@ class Record:
 
 def identity_of(folder: Path, name: str) -> str:
     """The identity of the artifact `name` in `folder`: sha256 of the files that its row names."""
+    if name not in ARTIFACTS:
+        raise AvsetError(f"{folder} is of a kind that this version does not know, {name!r}; is it of a newer one?")
     content = b"".join(require(folder / file).read_bytes() for file in ARTIFACTS[name].identity)
     return hashlib.sha256(content).hexdigest()
 

@@ -122,7 +122,7 @@ def diff(
     b: Annotated[Path, typer.Argument(help="Another of the same stage.")],
     as_json: AsJson = False,
 ) -> None:
-    """Say which clips differ between two stores, and why: weights, recipe, version, input. Exit code 1 if one differs."""
+    """Say which clips differ between two stores, and why: weights, version, input. Exit code 1 if one differs."""
     from avset.storage import inspect as stores
 
     found = stores.diff(a, b)

@@ -54,7 +54,7 @@ ARTIFACTS = {
                  identity=(RECORD, "mixtures.parquet", "scores.parquet")),
         Artifact("models", "train",
                  ("captions", "clips", "encoder", "frames", "mixtures", "regions", "spectrograms"),
-                 files=("model.safetensors", "curves"), identity=("model.safetensors",)),
+                 files=("model.safetensors",), identity=("model.safetensors",)),
         Artifact("scores", "evaluate",
                  ("captions", "clips", "encoder", "frames", "mixtures", "models", "regions", "spectrograms"),
                  files=("scores.parquet", "localization.parquet", "examples.h5", "facts.json"),

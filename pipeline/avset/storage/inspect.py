@@ -101,7 +101,8 @@ def describe(folder: Path) -> dict[str, Any]:
                     told["arrays"] = {name: _shape(array) for name, array in file[store.clips[0]].items()}
         else:
             told["files"] = {name: _content(folder / name) for name in artifact.files if (folder / name).is_file()}
-    return {**summary(folder), "record": record, **told}
+    seen = {name: value for name, value in summary(folder).items() if value is not None}
+    return {**seen, "record": record, **told}
 
 
 def _shape(array: h5py.Dataset) -> str:

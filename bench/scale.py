@@ -145,7 +145,7 @@ def phase(name: str, count: int) -> None:
 
     import stages  # noqa: F401
     from avset import params
-    from avset.storage import inspect as stores
+    from avset.storage import inspect
 
     if name == "open":
         import avset.training.dataset  # noqa: F401
@@ -164,7 +164,7 @@ def phase(name: str, count: int) -> None:
     elif name == "open":
         open_training_set()
     elif name == "verify":
-        stores.verify(params.load().data / "spectrograms", 20)
+        inspect.verify(params.load().data / "spectrograms", 20)
     seconds = time.monotonic() - start
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     print(json.dumps([seconds, int(status["VmHWM"].split()[0]) * 1024]))

@@ -21,7 +21,7 @@ import torch
 import typer
 
 from avset import params
-from avset.compute import ray_train as group
+from avset.compute import ray_train
 from avset.compute.identity import Recipe, code_of
 from avset.compute.making import making
 from avset.errors import AvsetError
@@ -90,7 +90,7 @@ def main(
                 learn(p, method, corpus, state, folder, device_of(p))
             else:
                 work = partial(join, p, method, state, folder)
-                group.run(work, p.train.workers, p.train.threads, p.runtime.device, state)
+                ray_train.run(work, p.train.workers, p.train.threads, p.runtime.device, state)
             with suppress(AvsetError):  # a cache that is full, or that we may only read
                 finished.keep(folder, state.stem)
     state.unlink(missing_ok=True)

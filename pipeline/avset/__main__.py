@@ -95,9 +95,9 @@ def list_stores(
 ) -> None:
     """List the stores of a data set at a scale: clips, size, digest, and whether all of it is there."""
     from avset import params
-    from avset.storage import inspect as stores
+    from avset.storage import inspect
 
-    found = stores.summaries(data or params.load().data)
+    found = inspect.summaries(data or params.load().data)
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -111,9 +111,9 @@ def list_stores(
 @store.command()
 def info(folder: StoreFolder, as_json: AsJson = False) -> None:
     """Say what made a store, and what it holds."""
-    from avset.storage import inspect as stores
+    from avset.storage import inspect
 
-    _tell(stores.describe(folder), as_json)
+    _tell(inspect.describe(folder), as_json)
 
 
 @store.command()
@@ -123,9 +123,9 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Say which clips differ between two stores, and why: weights, version, input. Exit code 1 if one differs."""
-    from avset.storage import inspect as stores
+    from avset.storage import inspect
 
-    found = stores.diff(a, b)
+    found = inspect.diff(a, b)
     if found or as_json:
         _tell(found, as_json)
     else:
@@ -140,9 +140,9 @@ def verify(
     seed: Annotated[int, typer.Option(help="Seed of the choice of clips.")] = 0,
 ) -> None:
     """Check that every clip is in its place, and that some have the hash they had. The exit code is 1 if not."""
-    from avset.storage import inspect as stores
+    from avset.storage import inspect
 
-    read, damaged = stores.verify(folder, count, seed)
+    read, damaged = inspect.verify(folder, count, seed)
     for clip, wrong in damaged.items():
         print(f"{clip}: {wrong}")
     print(f"{folder}: {read}, {len(damaged)} damaged")

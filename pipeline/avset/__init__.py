@@ -13,8 +13,12 @@ Glossary
     caption     latent caption: the text embedding found by inversion for a clip (Eq. 1), from K tokens
     encoder     the frozen vision-language model (CLIP)
     query       what selects a sound: always a set of region embeddings (V, R, D); a text is V = R = 1
-    mixture     the mean of N gained source clips; a row of a table, rendered late
-    mask        ratio mask on the log-frequency grid; references / estimates are mir_eval's words
+    mixture     the mean of N clips, each times its gain; a row of a table until its samples are needed
+    mask        ratio mask on the method's frequency grid; references / estimates are mir_eval's words
+    method      how masks are made; a preset in params.yaml names its kind and its settings
+    artifact    what a stage makes: a folder with a record.json that says what made it, and of what
+    store       an artifact with a row and arrays for every clip, in shards; an item is what one clip adds to a store
+    version     of a stage's code in stages/recipes.json: decides what is reused; a tidying keeps it
 
 Letters of dimensions, used in every signature
     B batch      N sources      L samples       F linear bins   M log-frequency bins   T STFT frames

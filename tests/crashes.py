@@ -40,7 +40,7 @@ from avset.storage.cache import ItemCache
 from avset.storage.files import write_json
 from avset.storage.items import Item
 
-ARTIFACTS["toy"] = Artifact("toy", "toy", (), {"x": ("T", "D"), "y": ("L",)}, identity=ARTIFACTS["frames"].identity)
+TOY = Artifact("toy", "toy", (), {"x": ("T", "D"), "y": ("L",)}, identity=ARTIFACTS["frames"].identity)
 CHANGES = {"open", "os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.utime"}
 MAKING = {"open", "os.link", "os.mkdir", "os.rename", "os.symlink"}  # those of them that need room
 OURS = (
@@ -93,6 +93,7 @@ def main() -> None:
     told = yaml.safe_load(Path("clips.yaml").read_text())
     parallel.WORTH_A_PROCESS, p = told["worth"], settings(Path.cwd())
     clips: dict[str, Any] = {name: {"digest": number} for name, number in told["clips"].items()}
+    ARTIFACTS["toy"] = TOY
     build("toy", p, clips, Draw, {})
 
 

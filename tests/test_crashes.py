@@ -20,6 +20,7 @@ from crashes import apart, environment, named, project
 
 from avset.errors import AvsetError
 from avset.sources import Entry, demo
+from avset.storage.artifacts import ARTIFACTS
 from avset.storage.cache import ItemCache
 from avset.storage.items import Item
 from avset.storage.store import Store
@@ -36,6 +37,12 @@ mounting = pytest.mark.skipif(
     else True,
     reason="needs the right to mount in a namespace of its own (unshare -rm)",
 )
+
+
+@pytest.fixture(autouse=True)
+def small_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The artifact of the small stage is one of ours, for these tests alone."""
+    monkeypatch.setitem(ARTIFACTS, "toy", crashes.TOY)
 
 
 @pytest.fixture

@@ -131,7 +131,7 @@ def test_other_queries_fetch_stores_and_no_media(team: Project, tmp_path: Path):
     toy.project(clone.folder, toy.params(evaluate__prompts={"text": "the sound of a {label}"}))
     assert clone.repro("--pull", "--allow-missing", "evaluate@avset") == (["evaluate@avset"], [])
     assert there(team, clone) == {path for path in team.hashes() if path.startswith("data/")} - {
-        "data/demo/clips/media", "data/demo/clips/record.json"
+        "data/demo/clips/media", "data/demo/clips/media.parquet", "data/demo/clips/record.json"
     }  # fmt: skip
     scores = "data/demo/demo/scores/avset"
     assert clone.hashes()[scores] != team.hashes()[scores]

@@ -224,12 +224,12 @@ def test_a_point_hits_where_the_box_holds_the_centre_of_a_region():
 def test_the_shipped_encoder_knows_the_instruments_and_where_they_are():
     """On drawings that it was not trained on; its attention is uniform and unknown words are silent."""
     tensors = train_encoder.load_file(train_encoder.WEIGHTS_FILE)
-    model = train_encoder.build()
+    model = train_encoder.new_model()
     model.load_state_dict(tensors)
     assert not any(tensors[f"visual.attnpool.{name}_proj.weight"].any() for name in "qk")
     assert 60 < (tensors["token_embedding.weight"] != 0).any(1).sum() < 200
     size = model.visual.image_size
-    pools = train_encoder.draw(66, 10, 0.0, size), train_encoder.draw(22, 10, 1.0, size)
+    pools = train_encoder.draw_pool(66, 10, 0.0, size), train_encoder.draw_pool(22, 10, 1.0, size)
     found = train_encoder.measure(model, *pools)
     assert found["zero-shot accuracy"] >= 0.9
     assert found["solo pointing, cosine"] > 0.7 > 3 * found["solo pointing, chance"]

@@ -131,6 +131,8 @@ def test_half_a_cache_gives_the_same_bytes(toy_data: Path, copy: tuple[Path, Pat
     """Items and media files are gone, others are damaged: these are made again, and nothing else is."""
     folder, cache = copy
     shutil.rmtree(cache / "shards")
+    for gone in ("clips", *(f"demo/{stage}" for stage in PER_CLIP)):  # what lies there would be taken over
+        shutil.rmtree(folder / "data" / "demo" / gone)
     before = {path: path.stat().st_mtime_ns for path in items(cache)}
     fetched = [path for path in before if b"sha256" in path.read_bytes()]
     others = [path for path in before if path not in fetched]
@@ -169,7 +171,9 @@ def test_clips_that_came_and_went_leave_no_trace(
     touched = {f"{bits_of(clip)[:BITS]}.h5" for clip in new}
     before, after = made(toy_data), made(folder)
     for stage in PER_CLIP:
-        changed = {name for name in after if name.startswith(f"{stage}/shards/") and after[name] != before.get(name)}
+        changed = {
+            name for name in after if name.startswith(f"demo/{stage}/shards/") and after[name] != before.get(name)
+        }
         assert {Path(name).name for name in changed} == touched, f"{stage}: more shards than those of the new clips"
     toy.project(folder, toy.params())
     toy.run(folder, cache, "clips", *PER_CLIP)
@@ -310,9 +314,9 @@ def test_videos_of_several_clips_train_on_one_caption_each(
     assert f"{CLIPS}/{CLIPS} clips (0 cached), failed: none" in capsys.readouterr().err.split("captions: ")[2]
     fit, seen = train.fit, []
 
-    def watch(model: Any, data: Any, captions: Any, own: Any, *rest: Any) -> Any:
-        seen.append((data, captions, own))
-        return fit(model, data, captions, own, *rest)
+    def watch(model: Any, data: Any, constants: Any, *rest: Any) -> Any:
+        seen.append((data, constants["captions"], constants["own"]))
+        return fit(model, data, constants, *rest)
 
     monkeypatch.setattr(train, "fit", watch)
     toy.run(folder, cache, "train")

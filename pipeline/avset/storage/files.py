@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -84,6 +85,12 @@ def require(path: Path) -> Path:
         how = f"dvc repro {stage_of(path)}".strip()
         raise MissingArtifact(f"{path} is not there; make it with `{how}`, or `dvc pull`")
     return path
+
+
+def count_as_used(path: Path) -> None:
+    """Set the time of the last reading, by which the cache is swept: a link or an extraction may not set it."""
+    with suppress(OSError):  # of another user, or a read-only cache
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
 def link(source: Path, target: Path) -> None:

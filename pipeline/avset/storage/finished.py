@@ -5,14 +5,12 @@ results: then the stage runs, finds its key here, and computes nothing.
 """
 
 import io
-import os
-import time
 import zipfile
 from pathlib import Path
 
 from avset.errors import AvsetError
 from avset.storage.cache import cache_folder
-from avset.storage.files import write_atomic, writing
+from avset.storage.files import count_as_used, write_atomic, writing
 
 
 def _place(key: str) -> Path:
@@ -38,7 +36,7 @@ def restore(key: str, folder: Path) -> bool:
             if archive.testzip() is None:
                 with writing(folder):
                     archive.extractall(folder)
-                _count_as_used(place)
+                count_as_used(place)
                 return True
     except zipfile.BadZipFile:
         pass
@@ -46,11 +44,3 @@ def restore(key: str, folder: Path) -> bool:
         raise AvsetError(f"cannot read {place}: {e.strerror}; remove it, or have its owner make it readable") from e
     place.unlink(missing_ok=True)
     return False
-
-
-def _count_as_used(path: Path) -> None:
-    stat = path.stat()
-    try:
-        os.utime(path, ns=(time.time_ns(), stat.st_mtime_ns))
-    except PermissionError:  # of another user: its own time stays
-        return

@@ -6,9 +6,7 @@ shard that is kept may go. Content decides bytes, history doesn't: same clips, s
 """
 
 import hashlib
-import os
 import shutil
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -26,7 +24,7 @@ from avset.errors import RETRIED, AvsetError
 from avset.params import digest
 from avset.storage.artifacts import Dimensions, Record
 from avset.storage.cache import ItemCache, cache_folder
-from avset.storage.files import link, make_folder, replace_folder, share, write_atomic, writing
+from avset.storage.files import count_as_used, link, make_folder, replace_folder, share, write_atomic, writing
 from avset.storage.hdf5 import new_hdf5, open_hdf5
 from avset.storage.items import SCHEMA, Item
 
@@ -121,7 +119,7 @@ class Kept:
             if hashlib.sha256(data[32:]).digest() != data[:32]:
                 return None
             table = pq.read_table(pa.BufferReader(data[32:]))
-            _touch(path)
+            count_as_used(path)
             return table if table.schema.metadata[b"stamp"].decode() == _stamp(path) else None
         except FileNotFoundError:
             return None
@@ -177,13 +175,6 @@ def _take_items(rows: list[dict[str, Any]], keys: list[str], path: Path) -> None
         for row, key in zip(rows, keys, strict=True):
             if key and key not in cache and (item := item_of(row, file)):
                 cache.put(key, item)
-
-
-def _touch(path: Path) -> None:
-    """Count as used: linking is no reading."""
-    with suppress(OSError):  # of another user, or a read-only cache
-        stat = path.stat()
-        os.utime(path, ns=(time.time_ns(), stat.st_mtime_ns))
 
 
 def _stamp(path: Path) -> str:

@@ -7,6 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-lo
 
 demo: .venv/ready  ## the whole pipeline on the offline demo; ends with the scores and the page
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+	@echo "dvc.lock and reports/ are yours to commit: another processor gives other last bits, so git has none of ours"
 
 test: .venv/ready  ## all tests, fast and slow, on two processes
 	$(PYTEST)

@@ -16,6 +16,7 @@ from avset.compute.identity import Recipe
 from avset.compute.making import making
 from avset.sources import clips, reuse
 from avset.sources.dry_run import as_text, estimate, in_a_line
+from avset.sources.inputs import unwatched
 from avset.storage.artifacts import Record
 from avset.storage.cache import ItemCache
 from avset.storage.tables import write_table
@@ -44,6 +45,10 @@ def main(
     """Fetch the media of the source, probe them, cut them into clips."""
     p = begin("clips", path, new_version=new_version)
     source, options = clips.load_source(p.clips.source, p.clips.options)
+    for option, place in unwatched(options, p.dataset).items():
+        print(
+            f"clips: DVC does not watch {place} (clips.options.{option}); put it in inputs/{p.dataset}", file=sys.stderr
+        )
     listing = source.listing(options)
     recipe, drawing = Recipe("clips"), clips.drawing(p.clips.source)
     if new_version and drawing:

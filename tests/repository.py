@@ -29,6 +29,7 @@ class Project:
         for name in ("pipeline", "stages"):  # copies: DVC follows no links out of a repository
             shutil.copytree(toy.ROOT / name, self.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(toy.ROOT / "dvc.yaml", self.folder)
+        shutil.copytree(toy.ROOT / "inputs", self.folder / "inputs")
         toy.project(self.folder, tree)
         if git:
             self.git("init", "--quiet")

@@ -66,6 +66,16 @@ class Watch(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
+def test_a_kept_graph_gives_the_gradients_again(norm: str):
+    """As it must for a gradient of each loss; batch normalisation counts one batch."""
+    net = model(norm=norm)
+    masks = net.masks(torch.rand(1, 16, 16), torch.randn(1, 1, 1, REGIONS, DIM))
+    seen = [buffer.clone() for buffer in net.buffers()]
+    once, again = (torch.autograd.grad(masks.sum(), list(net.parameters()), retain_graph=True) for _ in range(2))
+    assert all(map(torch.equal, once, again)) and all(map(torch.equal, seen, net.buffers()))
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
 def test_what_is_made_again_for_the_backward_pass_is_no_convolution(norm: str):
     net = model(norm=norm)
     with Watch() as watch:
@@ -98,6 +108,17 @@ def test_the_aggregated_mask_starts_at_one_half():
     for level in ("region", "video"):
         masks = model(level=level).masks(torch.rand(2, 16, 16), torch.randn(2, 2, 1, REGIONS, DIM))
         assert abs(masks.mean().item() - 0.5) < 0.15
+
+
+def test_a_small_start_is_that_of_the_layers_before_a_normalisation():
+    """And changes no mask's scale, since the normalisation behind a layer takes it away."""
+    net, other = model(init="small", shared_encoder=False), model()
+    kernels = {name: values for name, values in net.named_parameters() if values.ndim == 4}
+    small = {name for name, values in kernels.items() if 0.0005 < values.std() < 0.002}
+    assert kernels.keys() - small == {"decoder.ups.2.below", "decoder.ups.2.skip"} and len(kernels) == 12
+    queries = torch.randn(2, 1, 1, REGIONS, DIM)
+    spread = [one.masks(torch.rand(2, 16, 16), queries).std().item() for one in (net, other)]
+    assert spread[0] == pytest.approx(spread[1], rel=0.5)
 
 
 def test_regions_are_summed_and_frames_averaged():

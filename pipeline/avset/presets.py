@@ -61,6 +61,7 @@ class AVSeTSettings(LearnedSettings):
     scale: Literal["regions", "sum"]
     shared_encoder: bool
     embedding_input: Literal["masked", "release"]
+    init: Literal["uniform", "small"]
     mask_target: Literal["mixture", "sum"]
     losses: AVSeTLosses
     similarity: Literal["cosine", "dot", "centered"]

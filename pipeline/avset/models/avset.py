@@ -17,7 +17,15 @@ from avset.models.contract import Method as Contract
 from avset.models.unet import UNetDecoder, UNetEncoder
 from avset.presets import AVSeTSettings
 
-SWITCHES = ("norm", "level", "query_norm", "scale", "shared_encoder", "embedding_input")  # settings of the network
+SWITCHES = (
+    "norm",
+    "level",
+    "query_norm",
+    "scale",
+    "shared_encoder",
+    "embedding_input",
+    "init",
+)  # settings of the network
 
 
 class AVSeT(nn.Module):
@@ -33,12 +41,13 @@ class AVSeT(nn.Module):
                     scale of a whole frame; `sum`: Eq. 4 to the letter, a text is one term of the sum
     shared_encoder  False: separate parameters embed the separated sound (Table 9)
     embedding_input `masked`: log(mask * magnitude); `release`: mask * log(magnitude)
+    init            of the convolutions: `uniform`, or `small`: N(0, 0.001) where a normalisation follows
     """
 
     def __init__(
         self, dim: int, channels: list[int], n_regions: int, norm: str = "group", level: str = "region",
         query_norm: str = "none", scale: str = "regions", shared_encoder: bool = True,
-        embedding_input: str = "masked",
+        embedding_input: str = "masked", init: str = "uniform",
     ):  # fmt: skip
         super().__init__()
         widths = [*channels, dim]
@@ -48,6 +57,11 @@ class AVSeT(nn.Module):
         self.n_regions = n_regions if level == "region" else 1
         self.level, self.query_norm, self.scale = level, query_norm, scale
         self.embedding_input = embedding_input
+        if init == "small":
+            self.encoder.start_small()
+            self.decoder.start_small()
+            if not shared_encoder:
+                self.embedder.start_small()
         start = 0.5 / self.n_regions  # so that the aggregated mask starts at one half
         self.decoder.start_at(math.log(start / (1 - start)))
 

@@ -83,9 +83,7 @@ def test_rows_are_filtered_by_classes_with_their_descendants(files: Files) -> No
     }  # fmt: skip
     assert found.entries[0].origin == "https://www.youtube.com/watch?v=-guitar0001"
     assert found.entries[-1].parts == ((420.0, 430.0),)
-    assert found.funnel == {
-        "balanced": {"rows": 6, "without a class": 2, "repeated": 0, "invalid": 0, "used": 4}
-    }
+    assert found.funnel == {"balanced": {"rows": 6, "without a class": 2, "repeated": 0, "invalid": 0, "used": 4}}
 
 
 def test_single_leaves_out_videos_of_several_classes(files: Files) -> None:

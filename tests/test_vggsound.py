@@ -33,9 +33,7 @@ def test_rows_of_the_instruments_are_ten_seconds_each(tmp_path: Path) -> None:
     assert [(entry.media_id, entry.split, entry.labels) for entry in listed.entries[1:]] == [
         ("guitar00001", "test", ("guitar",)), ("guitar00002", "train", ("guitar",)),
     ]  # fmt: skip
-    assert listed.funnel == {
-        "table": {"rows": 4, "without a class": 1, "repeated": 0, "invalid": 0, "used": 3}
-    }
+    assert listed.funnel == {"table": {"rows": 4, "without a class": 1, "repeated": 0, "invalid": 0, "used": 3}}
 
 
 def test_classes_of_the_user_and_all_of_them(tmp_path: Path) -> None:
@@ -107,7 +105,9 @@ def test_what_a_spreadsheet_made_of_an_id_is_an_invalid_row_with_its_line(tmp_pa
     ]
 
 
-@pytest.mark.parametrize("row", ["abcdefghi04,5,{},train", "abcdefghi04,{},playing harp,train", "abcdefghi04,5,playing harp,{}"])
+@pytest.mark.parametrize(
+    "row", ["abcdefghi04,5,{},train", "abcdefghi04,{},playing harp,train", "abcdefghi04,5,playing harp,{}"]
+)
 def test_a_lost_label_time_or_split_is_an_invalid_row(tmp_path: Path, row: str) -> None:
     (tmp_path / "sheet.csv").write_text("abcdefghi03,5,playing harp,train\n" + row.format("#VALUE!"))
     for classes in ({"classes": None}, {}):

@@ -170,7 +170,7 @@ class Reading:
             return self.fault(where, row, split, labels, str(e))
 
     def fault(self, where: str, row: str, split: str, labels: tuple[str, ...] = (), why: str = "") -> Entry:
-        """The entry of a row that cannot be used; its media_id is a hash of the row, and of how often it came before."""
+        """The entry of a row that cannot be used; its media_id is a hash of the row and of how often it came."""
         self.faults += 1
         if self.rows >= JUDGED_FROM and self.faults > self.rows / 2:
             raise self.refused(f"{self.faults} of its first {self.rows} rows are no {self.form}")
@@ -229,4 +229,4 @@ def _lines(handle: TextIO) -> Iterator[str]:
 
 def is_label(text: str) -> bool:
     """Whether a text of a list can be the name of a class."""
-    return 1 <= len(text.strip()) and len(text) <= LABEL_LENGTH and text.isprintable() and text not in LOST
+    return bool(text.strip()) and len(text) <= LABEL_LENGTH and text.isprintable() and text not in LOST

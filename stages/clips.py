@@ -67,6 +67,8 @@ def main(
         one.check()
     with making(p.clips_folder) as fresh:
         before = clips.forget(ItemCache(), jobs, again)
+        if before or again:
+            print(f"clips: {len(before)} media are fetched again", file=sys.stderr, flush=True)
         failures = clips.fetch_all(jobs, p.clips, options, p.runtime, before)
         rows, boxes = clips.collect(listing.entries, jobs, failures, p.clips, fresh)
         write_table(fresh / "index.parquet", rows, clips.INDEX)

@@ -149,6 +149,19 @@ def test_failures_are_retried_as_asked(videos: Path, retry: list[str], names: st
     assert all((job.key in ItemCache()) == (job.payload["kept"] in kept) for job in jobs)
 
 
+def test_media_that_end_early_are_retried_as_truncated():
+    fields = {"sha256": "0" * 64, "suffix": ".mkv", "start": 0.0, "duration": 5.0, "stamp": []}
+    path = kept_media(ItemCache(), fields)
+    path.parent.mkdir(parents=True)
+    path.touch()
+    stamp = [path.stat().st_size, path.stat().st_mtime_ns]
+    jobs = [Job(f"video{n}", f"video{n}", {"kept": f"kept{n}", "entry": VIDEO}) for n in (5, 9)]
+    for job, declared in zip(jobs, (5.0, 9.0), strict=True):
+        ItemCache().put(job.key, Item(fields={**fields, "declared": declared, "stamp": stamp}))
+    assert not clips.forget(ItemCache(), jobs, clips.reasons_of(["corrupt"]))
+    assert clips.forget(ItemCache(), jobs, clips.reasons_of(["truncated"])) == {"video9": ""}
+
+
 def test_a_reason_that_is_none_is_told_with_those_that_are():
     with pytest.raises(AvsetError, match=r"'remvoed' is no reason; .*transient, all.* removed, private"):
         clips.reasons_of(["removed", "remvoed"])

@@ -129,7 +129,7 @@ def forget(cache: ItemCache, jobs: list[Job], again: Collection[str] = ()) -> di
                 continue
             item = kept[0]
             old = item.reason == "unavailable" and time.time() - items.path(key).stat().st_mtime > DAY
-            if old or item.reason in again or not (item.reason or intact(cache, item.fields)):
+            if old or _failure(job, item) in again or not (item.reason or intact(cache, item.fields)):
                 dropped[job.clip_id] = item.reason
     for job in jobs:
         if job.clip_id in dropped:
@@ -141,6 +141,13 @@ def forget(cache: ItemCache, jobs: list[Job], again: Collection[str] = ()) -> di
                 if time.time() - folder.stat().st_mtime > age:
                     shutil.rmtree(folder, ignore_errors=True)
     return dropped
+
+
+def _failure(job: Job, item: Item) -> str:
+    """The reason of an item; "truncated" if its medium ends early, which costs it a clip."""
+    if item.reason or "declared" not in item.fields:
+        return item.reason
+    return "truncated" if any(missing for *_, missing in parts_in(job.payload["entry"], item.fields)) else ""
 
 
 def _places(cache: ItemCache, job: Job) -> tuple[tuple[ItemCache, str], tuple[ItemCache, str]]:

@@ -218,7 +218,8 @@ def test_another_list_is_refused_and_told_what_it_should_be(files: Files) -> Non
     told = files.error(train=vggsound)
     assert "clips.options.train" in told and "1000 of its first 1000 rows" in told and ", ".join(COLUMNS) in told
     assert "clips.options.balanced" in files.error(balanced=files.raw("other", "<html>\n<body>\n"))
-    assert "clips.options.labels" in files.error(labels=files.raw("other", "a\nb\n"))
+    short = files.raw("other", 'index,mid,display_name\n0,/m/guitar,"Guitar"\n1,/m/violin\n')
+    assert "clips.options.labels: line 3, '1,/m/violin', is no row of" in files.error(labels=short)
     for tree in (
         "{}",
         "[1]",

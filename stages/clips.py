@@ -7,7 +7,7 @@ Makes data/<dataset>/clips/: media/, index.parquet (every clip, with the reason 
 import json
 import sys
 from collections import Counter
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -23,9 +23,11 @@ from avset.storage.tables import write_table
 from stages import PARAMS, Adopt, NewVersion, ParamsFile, begin, command
 
 Retry = Annotated[
-    Literal["transient", "all"] | None,
+    list[str] | None,
     typer.Option(
-        help="Fetch again what failed: for reasons that may pass (network, refusals, region, age, live), or all."
+        metavar="REASON",
+        help="Fetch again what failed for this reason (removed, corrupt, ...), for one that may pass (transient: "
+        "network, refusals, unavailable, region, age, live), or for any (all). Several are allowed.",
     ),
 ]
 DryRun = Annotated[
@@ -43,6 +45,7 @@ def main(
     new_version: NewVersion = False,
 ) -> None:
     """Fetch the media of the source, probe them, cut them into clips."""
+    again = clips.reasons_of(retry or [])
     p = begin("clips", path, new_version=new_version)
     source, options = clips.load_source(p.clips.source, p.clips.options)
     for option, place in unwatched(options, p.dataset).items():
@@ -68,8 +71,10 @@ def main(
     for one in filter(None, (recipe, drawing)):
         one.check()
     with making(p.clips_folder) as fresh:
-        clips.forget(ItemCache(), jobs, retry)
-        failures = clips.fetch_all(jobs, p.clips, options, p.runtime)
+        before = clips.forget(ItemCache(), jobs, again)
+        if before or again:
+            print(f"clips: {len(before)} media are fetched again", file=sys.stderr, flush=True)
+        failures = clips.fetch_all(jobs, p.clips, options, p.runtime, before)
         rows, boxes = clips.collect(listing.entries, jobs, failures, p.clips, fresh)
         write_table(fresh / "index.parquet", rows, clips.INDEX)
         write_table(fresh / "boxes.parquet", boxes, clips.BOXES)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from test_funnel import adds_up
 from test_rows import GOOD, HOSTILE, harmless
 
 from avset.errors import AvsetError
@@ -82,13 +83,14 @@ def test_rows_are_filtered_by_classes_with_their_descendants(files: Files) -> No
     }  # fmt: skip
     assert found.entries[0].origin == "https://www.youtube.com/watch?v=-guitar0001"
     assert found.entries[-1].parts == ((420.0, 430.0),)
-    assert found.funnel == {"balanced": {"rows": 6, "with a class": 4, "distinct": 4}}
+    assert found.funnel == {"balanced": {"rows": 6, "without a class": 2, "repeated": 0, "invalid": 0, "used": 4}}
 
 
 def test_single_leaves_out_videos_of_several_classes(files: Files) -> None:
     found = files.listing()
     assert [entry.media_id for entry in found.entries] == ["-guitar0001", "electric001", "pizzicato01"]
-    assert found.funnel["balanced"]["one class"] == 3
+    assert found.funnel["balanced"]["of several classes"] == 1
+    adds_up(found)
 
 
 def test_without_descendants_a_class_is_its_own_label(files: Files) -> None:
@@ -145,7 +147,8 @@ def test_a_video_of_two_lists_is_no_training_video(files: Files) -> None:
     found = files.listing(train=train)
     first = found.entries[0]
     assert first.split != "train" and first.parts == ((0.0, 10.0), (50.0, 60.0))
-    assert found.funnel["train"] == {"rows": 2, "with a class": 2, "distinct": 1, "one class": 1}
+    assert found.funnel["train"] == {"rows": 2, "repeated": 1, "of several classes": 0, "invalid": 0, "used": 1}
+    adds_up(found)
 
 
 def test_a_video_that_stands_twice_with_other_classes_is_not_single(files: Files) -> None:
@@ -153,7 +156,9 @@ def test_a_video_that_stands_twice_with_other_classes_is_not_single(files: Files
     found = files.listing()
     assert [entry.media_id for entry in found.entries] == ["-guitar0001", "pizzicato01"]
     assert found.entries[0].parts == ((0.0, 12.0),)
-    assert found.funnel["balanced"] == {"rows": 8, "with a class": 6, "distinct": 4, "one class": 2}
+    assert found.funnel["balanced"] == {
+        "rows": 8, "without a class": 2, "repeated": 2, "of several classes": 2, "invalid": 0, "used": 2,
+    }  # fmt: skip
 
 
 def test_caps_by_split(files: Files) -> None:
@@ -162,7 +167,8 @@ def test_caps_by_split(files: Files) -> None:
     small = files.listing(train=train, max_per_class={"train": 20, "validation": 1})
     labels = [entry.labels[0] for entry in small.entries if entry.split == "train"]
     assert (labels.count("guitar"), labels.count("violin")) == (20, 20)
-    assert small.funnel["train"]["at most per class"] == 40
+    assert small.funnel["train"]["used"] == 40
+    adds_up(small)
     files.write("train", random.Random(0).sample(rows, len(rows)))
     assert files.listing(train=train, max_per_class={"train": 20, "validation": 1}) == small
     larger = files.listing(train=train, max_per_class={"train": 21, "validation": 1}).entries
@@ -190,7 +196,10 @@ def test_rows_that_would_be_kept_and_cannot_be_used_are_faults(files: Files) -> 
     assert sorted(entry.media_id for entry in found.entries if not entry.fault) == sorted(GOOD)
     assert len(faults) == len(lines) - 1  # a bad id without a class is not selected
     assert sum(entry.labels == ("guitar",) for entry in faults) == len(times) + 1
-    assert found.funnel["balanced"] == {"rows": 19, "with a class": 18, "distinct": 18, "one class": 18}
+    assert found.funnel["balanced"] == {
+        "rows": 19, "without a class": 1, "repeated": 0, "of several classes": 0, "invalid": 13, "used": 5,
+    }  # fmt: skip
+    adds_up(found)
 
 
 def test_hostile_ids(files: Files, tmp_path: Path) -> None:
@@ -209,7 +218,8 @@ def test_another_list_is_refused_and_told_what_it_should_be(files: Files) -> Non
     told = files.error(train=vggsound)
     assert "clips.options.train" in told and "1000 of its first 1000 rows" in told and ", ".join(COLUMNS) in told
     assert "clips.options.balanced" in files.error(balanced=files.raw("other", "<html>\n<body>\n"))
-    assert "clips.options.labels" in files.error(labels=files.raw("other", "a\nb\n"))
+    short = files.raw("other", 'index,mid,display_name\n0,/m/guitar,"Guitar"\n1,/m/violin\n')
+    assert "clips.options.labels: line 3, '1,/m/violin', is no row of" in files.error(labels=short)
     for tree in (
         "{}",
         "[1]",
@@ -218,7 +228,7 @@ def test_another_list_is_refused_and_told_what_it_should_be(files: Files) -> Non
         '[{"id": "/m/x", "name": "x", "child_ids": [[]]}]',
     ):
         assert "clips.options.ontology" in files.error(ontology=files.raw("other", tree))
-    assert "no video is left of the lists (balanced: 6 rows, 0 with a class" in files.error(classes={"oboe": "Oboe"})
+    assert "no video is left of the lists (balanced: 6 rows, 6 without a class" in files.error(classes={"oboe": "Oboe"})
 
 
 def test_the_default_classes_are_the_fifteen_of_the_paper() -> None:

@@ -1,8 +1,10 @@
 """Media to clips: cutting, what is missing, what is fetched again and what never is, and when to stop asking."""
 
 import os
+import random
 import signal
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,25 +116,65 @@ def test_damaged_media_are_fetched_again_and_others_are_not(videos: Path):
     jobs, _ = filled(videos, "a.mp4", "b.mp4", "c.mp4")
     cache = ItemCache()
     media = [kept_media(cache, cache.get(job.key)[0].fields) for job in jobs[:1]]
-    assert clips.forget(cache, jobs, None) == 0
+    assert not clips.forget(cache, jobs)
     os.utime(media[0])  # another time, the same content
-    assert clips.forget(cache, jobs, None) == 0
+    assert not clips.forget(cache, jobs)
     media[0].write_bytes(media[0].read_bytes()[:-1] + b"?")
-    assert clips.forget(cache, jobs, None) == 3, "all three are the same file, kept once"
+    assert clips.forget(cache, jobs) == dict.fromkeys("abc", ""), "all three are the same file, kept once"
     assert all(job.key not in cache and job.payload["kept"] not in fetched_items(cache) for job in jobs)
 
 
-@pytest.mark.parametrize(("retry", "dropped"), [(None, 0), ("transient", 1), ("all", 3)])
-def test_failures_are_retried_as_asked(videos: Path, retry: str | None, dropped: int):
-    jobs, _ = filled(videos, "a.mp4", "bad.mp4")
-    reasons = {"gone": "removed", "stream": "live"}
+FAILED = {"gone": "removed", "hidden": "private", "stream": "live", "unsure": "unavailable"}
+
+
+def remember(**reasons: str) -> list[Job]:
+    """Jobs of media that the cache remembers as failures."""
     for name, reason in reasons.items():
-        jobs.append(Job(name, name, {"kept": f"kept-{name}"}))
-        ItemCache().put(name, Item(reason=reason))
-        fetched_items(ItemCache()).put(f"kept-{name}", Item(reason=reason))
-    assert clips.forget(ItemCache(), jobs, retry) == dropped
-    left = {job.clip_id for job in jobs if job.key in ItemCache()}
-    assert left == {"a", "bad", "gone", "stream"} - {None: set(), "transient": {"stream"}}.get(retry, {"bad", *reasons})
+        for items, key in ((ItemCache(), name), (fetched_items(ItemCache()), f"kept-{name}")):
+            items.put(key, Item(reason=reason))
+    return [Job(name, name, {"kept": f"kept-{name}"}) for name in reasons]
+
+
+@pytest.mark.parametrize(
+    ("retry", "names"),
+    [((), ""), (["transient"], "stream unsure"), (["removed"], "gone"), (["private", "live"], "hidden stream"),
+     (["corrupt", "transient"], "bad stream unsure"), (["all"], "bad gone hidden stream unsure")],
+)  # fmt: skip
+def test_failures_are_retried_as_asked(videos: Path, retry: list[str], names: str):
+    jobs = filled(videos, "a.mp4", "bad.mp4")[0] + remember(**FAILED)
+    told = {"bad": "corrupt", **FAILED}
+    assert clips.forget(ItemCache(), jobs, clips.reasons_of(retry)) == {name: told[name] for name in names.split()}
+    kept = fetched_items(ItemCache())
+    assert {job.clip_id for job in jobs if job.key in ItemCache()} == {"a", *told} - set(names.split())
+    assert all((job.key in ItemCache()) == (job.payload["kept"] in kept) for job in jobs)
+
+
+def test_media_that_end_early_are_retried_as_truncated():
+    fields = {"sha256": "0" * 64, "suffix": ".mkv", "start": 0.0, "duration": 5.0, "stamp": []}
+    path = kept_media(ItemCache(), fields)
+    path.parent.mkdir(parents=True)
+    path.touch()
+    stamp = [path.stat().st_size, path.stat().st_mtime_ns]
+    jobs = [Job(f"video{n}", f"video{n}", {"kept": f"kept{n}", "entry": VIDEO}) for n in (5, 9)]
+    for job, declared in zip(jobs, (5.0, 9.0), strict=True):
+        ItemCache().put(job.key, Item(fields={**fields, "declared": declared, "stamp": stamp}))
+    assert not clips.forget(ItemCache(), jobs, clips.reasons_of(["corrupt"]))
+    assert clips.forget(ItemCache(), jobs, clips.reasons_of(["truncated"])) == {"video9": ""}
+
+
+def test_a_reason_that_is_none_is_told_with_those_that_are():
+    with pytest.raises(AvsetError, match=r"'remvoed' is no reason; .*transient, all.* removed, private"):
+        clips.reasons_of(["removed", "remvoed"])
+
+
+def test_what_was_not_sure_is_asked_again_on_another_day():
+    jobs = remember(**FAILED)
+    for path in ItemCache().root.rglob("*"):
+        os.utime(path, (time.time() - 23 * 3600,) * 2)
+    assert not clips.forget(ItemCache(), jobs)
+    for path in ItemCache().root.rglob("*"):
+        os.utime(path, (time.time() - 25 * 3600,) * 2)
+    assert clips.forget(ItemCache(), jobs) == {"unsure": "unavailable"}
 
 
 def test_folders_of_killed_fetches_go_after_two_days(videos: Path):
@@ -140,25 +182,65 @@ def test_folders_of_killed_fetches_go_after_two_days(videos: Path):
     for name, days in ((".fetch-new", 1), (".fetch-old", 3)):
         (root / name).mkdir(parents=True)
         os.utime(root / name, (time.time() - days * 86400,) * 2)
-    clips.forget(ItemCache(), [], None)
+    clips.forget(ItemCache(), [])
     assert [path.name for path in root.glob(".fetch-*")] == [".fetch-new"]
 
 
 def test_the_breaker_ends_what_is_refused_to_everybody():
     breaker, bot = clips.Breaker(3), ("a", "bot_check", "are you a bot?")
-    for outcome in (
-        bot,
-        ("b", "network", ""),
-        ("c", "removed", ""),
-        bot,
-        ("d", "rate_limited", ""),
-        ("e", "", ""),
-        bot,
-    ):
+    refused, gone, fine = ("d", "rate_limited", ""), ("c", "removed", ""), ("e", "", "")
+    for outcome in (bot, ("b", "network", ""), fine, bot, refused, gone, bot, fine, bot):
         breaker([outcome])
     breaker([("f", "network", "")])
     with pytest.raises(AvsetError, match=r"3 videos.*bot_check.*are you a bot.*kept"):
         breaker([bot])
+
+
+def outcomes(share: float, number: int, reason: str = "removed") -> list[tuple[str, str, str]]:
+    """Receipts, `share` of which are this failure, spread evenly; the last one is a success."""
+    failed = [int((i + 1) * share) > int(i * share) for i in range(number)]
+    return [(f"v{i}", reason if bad else "", "") for i, bad in enumerate([*failed, False])]
+
+
+@pytest.mark.parametrize(
+    ("share", "reason", "passes", "ends"),
+    [(0.25, "removed", 12, 25), (0.25, "unavailable", 12, 25), (0.5, "removed", 35, 45), (0.02, "private", 11, 12),
+     (0.0, "too_short", 11, 12), (0.9, "removed", 200, 300)],
+)  # fmt: skip
+def test_a_row_of_one_failure_is_judged_by_its_usual_share(share: float, reason: str, passes: int, ends: int):
+    for number, closed in ((passes, False), (ends, True)):
+        breaker = clips.Breaker(12)
+        breaker(outcomes(share, 400, reason))
+        row = [(f"w{i}", reason, "said") for i in range(number)]
+        with pytest.raises(AvsetError, match=rf"{reason} \(said\)") if closed else nullcontext():
+            breaker(row)
+
+
+def test_failures_of_two_kinds_are_one_row_and_chance_makes_none():
+    breaker = clips.Breaker(12)
+    breaker(outcomes(0.3, 5000))
+    draw = random.Random(0)
+    breaker([(f"u{i}", draw.choice(["removed", "", ""]), "") for i in range(5000)])
+    with pytest.raises(AvsetError, match=r"the last \d+ videos failed"):
+        breaker([(f"w{i}", ("private", "removed")[i % 2], "") for i in range(30)])
+
+
+def test_what_ended_the_stage_is_asked_again_and_what_was_known_before_stays():
+    """Of a retry: what fails as before says nothing; a row of new failures goes, with what came after it."""
+    known = remember(old="removed", seen="removed")
+    later = {f"later{i}": "removed" for i in range(60)}
+    asked = [Job(name, name, {"kept": f"kept-{name}"}) for name in ("fine", "before", "same", *later)]
+    breaker = clips.Breaker(12, known + asked, {"same": "removed"})
+    assert breaker.usual == {"removed": 2}
+    remember(before="removed", same="removed", **later)
+    breaker([("old", "removed", ""), ("before", "removed", ""), ("fine", "", "")])
+    breaker([("same", "removed", "")] * 100)
+    with pytest.raises(AvsetError, match="asked for again"):
+        breaker([(name, "removed", "") for name in later])
+    breaker.undo()
+    left = {job.clip_id for job in known + asked if job.key in ItemCache()}
+    assert left == {"old", "seen", "before", "same"}
+    assert left == {job.clip_id for job in known + asked if job.payload["kept"] in fetched_items(ItemCache())}
 
 
 def test_a_deadline_interrupts_and_leaves_other_alarms_alone():
@@ -198,10 +280,10 @@ def test_a_survey_counts_and_estimates():
     )
     assert found["estimate"]["hours"] == pytest.approx(busy / 3600)
     text = dry_run.as_text(found)
-    assert (
-        "list  rows" in " ".join(text.split()).replace("list step rows list rows 9", "list  rows")
-        and "8 to fetch" in text
-    )
+    assert "list what rows list rows 9" in " ".join(text.split()) and "8 to fetch" in text
+    assert "invalid rows:\n  no id" in text and found["invalid"] == ["no id"]
+    many = dry_run.as_text({**found, "invalid": [f"line {n}" for n in range(25)]})
+    assert "line 9\n  and 15 more" in many
 
 
 def test_a_system_without_timers_has_no_deadline(monkeypatch: pytest.MonkeyPatch):

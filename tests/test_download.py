@@ -20,9 +20,10 @@ from media import make_video, read_number
 from server import Fault, Server
 from test_excerpt import DASH, onset_of
 from toy import ROOT
+from yt_dlp.utils import ExtractorError
 
 from avset.compute.run import deadline
-from avset.errors import AvsetError, ClipError
+from avset.errors import TRANSIENT, AvsetError, ClipError
 from avset.media.frames import decode_frames
 from avset.params import load
 from avset.sources import Entry
@@ -171,9 +172,9 @@ def test_faults_that_are_overcome(fault: Fault, parts: tuple, server: Server, tm
 @pytest.mark.parametrize(
     ("reason", "fault", "asked"),
     [
-        ("removed", Fault(status=404), 1),
-        ("removed", Fault(status=410, plain=False), 3),
-        ("private", Fault(status=401), 1),
+        ("unavailable", Fault(status=404), 1),
+        ("unavailable", Fault(status=410, plain=False), 3),
+        ("unavailable", Fault(status=401), 1),
         ("region", Fault(status=451), 1),
         ("rate_limited", Fault(status=429), 1),
         ("rate_limited", Fault(status=429, plain=False), 1),
@@ -183,8 +184,8 @@ def test_faults_that_are_overcome(fault: Fault, parts: tuple, server: Server, tm
         ("network", Fault(reset=0, plain=False), 3),
         ("network", Fault(slow=1.0, plain=False), 3),
         ("network", Fault(longer=-100, plain=False), 3),
-        ("corrupt", Fault(html=True), 1),
-        ("corrupt", Fault(html=True, plain=False), 1),
+        ("unavailable", Fault(html=True), 1),
+        ("unavailable", Fault(html=True, plain=False), 1),
     ],
     ids=repr,
 )
@@ -199,18 +200,16 @@ def test_faults_that_are_told(reason: str, fault: Fault, asked: int, server: Ser
 @pytest.mark.parametrize(
     ("reason", "what"),
     [
-        ("removed", "removed terminated copyright gone"),
-        ("private", "private members level paid login"),
+        ("removed", "removed terminated copyright"),
+        ("private", "private members level paid"),
+        ("unavailable", "device code latest signin app gone login drm radio silent list"),
         ("age", "age"),
         ("bot_check", "bot captcha blocked"),
         ("rate_limited", "limit"),
         ("region", "country geo"),
         ("live", "upcoming premiere processing notlive islive"),
         ("network", "player reset half proxy"),
-        ("no_video", "drm radio"),
-        ("no_audio", "silent"),
-        ("invalid", "list"),
-        ("error", "app bug crash nothing images rtmp"),
+        ("error", "bug crash nothing images rtmp"),
     ],
 )
 def test_what_sites_say(reason: str, what: str, tmp_path: Path, capfd: pytest.CaptureFixture):
@@ -219,6 +218,36 @@ def test_what_sites_say(reason: str, what: str, tmp_path: Path, capfd: pytest.Ca
         assert told.reason == reason, (name, told)
         assert not [word for word in ("Use --", "http://me", "secret", "/home/", "?z") if word in told.detail]
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("removed", "This video is no longer available because the uploader has closed their YouTube account."),
+        ("removed", "Video unavailable. This video is no longer available due to a copyright claim by a label"),
+        ("removed", "This video has been removed for violating YouTube's policy on hate speech."),
+        ("removed", "Sorry, this video was deleted"),
+        ("removed", "This video does not exist."),
+        ("private", "This is a private video. Please sign in to verify that you may see it."),
+        ("region", "This video contains content of a label, who has blocked it in your country on copyright grounds"),
+        ("rate_limited", "This content isn't available, try again later. This session has been rate-limited"),
+        *(("unavailable", words) for words in (
+            "Video unavailable",
+            "Video unavailable. This content isn't available.",
+            "Video unavailable. Playback on other websites has been disabled by the video owner",
+            "This video contains content of a label, who has blocked it from display on this website or application",
+            "This browser version is no longer supported. Update it to watch private videos",
+            "Login with OAuth is no longer supported.",
+            "Your account has been terminated.",
+            "The client that you use was removed and is not found",
+            "What a site will say next year",
+        )),
+    ],
+)  # fmt: skip
+def test_only_sure_words_about_the_video_itself_are_its_fate(reason: str, words: str):
+    told, again = understand(ExtractorError(words, expected=True))
+    assert (told.reason, again) == (reason, False)
+    assert (told.reason in TRANSIENT) == (reason not in ("removed", "private"))
 
 
 @pytest.mark.parametrize(
@@ -247,7 +276,7 @@ def test_a_start_after_the_end_is_too_short(server: Server, tmp_path: Path):
     "address", ["http://[", "nothing", "-x", "file:///etc/passwd", "", "a\nb", "http:/\\../..", "x" * 10_000]
 )
 def test_hostile_addresses_are_refused_and_nothing_escapes(address: str, tmp_path: Path, private_cache: Path):
-    assert refusal(address, tmp_path, retries=0).reason in ("invalid", "network", "error", "corrupt")
+    assert refusal(address, tmp_path, retries=0).reason in ("invalid", "network", "error", "unavailable")
     assert {path.name for path in tmp_path.iterdir()} <= {"x.mkv"}
     assert {path.name for path in private_cache.iterdir()} <= {"pace", "partial", "yt-dlp"}
 

@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from avset.errors import AvsetError
-from avset.sources import Entry
-from avset.sources.lists.funnel import Caps, at_most, counted, known_name, listing_of, position, split_of, unite
+from avset.sources import Entry, Listing
+from avset.sources.lists.funnel import Caps, at_most, known_name, listing_of, narrowed, position, split_of, unite
 
 RANDOM = random.Random(0)
 IDS = ["".join(RANDOM.choices("abcdefghijklmnopqrstuvwxyz-_0123456789", k=11)) for _ in range(4000)]
@@ -95,20 +95,35 @@ def test_faults_take_no_place_under_a_cap() -> None:
     assert Counter(bool(each.fault) for each in found) == {True: 20, False: 5}
 
 
-def test_a_listing_is_sorted_and_its_funnel_ends_with_its_entries() -> None:
-    lists = {"one": [entry("c"), entry("a")], "two": [entry("b", "test"), entry("row-1", fault="bad")]}
-    funnel: dict[str, dict[str, int]] = {"one": {"rows": 9}, "two": {"rows": 2}}
-    found = listing_of(funnel, counted(funnel, "distinct", lists), {"a": "train", "b": "test", "z": "test"})
+def test_a_listing_is_sorted_and_its_funnel_adds_up() -> None:
+    lists = {"one": [entry("c"), entry("a"), entry("a")], "two": [entry("b", "test"), entry("row-1", fault="bad")]}
+    funnel: dict[str, dict[str, int]] = {
+        "one": {"rows": 9, "odd": 6}, "two": {"rows": 2}, "splits": {"rows": 4, "repeated": 1},
+    }  # fmt: skip
+    left = narrowed(funnel, "repeated", lists, unite(lists))
+    found = listing_of(funnel, left, {"a": "train", "b": "test", "z": "test"})
     assert [each.media_id for each in found.entries] == ["a", "b", "c", "row-1"]
     assert found.funnel == {
-        "one": {"rows": 9, "distinct": 2}, "two": {"rows": 2, "distinct": 2}, "splits": {"rows": 3, "distinct": 2},
-    }  # fmt: skip
+        "one": {"rows": 9, "odd": 6, "repeated": 1, "invalid": 0, "used": 2},
+        "two": {"rows": 2, "repeated": 0, "invalid": 1, "used": 1},
+        "splits": {"rows": 4, "repeated": 1, "without a usable row": 1, "used": 2},
+    }
+    adds_up(found)
+
+
+def adds_up(listed: Listing) -> None:
+    """Every row of every list is used, or is told with a reason; the invalid ones are entries of their own."""
+    for told in listed.funnel.values():
+        assert told["rows"] == sum(n for step, n in told.items() if step != "rows")
+    invalid = sum(told.get("invalid", 0) for told in listed.funnel.values())
+    assert invalid == sum(bool(each.fault) for each in listed.entries)
+    assert len({each.origin for each in listed.entries if each.fault}) == invalid, "each is told with its own line"
 
 
 @pytest.mark.parametrize("rows", [[], [entry("row-1", fault="bad")]])
 def test_a_listing_without_a_usable_video_is_refused_with_its_funnel(rows: list[Entry]) -> None:
-    with pytest.raises(AvsetError, match=r"no video is left of the lists \(one: 9 rows, 3 with a class\)"):
-        listing_of({"one": {"rows": 9, "with a class": 3}}, {"one": rows})
+    with pytest.raises(AvsetError, match=r"no video is left of the lists \(one: 9 rows, \d invalid, 0 used\)"):
+        listing_of({"one": {"rows": 9}}, {"one": rows})
 
 
 def test_unknown_names_come_with_near_ones() -> None:

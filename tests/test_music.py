@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from test_funnel import adds_up
 from test_rows import GOOD, HOSTILE, harmless
 
 from avset.errors import AvsetError
@@ -35,7 +36,7 @@ def test_solos_are_split_by_their_order_in_the_list(tmp_path: Path) -> None:
         "guitar00001": "validation", "guitar00002": "test",
     }  # fmt: skip
     assert listed.entries[-1].labels == ("acoustic guitar",)
-    assert listed.funnel == {"solos": {"rows": 5, "with a split": 5, "distinct": 5}}
+    assert listed.funnel == {"solos": {"rows": 5, "repeated": 0, "invalid": 0, "used": 5}}
 
 
 def test_training_on_duets_is_scored_on_solos(tmp_path: Path) -> None:
@@ -47,7 +48,7 @@ def test_training_on_duets_is_scored_on_solos(tmp_path: Path) -> None:
         "duet0000002": ("saxophone", "acoustic guitar"),
         "duet0000003": ("saxophone", "acoustic guitar"),
     }
-    assert listed.funnel["solos"] == {"rows": 5, "with a split": 4, "distinct": 4}
+    assert listed.funnel["solos"] == {"rows": 5, "not trained on": 1, "repeated": 0, "invalid": 0, "used": 4}
     assert Counter(splits(found(tmp_path, train=["solos", "duets"])).values()) == {
         "train": 4,
         "validation": 2,
@@ -61,9 +62,9 @@ def test_a_user_s_splits_decide(tmp_path: Path) -> None:
     listed = found(tmp_path, **given)
     assert splits(listed) == {"-lute000002": "test", "duet0000001": "test", "flute000001": "train"}
     assert listed.funnel == {
-        "solos": {"rows": 5, "with a split": 2, "distinct": 2},
-        "duets": {"rows": 3, "with a split": 1, "distinct": 1},
-        "splits": {"rows": 4, "distinct": 3},
+        "solos": {"rows": 5, "without a split": 3, "repeated": 0, "invalid": 0, "used": 2},
+        "duets": {"rows": 3, "without a split": 2, "repeated": 0, "invalid": 0, "used": 1},
+        "splits": {"rows": 4, "repeated": 0, "without a usable row": 1, "used": 3},
     }
     assert splits(found(tmp_path, **{**given, "train": ["duets"]})) == {"-lute000002": "test", "duet0000001": "test"}
     (tmp_path / "splits.csv").write_text("flute000001,training\n")
@@ -75,14 +76,16 @@ def test_a_video_of_two_classes_has_both_labels_and_one_split(tmp_path: Path) ->
     listed = found(tmp_path, {"flute": ["a" * 11, "b" * 11, "c" * 11], "tuba": ["d" * 11, "c" * 11, "a" * 11]})
     assert splits(listed)["c" * 11] == "test" and splits(listed)["a" * 11] == "validation"
     assert listed.entries[0].labels == ("flute", "tuba") and len(listed.entries) == 4
-    assert listed.funnel["solos"] == {"rows": 6, "with a split": 6, "distinct": 4}
+    assert listed.funnel["solos"] == {"rows": 6, "repeated": 2, "invalid": 0, "used": 4}
 
 
 def test_hostile_lists(tmp_path: Path) -> None:
     html = "<img_src=x>"
     solos = {"flute": [*HOSTILE, "dQw4w9WgXcQ\n", None, 1, [[]], *GOOD], html: ["html0000001"], "x" * 10_000: [GOOD[0]],
              "": ["empty000001"], "line\nbreak": ["newline0001"], "nul\0": ["nul00000001"]}  # fmt: skip
-    entries = found(tmp_path, solos).entries
+    listed = found(tmp_path, solos)
+    adds_up(listed)
+    entries = listed.entries
     for entry in entries:
         harmless(entry)
     usable = {entry.media_id: entry for entry in entries if not entry.fault}
@@ -90,6 +93,16 @@ def test_hostile_lists(tmp_path: Path) -> None:
     assert usable["html0000001"].labels == ("<img src=x>",) and usable["newline0001"].labels == ("line", "break")
     assert len(entries) - len(usable) == len(HOSTILE) + 4 + 2  # and the two labels
     assert [usable[video].split for video in GOOD] == ["validation", "test", "train", "train", "train"]
+
+
+def test_invalid_rows_stay_whatever_is_trained_on_and_split(tmp_path: Path) -> None:
+    solos = {"flute": ["#NAME?", "flute000001", "#NAME?", "flute000003", 1.2e5, "flute000004"]}
+    (tmp_path / "splits.csv").write_text("flute000003,test\nduet0000001,train\n")
+    for given in ({}, {"splits": str(tmp_path / "splits.csv")}):
+        listed = found(tmp_path, solos, train=["duets"], **given)
+        adds_up(listed)
+        assert [e.origin for e in listed.entries if e.fault] and listed.funnel["solos"]["invalid"] == 3
+        assert {e.origin for e in listed.entries if e.fault} == {f"'flute', video {n} of solos.json" for n in (1, 3, 5)}
 
 
 def test_another_list_is_refused(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ beyond,300,playing flute,train
 ../../etc,0,playing flute,train
 other,0,dog barking,train
 """
-REASONS = {"gone_0": "removed", "page_0": "corrupt", "deaf_0": "no_audio", "beyond_300000": "too_short"}
+REASONS = {"gone_0": "unavailable", "page_0": "unavailable", "deaf_0": "no_audio", "beyond_300000": "too_short"}
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +108,17 @@ def test_what_is_known_is_not_asked_again_and_a_retry_asks_what_failed(project: 
     before = tree_digest(project / "data")
     clips(project)
     assert not server.log and tree_digest(project / "data") == before
-    clips(project, retry="transient")
-    assert not server.log, "none of them failed for a reason that passes"
+    clips(project, retry=["removed", "private"])
+    assert not server.log, "none of them failed for such a reason"
     server.put("/gone.mp4", videos["long"])
-    rows = clips(project, retry="all")
-    assert {request.path for request in server.log} == {f"/{name}.mp4" for name in ("gone", "page", "deaf", "beyond")}
-    assert rows["gone_0"]["status"] == "ok" and rows["page_0"]["reason"] == "corrupt"
+    rows = clips(project, retry=["transient"])
+    assert {request.path for request in server.log} == {"/gone.mp4", "/page.mp4"}
+    assert rows["gone_0"]["status"] == "ok" and rows["page_0"]["reason"] == "unavailable"
+    server.log.clear()
+    clips(project, retry=["all"])
+    assert {request.path for request in server.log} == {f"/{name}.mp4" for name in ("page", "deaf", "beyond")}
+    with pytest.raises(AvsetError, match="'gone' is no reason"):
+        clips(project, retry=["gone"])
 
 
 def test_other_labels_and_lengths_fetch_nothing(project: Path, server: Server):
@@ -127,17 +132,20 @@ def test_other_labels_and_lengths_fetch_nothing(project: Path, server: Server):
     assert not server.log
 
 
-def test_a_site_that_refuses_everybody_ends_the_stage_and_nothing_is_lost(server: Server, tmp_path: Path, videos: dict):
+@pytest.mark.parametrize(("status", "reason", "row"), [(429, "rate_limited", 3), (404, "unavailable", 4)])
+def test_a_site_that_refuses_everybody_ends_the_stage_and_nothing_is_lost(
+    server: Server, tmp_path: Path, videos: dict, status: int, reason: str, row: int
+):
     names = [f"video{i}" for i in range(8)]
     (tmp_path / "list.csv").write_text("".join(f"{name},0,playing flute,train\n" for name in names))
     for i, name in enumerate(names):
-        server.put(f"/{name}.mp4", videos["long"], *([Fault(status=429)] if i >= 2 else []))
+        server.put(f"/{name}.mp4", videos["long"], *([Fault(status=status)] if i >= 2 else []))
     project = toy.project(tmp_path / "project", settings(server, tmp_path / "list.csv", give_up_after=3))
-    with pytest.raises(AvsetError, match=r"last 3 videos.*rate_limited.*kept"):
+    with pytest.raises(AvsetError, match=rf"last {row} videos.*{reason}.*kept"):
         clips(project)
     assert not (project / "data" / "vggsound" / "clips" / "index.parquet").exists()
     asked = {request.path for request in server.log}
-    assert asked == {f"/{name}.mp4" for name in names[:5]}, "the rest was not even asked for"
+    assert asked == {f"/{name}.mp4" for name in names[: 2 + row]}, "the rest was not even asked for"
     for name in names:
         server.faults[f"/{name}.mp4"] = []
     server.log.clear()

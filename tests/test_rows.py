@@ -91,6 +91,7 @@ def test_labels_may_be_any_text_else() -> None:
     assert entry(GOOD[0], *labels).labels == labels
 
 
+ANYWHERE = Online(address="http://127.0.0.1/{id}")
 NAN, INF = float("nan"), float("inf")
 
 
@@ -181,9 +182,10 @@ def test_a_long_list_that_is_mostly_unusable_is_refused_early(tmp_path: Path) ->
             faults(tmp_path / "t.csv", text)
 
 
-def test_a_bad_row_has_one_name_wherever_it_stands(tmp_path: Path) -> None:
+def test_a_bad_row_has_one_name_wherever_it_stands_and_its_repetition_another(tmp_path: Path) -> None:
     first, second, other = faults(tmp_path / "t.csv", "bad\n1,2\nbad\nworse\n")
-    assert first.media_id == second.media_id != other.media_id
+    assert [other.media_id, first.media_id] == [e.media_id for e in faults(tmp_path / "t.csv", "1,2\nworse\nbad\n")]
+    assert len({first.media_id, second.media_id, other.media_id}) == 3
     assert re.fullmatch(r"row-[0-9a-f]{10}", first.media_id)
     assert first.fault == "line 1 of t.csv: 'bad' is no row of a, b"
 
@@ -210,9 +212,11 @@ def test_the_first_usable_videos_of_a_class_are_for_validation_and_test() -> Non
 
 
 def test_a_list_of_splits_decides_and_leaves_out() -> None:
-    splits = {"a1": "train", "a2": "test", "a/b": "validation", "z": "test"}
-    found = by_class({"A": ["a1", "a2", "a3", "a/b", None]}, splits)
-    assert found == {"a1": "train", "a2": "test", "'A', video 4 of list.json: 'a/b' is no video id": "validation"}
+    found = by_class({"A": ["a1", "a2", "a3", "a/b", None]}, {"a1": "train", "a2": "test", "z": "test"})
+    assert found == {
+        "a1": "train", "a2": "test", "'A', video 4 of list.json: 'a/b' is no video id": "train",
+        "'A', video 5 of list.json: a NoneType is no video id": "train",
+    }  # fmt: skip
 
 
 def test_classes_that_are_none() -> None:
@@ -226,16 +230,20 @@ def test_classes_that_are_none() -> None:
 def test_splits_of_a_user(tmp_path: Path) -> None:
     path = tmp_path / "splits.csv"
     path.write_text("id,split\n# mine\n-a, train\nb,test\nb,test\n")
-    assert read_splits(str(path)) == {"-a": "train", "b": "test"}
+    funnel: dict[str, dict[str, int]] = {}
+    assert read_splits(str(path), ANYWHERE, funnel) == {"-a": "train", "b": "test"}
+    assert funnel == {"splits": {"rows": 3, "repeated": 1}}
 
 
 @pytest.mark.parametrize(
-    ("text", "line"), [("a,train\nb,dev\n", 2), ("a,train\na,test\n", 2), ("a\n", 1), ("id,split\na,b,test\n", 2)]
-)
+    ("text", "line"),
+    [("a,train\nb,dev\n", 2), ("a,train\na,test\n", 2), ("a\n", 1), ("id,split\na,b,test\n", 2),
+     ("a,train\n#NAME?,test\n", 2), (",train\n", 1), ("a,train\n#a,train\n", 2), ("a,train\nid,split\n", 2)],
+)  # fmt: skip
 def test_splits_that_are_wrong_are_named_with_their_line(tmp_path: Path, text: str, line: int) -> None:
     (tmp_path / "splits.csv").write_text(text)
     with pytest.raises(AvsetError, match=rf"line {line} of splits\.csv.*train, validation or test"):
-        read_splits(str(tmp_path / "splits.csv"))
+        read_splits(str(tmp_path / "splits.csv"), ANYWHERE, {})
 
 
 def test_a_written_table_is_read_back(tmp_path: Path) -> None:

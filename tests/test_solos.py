@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from test_funnel import adds_up
 from test_rows import GOOD, HOSTILE, harmless
 
 from avset.errors import AvsetError
@@ -32,7 +33,7 @@ def test_time_stamps_are_frames_of_a_twenty_fifth_of_a_second(tmp_path: Path) ->
     )
     assert listed.entries[1].parts == ((0.4, 0.8), (1.2, 1.6)) and listed.entries[1].split == "test"
     assert listed.entries[3].labels == ("tuba",) and listed.entries[3].parts == ((1.0, 242.0),)
-    assert listed.funnel == {"videos": {"rows": 4, "with a split": 4, "distinct": 4}}
+    assert listed.funnel == {"videos": {"rows": 4, "repeated": 0, "invalid": 0, "used": 4}}
     assert {entry.parts for entry in found(tmp_path, timestamps=None).entries} == {()}
 
 
@@ -58,17 +59,25 @@ def test_a_user_s_splits_decide(tmp_path: Path) -> None:
         ("bass0000003", "test"),
         ("tuba0000001", "train"),
     ]
-    assert listed.funnel["splits"] == {"rows": 2, "distinct": 2}
+    assert listed.funnel["splits"] == {"rows": 2, "repeated": 0, "without a usable row": 0, "used": 2}
 
 
 def test_hostile_lists(tmp_path: Path) -> None:
     videos = {"Flute": [*HOSTILE, None, *GOOD], "<B>": ["html0000001"], "x" * 10_000: [GOOD[0]]}
     stamps = {"Flute": {video: [[0, 25]] for video in [*HOSTILE, *GOOD, "html0000001"]}}
-    entries = found(tmp_path, videos, stamps).entries
+    listed = found(tmp_path, videos, stamps)
+    adds_up(listed)
+    entries = listed.entries
     for entry in entries:
         harmless(entry)
     assert {entry.media_id for entry in entries if not entry.fault} == {*GOOD, "html0000001"}
     assert sum(bool(entry.fault) for entry in entries) == len(HOSTILE) + 2
+
+
+def test_a_video_of_two_classes_has_the_parts_of_both(tmp_path: Path) -> None:
+    stamps = {"Flute": {"both0000001": [[0, 25]]}, "Tuba": {"both0000001": [[50, 75]]}}
+    (entry,) = found(tmp_path, {"Flute": ["both0000001"], "Tuba": ["both0000001"]}, stamps).entries
+    assert entry.labels == ("flute", "tuba") and entry.parts == ((0.0, 1.0), (2.0, 3.0))
 
 
 def test_another_list_is_refused(tmp_path: Path) -> None:

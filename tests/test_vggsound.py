@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from test_funnel import adds_up
 from test_rows import GOOD, HOSTILE, harmless
 
 from avset.errors import AvsetError
@@ -32,7 +33,7 @@ def test_rows_of_the_instruments_are_ten_seconds_each(tmp_path: Path) -> None:
     assert [(entry.media_id, entry.split, entry.labels) for entry in listed.entries[1:]] == [
         ("guitar00001", "test", ("guitar",)), ("guitar00002", "train", ("guitar",)),
     ]  # fmt: skip
-    assert listed.funnel == {"table": {"rows": 4, "with a class": 3, "distinct": 3}}
+    assert listed.funnel == {"table": {"rows": 4, "without a class": 1, "repeated": 0, "invalid": 0, "used": 3}}
 
 
 def test_classes_of_the_user_and_all_of_them(tmp_path: Path) -> None:
@@ -56,7 +57,8 @@ def test_caps(tmp_path: Path) -> None:
     rows = [(f"{n:011d}", "0", ["playing harp", "playing flute"][n % 2], "train") for n in range(300)]
     listed = found(tmp_path, rows, max_per_class={"train": 3})
     labels = [entry.labels[0] for entry in listed.entries]
-    assert (labels.count("harp"), labels.count("flute"), listed.funnel["table"]["at most per class"]) == (3, 3, 6)
+    assert (labels.count("harp"), labels.count("flute"), listed.funnel["table"]["used"]) == (3, 3, 6)
+    assert listed.funnel["table"]["over max_per_class"] == 294
 
 
 def test_a_video_of_train_and_test_is_for_the_test(tmp_path: Path) -> None:
@@ -83,12 +85,41 @@ def test_hostile_tables(tmp_path: Path) -> None:
     usable = {entry.media_id: entry.labels for entry in listed.entries if not entry.fault}
     assert usable == {**dict.fromkeys(GOOD, ("playing harp",)), "html0000001": ("<b onclick='x'>",)}
     assert len(listed.entries) - len(usable) == len(HOSTILE) + len(times) + 3 + 1 + 2
+    adds_up(listed)
+
+
+@pytest.mark.parametrize(
+    "lost", ["#NAME?", "#REF!", "#N/A", "", "1.23457E+11", "1.2E+05", "12345678", "2001-03-05", "Mar-05", "TRUE", "# x"]
+)
+def test_what_a_spreadsheet_made_of_an_id_is_an_invalid_row_with_its_line(tmp_path: Path, lost: str) -> None:
+    """Lines alike are told one by one, and a row that begins with # is no comment."""
+    table = tmp_path / "sheet.csv"
+    head = '\ufeff# of the year 2020,,,\n"# another, quoted",,,\n\n'
+    row = f'{lost},30,"playing violin, fiddle",train\n' if lost != "# x" else "#x,30,playing harp,train\n"
+    table.write_text(f"{head}{row}{row}abcdefghi03,5,playing harp,train\n{row},,,\n")
+    listed = listing(Options(table=str(table)))
+    adds_up(listed)
+    assert listed.funnel["table"] == {"rows": 5, "repeated": 0, "invalid": 4, "used": 1}
+    assert sorted(entry.origin for entry in listed.entries if entry.fault) == [
+        f"line {n} of sheet.csv" for n in (4, 5, 7, 8)
+    ]
+
+
+@pytest.mark.parametrize(
+    "row", ["abcdefghi04,5,{},train", "abcdefghi04,{},playing harp,train", "abcdefghi04,5,playing harp,{}"]
+)
+def test_a_lost_label_time_or_split_is_an_invalid_row(tmp_path: Path, row: str) -> None:
+    (tmp_path / "sheet.csv").write_text("abcdefghi03,5,playing harp,train\n" + row.format("#VALUE!"))
+    for classes in ({"classes": None}, {}):
+        listed = listing(Options(table=str(tmp_path / "sheet.csv"), **classes))
+        adds_up(listed)
+        assert listed.funnel["table"]["invalid"] == 1 and listed.entries[-1].origin == "line 2 of sheet.csv"
 
 
 def test_another_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AvsetError, match="1000 of its first 1000 rows are no row of id, start, label, split"):
         found(tmp_path, [(f"{n:011d}", "0.000", "10.000", "/m/09x0r") for n in range(1500)])
-    with pytest.raises(AvsetError, match=r"no video is left of the lists \(table: 1 rows, 0 with a class"):
+    with pytest.raises(AvsetError, match=r"no video is left of the lists \(table: 1 rows, 1 without a class"):
         found(tmp_path, [("speech00001", "12", "female speech, woman speaking", "test")])
 
 

@@ -5,6 +5,7 @@ REASONS = {  # why a clip is not in an artifact
     "invalid": "the row of the list cannot be used",
     "removed": "the video is no longer there",
     "private": "the video is not public",
+    "unavailable": "the site does not show the video, and does not say for sure that it is gone",
     "region": "the video is not shown in this country",
     "age": "the video is shown to signed-in adults only",
     "live": "the video is a live stream, or not out yet",
@@ -27,7 +28,7 @@ REFUSED = {"bot_check", "rate_limited"}  # says something about us, and nothing 
 
 # Not a property of the clip, so never remembered: every run tries the clip again.
 RETRIED = {"worker_died", "timeout", "error", "upstream", "network", *REFUSED}
-TRANSIENT = {*RETRIED, "live", "region", "age"}  # another time, place or account may change it
+TRANSIENT = {*RETRIED, "unavailable", "live", "region", "age"}  # another time, place or account may change it
 
 
 class AvsetError(Exception):

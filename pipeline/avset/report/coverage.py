@@ -78,7 +78,7 @@ def reason_rows(coverage: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def funnel_rows(coverage: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, int]]]]:
-    """(list, its steps with the rows left) of the source's lists; JSON has no order, but no step adds a row."""
+    """(list, its rows and what became of them) of the source's lists; JSON has no order, so most rows come first."""
 
     def place(step: tuple[str, int]) -> tuple[int, bool]:
         return -step[1], step[0] != "rows"

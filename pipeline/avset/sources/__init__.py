@@ -46,4 +46,4 @@ class Listing:
     """The media that a source offers, and how its lists were narrowed down to them."""
 
     entries: list[Entry]  # sorted by media_id
-    funnel: dict[str, dict[str, int]] = field(default_factory=dict)  # list -> filter -> rows left, in order
+    funnel: dict[str, dict[str, int]] = field(default_factory=dict)  # list -> "rows", and what became of them

@@ -7,8 +7,8 @@ from pydantic import Field
 from avset.errors import AvsetError
 from avset.sources import Entry, Listing
 from avset.sources.download import SUFFIX, fetch
-from avset.sources.lists import read_tree, refused
-from avset.sources.lists.funnel import Caps, Names, at_most, counted, known_name, listing_of, split_of, unite
+from avset.sources.lists import read_tree, refused, shown
+from avset.sources.lists.funnel import Caps, Funnel, Names, at_most, known_name, listing_of, narrowed, split_of, unite
 from avset.sources.lists.rows import Online, Reading
 
 __all__ = ["SUFFIX", "Options", "fetch", "listing"]
@@ -75,18 +75,18 @@ def listing(options: Options) -> Listing:
         if place is not None:
             lists[name] = place, {split: shares.pop(split)}
     lists["balanced"] = options.balanced, shares
-    funnel: dict[str, dict[str, int]] = {}
+    funnel: Funnel = {}
     entries = {}
     for name, (place, weights) in lists.items():
         reading = Reading(place, name, "row of " + ", ".join(COLUMNS))
         entries[name] = _read(reading, options, wanted, weights)
-        funnel[name] = {"rows": reading.rows, "with a class": len(entries[name])}
-    left = counted(funnel, "distinct", unite(entries))
+        funnel[name] = {"rows": reading.rows, **reading.passed_over}
+    left = narrowed(funnel, "repeated", entries, unite(entries))
     if options.single:
         one = {k: [e for e in several if e.fault or len(e.labels) == 1] for k, several in left.items()}
-        left = counted(funnel, "one class", one)
+        left = narrowed(funnel, "of several classes", left, one)
     if options.max_per_class != Caps():
-        left = counted(funnel, "at most per class", at_most(left, options.max_per_class))
+        left = narrowed(funnel, "over max_per_class", left, at_most(left, options.max_per_class))
     return listing_of(funnel, left)
 
 
@@ -96,9 +96,8 @@ def wanted_labels(options: Options) -> dict[str, list[str]]:
     reading = Reading(options.labels, "labels", "row of index, mid, display_name")
     for where, row, fields in reading.table(("index", "mid", "display_name")):
         if not fields:
-            reading.fault(where, row, "train")
-        else:
-            mids[fields[2]] = fields[1]
+            raise reading.refused(f"{where}, {shown(row)}, is no {reading.form}")
+        mids[fields[2]] = fields[1]
     for node in _ontology(options):
         mids.setdefault(node["name"], node["id"])
         children[node["id"]] = node["child_ids"]
@@ -140,8 +139,9 @@ def _read(reading: Reading, options: Options, wanted: dict[str, list[str]], weig
         if not fields or fields[3][:1] != "/":
             entries.append(reading.fault(where, row, split_of(row, weights)))
             continue
-        mids = fields[3].split(",")
+        mids = [mid.strip() for mid in fields[3].split(",")]
         if wanted.keys().isdisjoint(mids):
+            reading.passed_over["without a class"] += 1
             continue
         classes = {label for mid in mids for label in wanted.get(mid, ())}
         labels = tuple(label for label in order if label in classes)

@@ -5,7 +5,8 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -17,12 +18,12 @@ import pyarrow as pa
 
 from avset.compute.identity import Recipe
 from avset.compute.run import Job, compute
-from avset.errors import REFUSED, TRANSIENT, AvsetError, ClipError
+from avset.errors import REASONS, REFUSED, TRANSIENT, AvsetError, ClipError
 from avset.media.container import TAIL, probe
 from avset.params import Clips, Download, Runtime, checked, digest
 from avset.sources import Entry
 from avset.sources.download import settle
-from avset.storage.cache import ABANDONED, FETCHING, ItemCache, fetched_items, kept_media
+from avset.storage.cache import ABANDONED, DAY, FETCHING, ItemCache, fetched_items, kept_media
 from avset.storage.files import link, make_folder, share
 from avset.storage.items import Item
 
@@ -106,30 +107,52 @@ def intact(cache: ItemCache, fields: dict[str, Any]) -> bool:
         return False
 
 
-def forget(cache: ItemCache, jobs: list[Job], retry: str | None) -> int:
-    """Drop from the cache what is to be fetched again: damaged media, and failures if `retry` names them.
+def reasons_of(retry: Collection[str]) -> set[str]:
+    """The reasons that the names after --retry stand for; AvsetError lists the known ones."""
+    known = {"transient": TRANSIENT, "all": set(REASONS)} | {reason: {reason} for reason in REASONS}
+    if unknown := [name for name in retry if name not in known]:
+        raise AvsetError(f"--retry: {unknown[0]!r} is no reason; give one or several of {', '.join(known)}")
+    return {reason for name in retry for reason in known[name]}
 
-    `transient` failures are those that depend on when, where and as whom one asks; `all` are all. Returns how many
-    items were dropped. What killed downloads left long ago goes too.
+
+def forget(cache: ItemCache, jobs: list[Job], again: Collection[str] = ()) -> dict[str, str]:
+    """Drop from the cache what is to be fetched again; media_id -> the reason that it had ("": it is damaged).
+
+    That are damaged media, failures for the reasons `again`, and those "unavailable" that were asked for on another
+    day: the words of the site were not sure. What killed downloads left long ago goes too.
     """
-    reasons = {"transient": TRANSIENT, None: set()}.get(retry)
-    dropped = 0
+    dropped = {}
     for job in jobs:
-        for items, key in ((cache, job.key), (fetched_items(cache), job.payload["kept"])):
+        for items, key in _places(cache, job):
             kept = items.get(key)  # this removes an item that is damaged itself
             if kept is None:
                 continue
-            item, _ = kept
-            again = (reasons is None or item.reason in reasons) if item.reason else not intact(cache, item.fields)
-            if again:
+            item = kept[0]
+            old = item.reason == "unavailable" and time.time() - items.path(key).stat().st_mtime > DAY
+            if old or _failure(job, item) in again or not (item.reason or intact(cache, item.fields)):
+                dropped[job.clip_id] = item.reason
+    for job in jobs:
+        if job.clip_id in dropped:
+            for items, key in _places(cache, job):
                 items.path(key).unlink(missing_ok=True)
-                dropped += items is cache
     for pattern, age in ABANDONED.items():
         for folder in cache.root.glob(pattern):
             with suppress(FileNotFoundError):  # another process fetches
                 if time.time() - folder.stat().st_mtime > age:
                     shutil.rmtree(folder, ignore_errors=True)
     return dropped
+
+
+def _failure(job: Job, item: Item) -> str:
+    """The reason of an item; "truncated" if its medium ends early, which costs it a clip."""
+    if item.reason or "declared" not in item.fields:
+        return item.reason
+    return "truncated" if any(missing for *_, missing in parts_in(job.payload["entry"], item.fields)) else ""
+
+
+def _places(cache: ItemCache, job: Job) -> tuple[tuple[ItemCache, str], tuple[ItemCache, str]]:
+    """Where the cache keeps what was probed of a medium, and what was fetched."""
+    return (cache, job.key), (fetched_items(cache), job.payload["kept"])
 
 
 def _sha256(path: Path) -> str:
@@ -191,33 +214,90 @@ class Fetch:
         return Item(fields={**fields, "boxes": boxes, "stamp": [stat.st_size, stat.st_mtime_ns]})
 
 
-class Breaker:
-    """Watches the outcomes of downloads. AvsetError when `limit` of them in a row were refused or had no connection."""
+CLOSED = {*REFUSED, "network"}  # failures that are never about the video
+RARE = 0.1  # share of a failure; a row of what is not more frequent ends the stage as refusals do
 
-    def __init__(self, limit: int):
-        self.limit, self.row = limit, 0
+
+class Breaker:
+    """Watches the outcomes of downloads, and ends the stage with an AvsetError when the site seems closed to us.
+
+    A refusal or a dead connection is about us: `limit` of them in a row are enough. Any other failure may be the truth
+    about a video, or words about us that were misread: one tells nothing, a row tells. Of old lists a fourth is gone,
+    so a row that is likely must pass, and a longer one where more is gone. A row is the failures since the last
+    success; s is the share of their reasons among all outcomes before the row, to which 1 failure of 4 is added for a
+    start. By chance a row of n has the probability s^n. The stage ends if n >= limit and s^n <= RARE^limit: with the
+    limit 12, after 12 in a row of what one video in ten has, 20 of a fourth, 40 of a half, 263 of nine in ten.
+
+    Nothing that ended the stage is remembered, see `undo`. Nobody was asked for media that the cache has: they are
+    outcomes before the row. A failure that a medium had `before` it was asked again says nothing new.
+    """
+
+    def __init__(self, limit: int, jobs: list[Job] | None = None, before: Mapping[str, str] | None = None):
+        self.limit, self.before, cache = limit, before or {}, fetched_items(ItemCache())
+        self.known = in_cache(jobs or [])
+        self.asked = {job.clip_id: job for job in jobs or []}  # whose outcome is not before the row
+        self.usual: Counter[str] = Counter()  # outcomes before the row
+        for clip in self.known:
+            kept = cache.get(self.asked.pop(clip).payload["kept"])
+            self.usual[kept[0].reason if kept else ""] += 1
+        self.row: list[tuple[str, str]] = []  # media and reasons
+        self.refused = 0  # refusals at the end of the row
+        self.closed: set[str] = set()  # reasons of the row that ended the stage
 
     def __call__(self, receipts: list[tuple[str, str, str]]) -> None:
-        for _, reason, detail in receipts:
-            self.row = self.row + 1 if reason in {*REFUSED, "network"} else 0
-            if self.row >= self.limit:
+        for clip, reason, detail in receipts:
+            if clip in self.known or (reason and reason == self.before.get(clip)):
+                continue
+            self.row.append((clip, reason))
+            if not reason:
+                self.usual.update(reason for _, reason in self.row)
+                for settled, _ in self.row:
+                    self.asked.pop(settled, None)
+                self.row.clear()
+            self.refused = self.refused + 1 if reason in CLOSED else 0
+            if self.refused >= self.limit or self._improbable():
+                self.closed = {reason for _, reason in self.row}
+                number = self.refused if self.refused >= self.limit else len(self.row)
                 raise AvsetError(
-                    f"clips: the last {self.row} videos failed, at the end by {reason} ({detail}); the site, or the "
-                    "way to it, is closed for now. What was fetched is kept: run again later, or from elsewhere, or "
-                    "with runtime.download.cookies"
+                    f"clips: the last {number} videos failed, at the end by {reason} ({detail or REASONS[reason]}); "
+                    "the site, or the way to it, seems closed for now. What was fetched is kept, and these videos are "
+                    "asked for again: run again later, or from elsewhere, or with runtime.download.cookies; if they "
+                    "are gone indeed, raise runtime.download.give_up_after"
                 )
 
+    def _improbable(self) -> bool:
+        """Whether chance does not make a row like this one."""
+        n, reasons = len(self.row), {reason for _, reason in self.row}
+        share = (sum(self.usual[reason] for reason in reasons) + 1) / (self.usual.total() + 4)
+        return n >= self.limit and n * math.log(share) <= self.limit * math.log(RARE)
 
-def fetch_all(jobs: list[Job], clips: Clips, options: Any, runtime: Runtime) -> dict[str, Item]:
+    def undo(self) -> None:
+        """Drop from the cache the failures of the row that ended the stage, and those that other workers added."""
+        for clip, job in self.asked.items() if self.closed else ():
+            for items, key in _places(ItemCache(), job):
+                kept = items.get(key)
+                if kept and kept[0].reason in self.closed - {self.before.get(clip)}:
+                    items.path(key).unlink(missing_ok=True)
+
+
+def fetch_all(
+    jobs: list[Job], clips: Clips, options: Any, runtime: Runtime, before: Mapping[str, str] | None = None
+) -> dict[str, Item]:
     """Fetch and probe the media that the cache lacks; returns the failures that it does not remember.
 
-    AvsetError if the site refuses one video after another, see `Breaker`.
+    `before` has the failures that are asked again. AvsetError if the site seems closed, see `Breaker`.
     """
     access, remote = runtime.download, online(options)
     workers = access.workers if remote else runtime.workers
     runtime = runtime.model_copy(update={"device": "cpu", "workers": workers})
     fetch, worth = partial(Fetch, clips.source, clips.options, access), WORTH_ONLINE if remote else 0
-    return compute("clips", jobs, fetch, runtime, worth=worth, watch=Breaker(access.give_up_after))
+    if not remote:
+        return compute("clips", jobs, fetch, runtime, worth=worth)
+    breaker = Breaker(access.give_up_after, jobs, before)
+    try:
+        return compute("clips", jobs, fetch, runtime, worth=worth, watch=breaker)
+    finally:
+        breaker.undo()
 
 
 def collect(

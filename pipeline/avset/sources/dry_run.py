@@ -17,6 +17,7 @@ MEDIA_RATE = 80e3  # bytes a second of media at 360 px, pictures and sound
 LINE_RATE = 2e6  # bytes a second of all downloads together
 EXTRACTION = 5.0  # s of a download until the first byte
 PROBED = 30  # local files whose length is read
+SHOWN = 10  # invalid rows in the text; JSON has all
 
 
 def estimate(listing: Listing, kept: set[str], clips: Clips, access: Download, options: Any) -> dict[str, Any]:
@@ -42,6 +43,7 @@ def estimate(listing: Listing, kept: set[str], clips: Clips, access: Download, o
                    "in_cache": len(usable) - len(fetched), "to_fetch": len(fetched)},
         "splits": dict(Counter(entry.split for entry in usable)),
         "labels": _by_label(usable),
+        "invalid": [entry.fault for entry in listing.entries if entry.fault],
         "estimate": cost,
         "assumed": assumed if remote else {"seconds_per_video": typical},
     }  # fmt: skip
@@ -86,12 +88,15 @@ def _by_label(entries: list[Entry]) -> dict[str, dict[str, int]]:
 
 def as_text(expected: dict[str, Any]) -> str:
     """An `estimate` as text."""
-    lines = [("list", "step", "rows")]
-    lines += [(name, step, f"{n}") for name, steps in expected["lists"].items() for step, n in steps.items()]
+    lines = [("list", "what", "rows")]
+    lines += [(name, what, f"{n}") for name, told in expected["lists"].items() for what, n in told.items()]
     parts = [aligned(lines, 2, rule=False).rstrip()] if expected["lists"] else []
     rows = [(repr(k)[1:-1], *(str(v.get(s, 0)) for s in SPLITS)) for k, v in expected["labels"].items()]
     total = ("videos", *(str(expected["splits"].get(s, 0)) for s in SPLITS))
     parts.append(aligned([("class", *SPLITS), *rows, total], 1, rule=False).rstrip())
+    if faults := expected["invalid"]:
+        more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+        parts.append("\n  ".join(["invalid rows:", *faults[:SHOWN], *more]))
     parts.append(in_a_line(expected))
     parts.append("assumed: " + ", ".join(f"{k} {v:g}" for k, v in expected["assumed"].items()))
     return "\n\n".join(parts)

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from avset.sources import Entry, Listing
 from avset.sources.download import SUFFIX, fetch
 from avset.sources.lists import read_tree
-from avset.sources.lists.funnel import counted, listing_of, unite
+from avset.sources.lists.funnel import Funnel, listing_of, narrowed, unite
 from avset.sources.lists.rows import FIRST, Online, Reading, read_splits
 
 __all__ = ["SUFFIX", "Options", "fetch", "listing"]
@@ -42,9 +42,9 @@ def listing(options: Options) -> Listing:
     Validation and test have solos also if training is on duets: only mixtures of solos can be scored. A row that
     cannot be used does not count as the first of its class. AvsetError names a list that is not the right one.
     """
-    splits = read_splits(options.splits) if options.splits else None
+    funnel: Funnel = {}
+    splits = read_splits(options.splits, options, funnel) if options.splits else None
     lists: dict[str, list[Entry]] = {}
-    funnel: dict[str, dict[str, int]] = {}
     places = {"solos": options.solos, "duets": options.duets if "duets" in options.train else None}
     for name, place in places.items():
         if place is not None:
@@ -52,9 +52,10 @@ def listing(options: Options) -> Listing:
             tree = read_tree(place, name)
             videos = tree.get("videos") if isinstance(tree, dict) else None
             entries = reading.by_class(options, videos, labels_of, splits, FIRST if name == "solos" else ())
-            lists[name] = [entry for entry in entries if entry.split != "train" or name in options.train]
-            funnel[name] = {"rows": reading.rows, "with a split": len(lists[name])}
-    return listing_of(funnel, counted(funnel, "distinct", unite(lists)), splits)
+            lists[name] = [e for e in entries if e.fault or e.split != "train" or name in options.train]
+            untrained = {} if name in options.train else {"not trained on": len(entries) - len(lists[name])}
+            funnel[name] = {"rows": reading.rows, **reading.passed_over, **untrained}
+    return listing_of(funnel, narrowed(funnel, "repeated", lists, unite(lists)), splits)
 
 
 def labels_of(name: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pydantic import Field
 from avset.sources import Listing
 from avset.sources.download import SUFFIX, fetch
 from avset.sources.lists import read_tree, refused
-from avset.sources.lists.funnel import counted, listing_of, unite
+from avset.sources.lists.funnel import Funnel, listing_of, narrowed, unite
 from avset.sources.lists.rows import LATEST, Online, Reading, read_splits
 
 __all__ = ["SUFFIX", "Options", "fetch", "listing"]
@@ -36,14 +36,14 @@ def listing(options: Options) -> Listing:
     A video without time stamps (10 of the published ones) has a fault: nothing tells when anybody plays. No row with a
     fault counts as the first of its class. AvsetError names a list that is not the right one.
     """
-    splits = read_splits(options.splits) if options.splits else None
+    funnel: Funnel = {}
+    splits = read_splits(options.splits, options, funnel) if options.splits else None
     times = _times(options.timestamps) if options.timestamps else None
     reading = Reading(options.videos, "videos", "{class: [id, ...]}")
-    entries = reading.by_class(
-        options, read_tree(options.videos, "videos"), labels_of, splits, parts_of=lambda video: _parts(times, video)
-    )
-    funnel = {"videos": {"rows": reading.rows, "with a split": len(entries)}}
-    return listing_of(funnel, counted(funnel, "distinct", unite({"videos": entries})), splits)
+    tree = read_tree(options.videos, "videos")
+    lists = {"videos": reading.by_class(options, tree, labels_of, splits, parts_of=lambda video: _parts(times, video))}
+    funnel["videos"] = {"rows": reading.rows, **reading.passed_over}
+    return listing_of(funnel, narrowed(funnel, "repeated", lists, unite(lists)), splits)
 
 
 def labels_of(name: str) -> tuple[str, ...]:
@@ -52,11 +52,16 @@ def labels_of(name: str) -> tuple[str, ...]:
 
 
 def _times(place: str) -> dict[str, Any]:
-    """Id -> [[first, last frame], ...]."""
+    """Id -> [[first, last frame], ...], of all classes in which the video stands."""
     tree = read_tree(place, "timestamps")
     if not isinstance(tree, dict) or not all(isinstance(videos, dict) for videos in tree.values()):
         raise refused(place, "timestamps", "it is no {class: {id: [[from, to], ...]}}")
-    return {video: stamps for videos in tree.values() for video, stamps in videos.items()}
+    times: dict[str, Any] = {}
+    for videos in tree.values():
+        for video, stamps in videos.items():
+            both = isinstance(stamps, list) and isinstance(times.get(video), list)
+            times[video] = times[video] + stamps if both else stamps
+    return times
 
 
 def _parts(times: dict[str, Any] | None, video: str) -> Iterator[tuple[float, float]]:

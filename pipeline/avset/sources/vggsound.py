@@ -6,8 +6,8 @@ from pydantic import Field
 
 from avset.sources import Entry, Listing
 from avset.sources.download import SUFFIX, fetch
-from avset.sources.lists.funnel import Caps, Names, at_most, counted, known_name, listing_of, split_of, unite
-from avset.sources.lists.rows import Online, Reading
+from avset.sources.lists.funnel import Caps, Names, at_most, known_name, listing_of, narrowed, split_of, unite
+from avset.sources.lists.rows import Online, Reading, is_label
 
 __all__ = ["SUFFIX", "Options", "fetch", "listing"]
 
@@ -68,10 +68,11 @@ def listing(options: Options) -> Listing:
     if options.classes and "classes" in options.model_fields_set:
         for name in wanted:
             known_name(name, seen, f"classes.{wanted[name][0]}")
-    funnel = {"table": {"rows": reading.rows, "with a class": len(entries)}}
-    lists = counted(funnel, "distinct", unite({"table": entries}))
+    funnel = {"table": {"rows": reading.rows, **reading.passed_over}}
+    lists = {"table": entries}
+    lists = narrowed(funnel, "repeated", lists, unite(lists))
     if options.max_per_class != Caps():
-        lists = counted(funnel, "at most per class", at_most(lists, options.max_per_class))
+        lists = narrowed(funnel, "over max_per_class", lists, at_most(lists, options.max_per_class))
     return listing_of(funnel, lists)
 
 
@@ -84,14 +85,16 @@ def _read(reading: Reading, options: Options, wanted: dict[str, list[str]]) -> t
         try:
             video, start, name, split = fields
             first = float(start)
-            if split not in ("train", "test"):
+            if split not in ("train", "test") or not is_label(name):
                 raise ValueError
         except ValueError:
             entries.append(reading.fault(where, row, "train"))
             continue
         seen.add(name)
         labels = tuple(wanted.get(name, ())) if options.classes else (name,)
-        if labels:
-            split = split if split == "test" else split_of(video, weights)
-            entries.append(reading.entry(options, where, row, video, split, labels, [(first, first + SECONDS)]))
+        if not labels:
+            reading.passed_over["without a class"] += 1
+            continue
+        split = split if split == "test" else split_of(video, weights)
+        entries.append(reading.entry(options, where, row, video, split, labels, [(first, first + SECONDS)]))
     return entries, seen

@@ -29,6 +29,10 @@ SAID = {  # words of sites
     "drm": "This video is DRM protected",
     "player": "Failed to extract any player response",
     "app": "The following content is not available on this app. Watch on the latest version of YouTube.",
+    "device": "YouTube is no longer supported in this application or device.",
+    "code": "This video is unavailable. Error code: 152 - 18",
+    "latest": "Video unavailable. Watch on the latest version of YouTube.",
+    "signin": "Please sign in. Use --cookies-from-browser or --cookies for the authentication",
     "bug": "Unable to extract player version",
 }
 

@@ -71,7 +71,7 @@ def _attempt(address: str, height: int, span: Span, target: Path, access: Downlo
 def _cut_remote(remotes: list[RemoteFile], span: Span, target: Path) -> float:
     """Cut a piece out of remote files; little more than the piece is read."""
     for remote in remotes:
-        remote.block(0)
+        sites.refuse_page(remote.block(0))
     try:
         return cut([partial(Reader, remote) for remote in remotes], *span, target)
     finally:

@@ -1,5 +1,9 @@
 """What an exception of a download means: a reason of avset.errors, and whether it is worth asking again.
 
+Only `SURE` words of a site about the video itself are its fate. A site also has words about us, about the program that
+asks ("no longer supported in this application") and about nothing ("Video unavailable"); numbers of HTTP are about a
+server. These words change with the site, so whatever is not known for sure is asked again on another day.
+
 Exceptions of yt-dlp are told by the names of their classes, so that nothing is imported here.
 """
 
@@ -13,26 +17,34 @@ DETAIL_LENGTH = 300  # characters of a detail
 CLASSES = {  # of an exception, or of a cause of it
     "GeoRestrictedError": "region",
     "UserNotLive": "live",
-    "UnsupportedError": "corrupt",  # a page without a video
+    "UnsupportedError": "unavailable",  # a page without a video: perhaps that of a proxy, or an excuse
     "TransportError": "network",  # resets, time-outs, proxies, certificates, bodies that end early
     "ContentTooShortError": "network",
     "ConnectionError": "network",
     "TimeoutError": "network",
 }
 FORBIDDEN = 403  # perhaps the address has expired: the site is asked again, then "rate_limited"
-EXPIRED = (404, 410)  # so too, of media that the site has just named; then "removed"
+EXPIRED = (404, 410)  # so too, of media that the site has just named; then "unavailable"
 STATUS = {  # of HTTP; 500 and above are "network", others "error"
-    401: "private",
-    402: "private",
+    401: "unavailable",
+    402: "unavailable",
     FORBIDDEN: "rate_limited",
-    404: "removed",
+    404: "unavailable",
     408: "network",
-    410: "removed",
+    410: "unavailable",
     416: "network",  # the file was longer when the site told its size
     429: "rate_limited",
     451: "region",
 }
-WORDS = (  # of sites; the first pattern that matches counts
+SURE = (  # words about the video itself, as YouTube and others write them
+    ("removed", "removed by the (uploader|user|author|owner)|(video|clip) (has been|was) (removed|deleted|taken down)"),
+    ("removed", "account associated with (it|th(is|e) video) has been terminated|uploader has closed th"),
+    ("removed", "no longer available due to a copyright claim|blocked it on copyright grounds"),
+    ("removed", "this video (does not|doesn.t) exist"),
+    ("private", r"\bprivate video\b|video is (set to )?private"),
+    ("private", "members[- ]only content|available to this channel.s members|video requires payment"),
+)
+WORDS = (  # of sites, about anything else; the first pattern that matches counts
     ("invalid", "not a valid url|file:// urls are disabled"),
     ("bot_check", "not a (ro)?bot|captcha|anti-bot|unusual traffic|likely being blocked"),
     ("rate_limited", "rate.?limit|try again later|too many requests"),
@@ -40,12 +52,7 @@ WORDS = (  # of sites; the first pattern that matches counts
     ("live", r"live event|premieres?\b|not currently live|upcoming|begin in|processing this video|is offline"),
     ("region", "(in|from|to) your (country|region|location|territory)|geo.?(restrict|block)"),
     ("network", "failed to extract any player response|incomplete data|needs to be reloaded|giving up after"),
-    ("error", "not available on this app|unable to extract|requested format|no video formats"),  # of yt-dlp, or us
-    ("private", r"private|members.?only|channel's members|join this channel|payment|\bpaid\b|premium|\brent"),
-    ("private", r"sign in|\blog ?in|logged in|registered users|password|subscri"),
-    ("no_video", r"\bdrm\b"),
-    ("removed", "unavailable|not available|isn.t available|no longer|removed|deleted|terminated|not exist"),
-    ("removed", "copyright|closed|taken down|not found|violat"),
+    ("error", "unable to extract|requested format|no video formats"),  # of yt-dlp
 )
 ADVICE = r"\s*[(.;]?\s*(caused by|use --|see  ?http|also see|confirm you are on|please report|you might want)"
 POOLS = r"HTTPS?Connection\w*\([^()]*\): |Max retries exceeded with url: \S+ |<[\w.]+ object at 0x\w+>,? ?:? ?"
@@ -98,7 +105,8 @@ def _reason(causes: list[BaseException], status: int | None, text: str) -> str:
         return known
     if status is not None:
         return STATUS.get(status, "network" if status >= 500 else "error")
-    return next((reason for reason, words in WORDS if re.search(words, text, re.IGNORECASE)), "error")
+    said = "unavailable" if getattr(causes[0], "expected", False) else "error"  # words of the site, or a bug
+    return next((reason for reason, words in (*SURE, *WORDS) if re.search(words, text, re.IGNORECASE)), said)
 
 
 def scrub(text: str, secrets: tuple[str, ...] = ()) -> str:

@@ -22,6 +22,7 @@ SEGMENTED = ("m3u8", "m3u8_native", "http_dash_segments")
 RETRIES = 2  # by yt-dlp, of one segment
 PATIENCE = 60.0  # s; sites show a video, advertisements first, before they give its file
 PAGE = re.compile(rb"\s*<(!doctype|html|head|body)", re.IGNORECASE)
+PAGE_BYTES = 512  # of a file, enough to tell
 COOKIES = "set runtime.download.cookies to a cookies.txt in Netscape format, or cookies_from_browser to a browser"
 
 
@@ -86,18 +87,19 @@ def _cookies(access: Download) -> io.StringIO | None:
 def extract(client: Any, address: str, start: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What yt-dlp knows of a video, and the format with pictures and sound, or one of each.
 
-    Waits until the site lets the formats be fetched. ClipError invalid, live, no_video, no_audio; too_short if the
-    video ends before second `start`. Other errors of yt-dlp go through.
+    Waits until the site lets the formats be fetched. ClipError live; too_short if the video ends before second `start`;
+    unavailable if the site names no single video, or gives us no pictures or no sound of it: what it gives depends on
+    the client. Other errors of yt-dlp go through.
     """
     info = client.extract_info(address, download=False)
     if not info or info.get("_type", "video") != "video":
-        raise ClipError("invalid", "the address is not that of one video")
+        raise ClipError("unavailable", "the site gives no single video there")
     if info.get("live_status") in ("is_live", "is_upcoming", "post_live") or info.get("is_live"):
         raise ClipError("live", str(info.get("live_status") or "is_live").replace("_", " "))
     formats = info.get("requested_formats") or [info]
-    for kind, codec in (("video", "vcodec"), ("audio", "acodec")):
+    for kind, codec in (("pictures", "vcodec"), ("sound", "acodec")):
         if all(form.get(codec) == "none" for form in formats):
-            raise ClipError(f"no_{kind}", "the site has none")
+            raise ClipError("unavailable", f"the site gives no {kind} of it")
     if (info.get("duration") or math.inf) + 1 <= start:  # sites round it
         raise ClipError("too_short", f"the video ends at {info['duration']:.2f} s, not after {start:.2f} s")
     for form in formats:
@@ -124,6 +126,14 @@ def remote_file(client: Any, form: dict[str, Any]) -> RemoteFile:
     return RemoteFile(request, (TransportError,))
 
 
+def refuse_page(start: bytes, path: Path | None = None) -> None:
+    """ClipError("unavailable") if a file that starts so is a page: an excuse of the site. Its copy at `path` goes."""
+    if PAGE.match(start[:PAGE_BYTES]):
+        if path:
+            path.unlink()
+        raise ClipError("unavailable", "the site gives a page instead of the video")
+
+
 def save_format(client: Any, info: dict[str, Any], form: dict[str, Any], folder: Path) -> Path:
     """Fetch all of a format into the folder; returns the file. Bytes that are there already are not fetched again."""
     known = ("format_id", "protocol", "ext", "width", "height", "tbr", "filesize")
@@ -133,12 +143,14 @@ def save_format(client: Any, info: dict[str, Any], form: dict[str, Any], folder:
             file = remote_file(client, form)
             path = folder / digest([file.size, file.version, *told])
             file.save(path)
+            with path.open("rb") as start:
+                refuse_page(start.read(PAGE_BYTES), path)
             return path
     path = folder / digest(told)
     path.with_name(path.name + ".part").unlink(missing_ok=True)  # yt-dlp makes it anew from the segments that are there
     alone = {key: value for key, value in info.items() if key != "requested_formats"}
     done, _ = client.dl(str(path), {**alone, **form})
-    pages = [piece for piece in folder.glob(f"{path.name}*-Frag*") if PAGE.match(piece.read_bytes()[:512])]
+    pages = [piece for piece in folder.glob(f"{path.name}*-Frag*") if PAGE.match(piece.read_bytes()[:PAGE_BYTES])]
     if pages or not done:
         for piece in [*pages, path]:
             piece.unlink(missing_ok=True)

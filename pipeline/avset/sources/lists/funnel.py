@@ -1,4 +1,8 @@
-"""From the rows of several lists to one entry per video: classes, splits, repetitions, and how many are left."""
+"""From the rows of several lists to one entry per video: classes, splits, repetitions.
+
+The funnel tells what became of every row: list -> "rows" that were read, then how many of them are "used", "invalid",
+or were passed over for each reason. So the rows are the sum of all others.
+"""
 
 import difflib
 import hashlib
@@ -14,6 +18,7 @@ from avset.sources import Entry, Listing
 from avset.sources.lists.rows import PRECEDENCE, spans
 
 Lists = dict[str, list[Entry]]
+Funnel = dict[str, dict[str, int]]
 Names = Annotated[
     list[str], Field(min_length=1), BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
 ]  # one or several
@@ -89,21 +94,25 @@ def at_most(lists: Lists, caps: Caps) -> Lists:
     return {name: [entry for entry in entries if entry.media_id not in over] for name, entries in lists.items()}
 
 
-def counted(funnel: dict[str, dict[str, int]], step: str, lists: Lists) -> Lists:
-    """Note the lengths of the lists in the funnel; returns the lists."""
-    for name, entries in lists.items():
-        funnel[name][step] = len(entries)
-    return lists
+def narrowed(funnel: Funnel, reason: str, before: Lists, after: Lists) -> Lists:
+    """Note in the funnel why entries of the lists are left out; returns the lists without them."""
+    for name, entries in before.items():
+        funnel[name][reason] = len(entries) - len(after[name])
+    return after
 
 
-def listing_of(funnel: dict[str, dict[str, int]], lists: Lists, splits: dict[str, str] | None = None) -> Listing:
-    """The listing of some lists. The funnel of `splits` tells how many videos they name, and how many are used.
+def listing_of(funnel: Funnel, lists: Lists, splits: dict[str, str] | None = None) -> Listing:
+    """The listing of some lists, and of `splits` the number of videos that are used.
 
     AvsetError if nothing usable is left.
     """
+    for name, left in lists.items():
+        invalid = sum(bool(entry.fault) for entry in left)
+        funnel[name] |= {"invalid": invalid, "used": len(left) - invalid}
     entries = sorted((entry for entries in lists.values() for entry in entries), key=lambda entry: entry.media_id)
     if splits is not None:
-        funnel["splits"] = {"rows": len(splits), "distinct": sum(entry.media_id in splits for entry in entries)}
+        used = sum(entry.media_id in splits for entry in entries)
+        funnel["splits"] |= {"without a usable row": len(splits) - used, "used": used}
     if all(entry.fault for entry in entries):
         steps = (f"{name}: {', '.join(f'{n} {step}' for step, n in left.items())}" for name, left in funnel.items())
         raise AvsetError(f"no video is left of the lists ({'; '.join(steps)}); change clips.options")

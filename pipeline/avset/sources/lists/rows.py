@@ -1,14 +1,16 @@
 """The rows of lists of videos, every one checked.
 
 Of a row, only an id that was checked can reach a path, a command or an address. A row that cannot be used becomes an
-entry with a fault: the reading goes on, and the row is reported.
+entry with a fault: the reading goes on, and the row is reported. Every other row is an entry, or is counted under the
+reason why it was passed over.
 """
 
 import csv
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, TextIO
 from urllib.parse import quote, urlsplit
@@ -27,6 +29,7 @@ OTHER_ID = re.compile(r"(?!row-)[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 LATEST = 7 * 24 * 3600  # s; no part of a video ends later
 LABEL_LENGTH = 100  # characters
 LINE_LENGTH = 100_000  # characters of a line
+LOST = ("#NAME?", "#REF!", "#VALUE!", "#N/A", "#NUM!", "#DIV/0!", "#NULL!")  # what a spreadsheet leaves of a text
 JUDGED_FROM = 1000  # rows after which a list that is mostly unusable is refused
 
 
@@ -62,6 +65,13 @@ class Online(BaseModel, extra="forbid"):
             raise ValueError(f"{shown(video)} is no video id")
         return video
 
+    def is_id(self, video: Any) -> bool:
+        """Whether `checked` takes this for an id."""
+        try:
+            return bool(self.checked(video))
+        except ValueError:
+            return False
+
 
 @dataclass
 class Reading:
@@ -74,7 +84,9 @@ class Reading:
     option: str  # the key in clips.options that names the place
     form: str  # what a row is
     rows: int = 0
+    passed_over: Counter[str] = field(default_factory=Counter)  # reason -> rows that are no entry
     faults: int = 0
+    seen: Counter[str] = field(default_factory=Counter)  # row that cannot be used -> how often it came
 
     @property
     def name(self) -> str:
@@ -86,9 +98,9 @@ class Reading:
         """Place, text and fields of every row of a CSV list; no fields if their number is not that of the columns.
 
         One line is one row, so an unclosed quote spoils no other row. A line counts up to LINE_LENGTH characters.
-        Comments (#), blank lines and a header are no rows.
+        Blank lines, comments and a header before the first row are no rows. A comment begins with "# ", as in the lists
+        of AudioSet: "#NAME?" is an id that a spreadsheet has lost.
         """
-        header = list(columns)
         with open_list(self.place, self.option) as handle:
             for number, line in enumerate(_lines(handle), 1):
                 row = line.strip()
@@ -96,7 +108,8 @@ class Reading:
                     fields = next(csv.reader((row,), skipinitialspace=True, strict=True))
                 except csv.Error:
                     fields = []
-                if row and row[0] != "#" and fields != header:
+                comment = (fields or [row])[0].split(maxsplit=1)[:1] == ["#"]
+                if row and not comment and (self.rows or fields != list(columns)):
                     self.rows += 1
                     yield f"line {number}", row, fields if len(fields) == len(columns) else []
         self._close()
@@ -112,7 +125,7 @@ class Reading:
     ) -> list[Entry]:
         """The entries of a {class: [id, ...]} list that have a split.
 
-        Videos that `splits` (id -> split) does not name are left out. If it is None, the first usable videos of a
+        Videos that `splits` (id -> split) does not name are passed over. If it is None, the first usable videos of a
         class have the splits `first`, and all others are for training.
         """
         if not isinstance(tree, dict):
@@ -123,10 +136,10 @@ class Reading:
             for number, video in enumerate(videos if isinstance(videos, list) else [videos], 1):
                 self.rows += 1
                 text = video if isinstance(video, str) else type(video).__name__
-                split = "train" if splits is None else splits.get(text, "")
-                if not split:
+                if splits is not None and text not in splits and options.is_id(video):
+                    self.passed_over["without a split"] += 1
                     continue
-                where = f"{shown(name)}, video {number}"
+                split, where = (splits or {}).get(text, "train"), f"{shown(name)}, video {number}"
                 entry = self.entry(options, where, f"{name}: {text}", video, split, labels_of(name), parts_of(text))
                 if splits is None and not entry.fault:
                     at = order.setdefault(entry.media_id, len(order))
@@ -149,7 +162,7 @@ class Reading:
         try:
             media_id = options.checked(video)
             for label in labels:
-                if not _is_label(label):
+                if not is_label(label):
                     raise ValueError(f"{shown(label)} is no label")
             origin = options.address.replace("{id}", quote(media_id, safe=""))
             return Entry(media_id, split, labels, origin, spans(parts))
@@ -157,14 +170,16 @@ class Reading:
             return self.fault(where, row, split, labels, str(e))
 
     def fault(self, where: str, row: str, split: str, labels: tuple[str, ...] = (), why: str = "") -> Entry:
-        """The entry of a row that cannot be used; its media_id is a hash of the row."""
+        """The entry of a row that cannot be used; its media_id is a hash of the row and of how often it came."""
         self.faults += 1
         if self.rows >= JUDGED_FROM and self.faults > self.rows / 2:
             raise self.refused(f"{self.faults} of its first {self.rows} rows are no {self.form}")
-        digest = hashlib.sha256(f"{self.option}\n{row}".encode(errors="surrogatepass")).hexdigest()
+        again = f"\n{self.seen[row]}" if row in self.seen else ""
+        self.seen[row] += 1
+        digest = hashlib.sha256(f"{self.option}\n{row}{again}".encode(errors="surrogatepass")).hexdigest()
         origin = f"{where} of {self.name}"
         detail = f"{origin}: {why or f'{shown(row)} is no {self.form}'}"
-        return Entry(f"row-{digest[:10]}", split, tuple(filter(_is_label, labels)), origin, (), detail)
+        return Entry(f"row-{digest[:10]}", split, tuple(filter(is_label, labels)), origin, (), detail)
 
     def refused(self, why: str) -> AvsetError:
         """The error for a list that is not the one that was asked for."""
@@ -178,15 +193,16 @@ class Reading:
             raise self.refused(f"none of its {self.rows} rows is a {self.form}")
 
 
-def read_splits(place: str, option: str = "splits") -> dict[str, str]:
-    """A user's CSV with the columns id,split. AvsetError names the line that is wrong."""
+def read_splits(place: str, options: Online, funnel: dict[str, dict[str, int]]) -> dict[str, str]:
+    """A user's CSV with the columns id,split; the funnel gets its rows. AvsetError names the line that is wrong."""
     splits: dict[str, str] = {}
-    reading = Reading(place, option, "id,split")
+    reading = Reading(place, "splits", "id,split")
     for where, row, fields in reading.table(("id", "split")):
         video, split = (field.strip() for field in fields or ("", ""))
-        if split not in SPLITS or splits.setdefault(video, split) != split:
-            why = f"{where} of {reading.name}: {shown(row)} is no id with the one split"
-            raise AvsetError(f"{why} that it has; in clips.options.{option} that is train, validation or test")
+        if not options.is_id(video) or split not in SPLITS or splits.setdefault(video, split) != split:
+            why = f"{where} of {reading.name}: {shown(row)} is no video id with the one split"
+            raise AvsetError(f"{why} that it has; in clips.options.splits that is train, validation or test")
+    funnel["splits"] = {"rows": reading.rows, "repeated": reading.rows - len(splits)}
     return splits
 
 
@@ -211,5 +227,6 @@ def _lines(handle: TextIO) -> Iterator[str]:
         rest = not line.endswith("\n")
 
 
-def _is_label(text: str) -> bool:
-    return 1 <= len(text) <= LABEL_LENGTH and text.isprintable()
+def is_label(text: str) -> bool:
+    """Whether a text of a list can be the name of a class."""
+    return bool(text.strip()) and len(text) <= LABEL_LENGTH and text.isprintable() and text not in LOST

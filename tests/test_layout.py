@@ -12,6 +12,7 @@ import yaml
 
 from avset.presets import KINDS
 from avset.storage.artifacts import ARTIFACTS
+from stages import FIRST
 
 ROOT = Path(__file__).parents[1]
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -27,14 +28,14 @@ PLUMBING = {  # moves data and never decides its content, so no stage depends on
 }
 ROOMS = (  # each imports from those before it alone
     "errors", "console", "values", "presets", "architecture", "params", "storage", "compute", "features", "media",
-    "sources", "models", "training", "evaluation", "report", "inference", "__main__",
+    "sources", "models", "training", "evaluation", "report", "inference", "doctor", "__main__",
 )  # fmt: skip
 DRAWERS = {f"sources/demo/{name}.py" for name in ("canvas", "pictures", "train_encoder")}
 DOORS = {  # who may import a package
     "av": {"media/container.py", "media/frames.py", "sources/demo/media.py",
            "sources/download/excerpt.py"},
     "dvclive": {"stages/train.py"},
-    "dvc": {"storage/previous.py"},
+    "dvc": {"doctor/project.py", "storage/previous.py"},
     "filelock": {"compute/making.py", "sources/download/__init__.py"},
     "h5py": {"storage/hdf5.py", "storage/inspect.py", "storage/shards.py", "storage/store.py",
              "evaluation/examples.py"},
@@ -178,6 +179,10 @@ def test_every_stage_has_a_command_and_says_what_it_makes():
     for stage in STAGES:
         assert body(stage)["cmd"].startswith(f"python -m stages.{stage}")
         assert body(stage)["desc"]
+
+
+def test_the_first_stage_is_the_one_that_checks_for_all():
+    assert next(iter(DVC)) == FIRST
 
 
 def test_runtime_is_tracked_by_no_stage():

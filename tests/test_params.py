@@ -145,6 +145,12 @@ def test_a_misspelt_option_of_a_source_is_named_with_the_nearest():
         load_source("audioset", {"max_per_class": {"trein": 5}})
 
 
+def test_a_folder_without_a_table_has_no_labels_that_differ():
+    p = params.resolve(changed(("dataset", "folder"), ("datasets/folder/mixtures/different_category", True)))
+    with pytest.raises(ParamsError, match=r"datasets\.folder\.mixtures\.different_category: .*table has no labels"):
+        params.check_options(p)
+
+
 def test_no_scale_has_the_name_of_the_clips_folder():
     with pytest.raises(ParamsError, match=r"scale: 'clips' is the folder"):
         params.resolve(changed(("scales/clips", TREE["scales"]["demo"]), ("scale", "clips")))
@@ -245,8 +251,6 @@ PROMPTS, TRAIN, CROP = "evaluate/prompts", "scales/demo/train", "scales/demo/mod
         (r"presets\.nmf_mfcc\.templates: 1 make no 2 sounds",
          {"presets/nmf_mfcc/templates": 1, "methods": {"nmf_mfcc": "pipeline/avset/models/nmf_mfcc.py"}}),
         # names and files
-        (r"mixtures\.different_category: a folder without .*table",
-         {"dataset": "folder", "datasets/folder/mixtures/different_category": True}),
         (r"methods\.avset: '\./x/avset/models/avset\.py' is not there",
          {"methods/avset": "./x/avset/models/avset.py"}),
         (r"methods\.avset: None is not the file", {"methods/avset": None}),

@@ -297,7 +297,10 @@ def resolve(tree: dict[str, Any], root: Path = Path()) -> Params:
 
 def check_options(p: Params) -> None:
     """ParamsError if the options of the source are wrong; not part of `load`, since a source takes time to import."""
-    checked(import_module(f"avset.sources.{p.clips.source}").Options, p.clips.options, "clips.options")
+    options = checked(import_module(f"avset.sources.{p.clips.source}").Options, p.clips.options, "clips.options")
+    if p.clips.source == "folder" and not options.table and p.mixtures.different_category:
+        why = "a folder without clips.options.table has no labels; set it to false"
+        raise ParamsError(f"datasets.{p.dataset}.mixtures.different_category: {why}")
 
 
 def _misfits(p: Params, encoder: Architecture | None) -> Iterator[Misfit]:
@@ -316,8 +319,6 @@ def _misfits(p: Params, encoder: Architecture | None) -> Iterator[Misfit]:
         yield "train.workers", why
     if (train.decoded_frames or 0) > p.frames.count:
         yield "train.decoded_frames", f"a clip has {p.frames.count} (frames.count), not {train.decoded_frames}"
-    if p.mixtures.different_category and p.clips.source == "folder" and not p.clips.options.get("table"):
-        yield "mixtures.different_category", "a folder without clips.options.table has no labels; set it to false"
     if runtime.executor == "ray" and runtime.device == "cuda" and not runtime.gpus_per_worker:
         yield (
             "runtime.gpus_per_worker",

@@ -41,6 +41,7 @@ ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters file.
 
 
 PARAMS = Path("params.yaml")
+FIRST = "encoder"  # stage of dvc.yaml
 
 
 Verify = Annotated[
@@ -58,8 +59,13 @@ NewVersion = Annotated[
 
 
 def begin(stage: str, path: Path, method: str = "", new_version: bool = False) -> Params:
-    """Load the parameters and say which data set runs at which scale; AvsetError if the disks are too full to start."""
+    """Load the parameters and say which data set runs at which scale; AvsetError if the disks are too full to start.
+
+    The first stage of dvc.yaml checks the options of the source too: they take time to import.
+    """
     p = params.load(path)
+    if stage == FIRST:
+        params.check_options(p)
     if new_version:
         Recipe(stage).renew()
     print(

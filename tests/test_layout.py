@@ -12,6 +12,7 @@ import yaml
 
 from avset.presets import KINDS
 from avset.storage.artifacts import ARTIFACTS
+from stages import FIRST
 
 ROOT = Path(__file__).parents[1]
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -19,21 +20,22 @@ TREE = yaml.safe_load((ROOT / "params.yaml").read_text())
 STAGES = sorted(p.stem for p in (ROOT / "stages").glob("[a-z]*.py"))
 LIBRARY = "pipeline/avset"
 PLUMBING = {  # moves data and never decides its content, so no stage depends on it
-    *(f"{LIBRARY}/{name}.py" for name in ("__init__", "console", "errors", "params", "presets")),
+    *(f"{LIBRARY}/{name}.py" for name in ("__init__", "console", "errors")),
+    *(f"{LIBRARY}/{name}.py" for name in ("architecture", "params", "presets", "values")),
     *(str(p.relative_to(ROOT)) for room in ("compute", "storage") for p in (ROOT / LIBRARY / room).glob("*.py")),
     *(str(p.relative_to(ROOT)) for p in (ROOT / LIBRARY).glob("*/__init__.py") if not p.read_text()),
     "stages/__init__.py",
 }
 ROOMS = (  # each imports from those before it alone
-    "errors", "console", "presets", "params", "storage", "compute", "features", "media", "sources", "models",
-    "training", "evaluation", "report", "inference", "__main__",
+    "errors", "console", "values", "presets", "architecture", "params", "storage", "compute", "features", "media",
+    "sources", "models", "training", "evaluation", "report", "inference", "doctor", "__main__",
 )  # fmt: skip
 DRAWERS = {f"sources/demo/{name}.py" for name in ("canvas", "pictures", "train_encoder")}
 DOORS = {  # who may import a package
     "av": {"media/container.py", "media/frames.py", "sources/demo/media.py",
            "sources/download/excerpt.py"},
     "dvclive": {"stages/train.py"},
-    "dvc": {"storage/previous.py"},
+    "dvc": {"doctor/project.py", "storage/previous.py"},
     "filelock": {"compute/making.py", "sources/download/__init__.py"},
     "h5py": {"storage/hdf5.py", "storage/inspect.py", "storage/shards.py", "storage/store.py",
              "evaluation/examples.py"},
@@ -46,11 +48,12 @@ DOORS = {  # who may import a package
     "pyarrow": {"storage/inspect.py", "storage/shards.py", "storage/store.py", "storage/tables.py",
                 "sources/clips.py", "sources/reuse.py", "evaluation/evaluate.py"},
     "ray": {"compute/ray_train.py", "compute/ray_worker.py"},
+    "ruamel": {"values.py"},
     "scipy": {"evaluation/metrics.py"},
     "soundfile": {"media/recordings.py", "report/page.py"},
     "torchaudio": {"media/waveforms.py"},
     "typer": {"__main__.py", "stages/__init__.py", "stages/clips.py", "stages/evaluate.py", "stages/train.py"},
-    "yaml": {"compute/identity.py", "params.py", "storage/previous.py"},
+    "yaml": {"compute/identity.py", "storage/previous.py"},
     "yt_dlp": {"sources/download/sites.py"},
 }  # fmt: skip
 
@@ -60,7 +63,8 @@ TESTED_IN = {  # modules whose tests are in the file of another that they work f
     "features/samples": "waveforms", "features/weights": "encoder", "models/checkpoint": "separate",
     "models/contract": "train", "models/unet": "avset", "presets": "train", "sources/dry_run": "clips",
     "storage/artifacts": "inspect", "storage/cache": "store", "storage/files": "store", "storage/gc": "inspect",
-    "storage/items": "store", "storage/tables": "store", "training/batches": "mixtures",
+    "storage/items": "store", "storage/tables": "store", "training/batches": "mixtures", "architecture": "params",
+    "values": "params",
 }  # fmt: skip
 TESTED_THROUGH = {  # modules that tests reach through their stage or command alone
     "compute/process", "console", "evaluation/evaluate", "evaluation/scores", "inference/localize", "sources/reuse",
@@ -175,6 +179,10 @@ def test_every_stage_has_a_command_and_says_what_it_makes():
     for stage in STAGES:
         assert body(stage)["cmd"].startswith(f"python -m stages.{stage}")
         assert body(stage)["desc"]
+
+
+def test_the_first_stage_is_the_one_that_checks_for_all():
+    assert next(iter(DVC)) == FIRST
 
 
 def test_runtime_is_tracked_by_no_stage():

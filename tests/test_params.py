@@ -1,6 +1,7 @@
 """params.yaml: a data set and a scale, complete and strict; every error names its key, and its layout is DVC's."""
 
 import copy
+import datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from avset import params
+from avset import params, values
+from avset.architecture import known
 from avset.errors import ParamsError
 from avset.sources.clips import load_source
 
@@ -143,6 +145,12 @@ def test_a_misspelt_option_of_a_source_is_named_with_the_nearest():
         load_source("audioset", {"max_per_class": {"trein": 5}})
 
 
+def test_a_folder_without_a_table_has_no_labels_that_differ():
+    p = params.resolve(changed(("dataset", "folder"), ("datasets/folder/mixtures/different_category", True)))
+    with pytest.raises(ParamsError, match=r"datasets\.folder\.mixtures\.different_category: .*table has no labels"):
+        params.check_options(p)
+
+
 def test_no_scale_has_the_name_of_the_clips_folder():
     with pytest.raises(ParamsError, match=r"scale: 'clips' is the folder"):
         params.resolve(changed(("scales/clips", TREE["scales"]["demo"]), ("scale", "clips")))
@@ -155,6 +163,197 @@ def test_options_of_a_source_are_set_without_a_plus(dataset: str):
     fields = import_module(f"avset.sources.{told['source']}").Options.model_fields
     long = {name for name, field in fields.items() if isinstance(field.default, str | dict) or name == "extensions"}
     assert fields.keys() - long <= told["options"].keys()
+
+
+PROMPTS, TRAIN, CROP = "evaluate/prompts", "scales/demo/train", "scales/demo/model/crop"
+
+
+@pytest.mark.parametrize(
+    ("said", "changes"),
+    [
+        # prompts
+        (r"evaluate\.prompts\.text: .*\{label\}, and no other", {PROMPTS: {"text": "a {instrument} plays"}}),
+        (r"evaluate\.prompts\.text: .*\{label\}, and no other", {PROMPTS: {"text": "{label} and {other}"}}),
+        (r"evaluate\.prompts\.text: .*\{label\}, and no other", {PROMPTS: {"text": "{label.upper}"}}),
+        (r"evaluate\.prompts\.text: .*\{label\}, and no other", {PROMPTS: {"text": "{label[0]}"}}),
+        (r"evaluate\.prompts\.text: .*\{label\}, and no other", {PROMPTS: {"text": "{label!r}"}}),
+        (r"evaluate\.prompts\.text: .*\{label\}, and no other", {PROMPTS: {"text": "{label:>9}"}}),
+        (r"evaluate\.prompts\.text: .*\{label\}, and no other", {PROMPTS: {"text": "a {}"}}),
+        (r"evaluate\.prompts\.text: .*\{label\}, and no other", {PROMPTS: {"text": "a violin"}}),
+        (r"evaluate\.prompts\.text: .*\{label\}, and no other", {PROMPTS: {"text": "{{label}}"}}),
+        (r"evaluate\.prompts\.text: .*\{label\}, and no other", {PROMPTS: {"text": ""}}),
+        (r"evaluate\.prompts\.text: .*brace", {PROMPTS: {"text": "a {label plays"}}),
+        (r"evaluate\.prompts\.text: .*brace", {PROMPTS: {"text": "a {label} plays}"}}),
+        (r"evaluate\.prompts\.text: .*string, not None", {PROMPTS: {"text": None}}),
+        (r"evaluate\.prompts\.long: has 76 words; .* at most 75", {PROMPTS: {"long": "a " * 75 + "{label}"}}),
+        *((rf"evaluate\.prompts\.{name}: .*name of another", {PROMPTS: {name: "{label}"}})
+          for name in ("video", "caption", "sound", "oracle", "mixture", "ideal", "chance", "Video")),
+        (r"evaluate\.prompts\.a/b: .*letters", {PROMPTS: {"a/b": "{label}"}}),
+        (r"evaluate\.prompts\.: .*letters", {PROMPTS: {"": "{label}"}}),
+        (r"evaluate\.prompts: .*at least 1", {PROMPTS: {}}),
+        (r"evaluate\.prompts: .*dict", {PROMPTS: None}),
+        # sizes
+        (r"scales\.demo\.model\.crop: .*5 times.* multiple of 32, like 64, not 60", {CROP: 60}),
+        (r"scales\.demo\.model\.log_bins: .* multiple of 32, like 96, not 100", {"scales/demo/model/log_bins": 100}),
+        (r"scales\.demo\.model\.log_bins: .*not 16", {"scales/demo/model/log_bins": 16, CROP: 16}),
+        (r"scales\.demo\.model\.crop: .*presets\.avset\.norm is batch",
+         {"scales/demo/model/log_bins": 32, CROP: 32, f"{TRAIN}/batch_size": 1, "presets/avset/norm": "batch"}),
+        (r"model\.channels\.1: .*greater", {"scales/demo/model/channels": [12, 0]}),
+        (r"model\.channels: .*at least 1", {"scales/demo/model/channels": []}),
+        *((r"spectrograms\.hop_length: must be below window_length = 1022", {"spectrograms/hop_length": hop})
+          for hop in (1022, 4096)),
+        (r"spectrograms\.hop_length: .*below", {"spectrograms/hop_length": 4095, "spectrograms/window_length": 4096}),
+        (r"spectrograms\.sample_rate: .*384000", {"spectrograms/sample_rate": 10**9}),
+        (r"train\.decoded_frames: a clip has 1 \(frames\.count\), not 2", {"train/decoded_frames": 2}),
+        (r"train\.decoded_regions: the encoder sees 16 regions", {"train/decoded_regions": 17}),
+        (r"train\.decoded_regions: the encoder sees 49 regions", {"train/decoded_regions": 50, "scale": "paper"}),
+        (r"train\.decoded_regions: presets\.avset\.level is video",
+         {"train/decoded_regions": 2, "presets/avset/level": "video"}),
+        (r"captions\.tokens: the encoder reads at most 75", {"captions/tokens": 76}),
+        # numbers
+        (r"train\.gain: must go from", {"train/gain": [1.5, 0.5]}),
+        (r"train\.gain: must go from", {"train/gain": [-1, 0.5]}),
+        (r"train\.gain: must go from", {"train/gain": [0, 0]}),
+        (r"train\.gain: .*at most 2", {"train/gain": [0.5, 1, 2]}),
+        (r"train\.gain\.1: .*missing|train\.gain\.1", {"train/gain": [0.5]}),
+        *((rf"{key.replace('/', '.')}: .*greater than or equal to 0, not -1", {key: -1})
+          for key in ("train/seed", "mixtures/seed", "presets/nmf_mfcc/seed", "runtime/download/retries")),
+        *((rf"{key.replace('/', '.')}: .*not 0", {key: 0})
+          for key in (f"{TRAIN}/steps", f"{TRAIN}/batch_size", f"{TRAIN}/validate_every", f"{TRAIN}/threads",
+                      "train/workers", "scales/demo/regions/batch_size", "scales/demo/captions/batch_size",
+                      "scales/demo/captions/steps", "scales/demo/captions/lr", "scales/demo/mixtures/test",
+                      "scales/demo/frames/count", "scales/demo/frames/spacing", "scales/demo/evaluate/examples",
+                      "runtime/workers", "runtime/time_limit", "runtime/download/workers", "clips/min_seconds",
+                      "clips/silence", "train/decoded_frames", "presets/avset/lr", "presets/nmf_mfcc/templates")),
+        (r"train\.validate_every: must be at most train\.steps = 100, not 200", {f"{TRAIN}/steps": 100}),
+        (r"train\.workers: 3 do not divide", {"train/workers": 3}),
+        *((rf"{key.replace('/', '.')}: must be a finite number", {key: value})
+          for value in (float("nan"), float("inf"), -float("inf"), 1e39)
+          for key in ("presets/avset/lr", "clips/silence", "datasets/folder/clips/length")),
+        (r"train\.gain\.1: must be a finite", {"train/gain": [0.5, float("inf")]}),
+        (r"mixtures\.seed: must be an integer of 64 bits; this one has 64", {"mixtures/seed": 2**63}),
+        (r"presets\.avset\.lr: must be an integer of 64 bits", {"presets/avset/lr": 10**400}),
+        (r"captions\.tokens: .*integer, not True", {"captions/tokens": True}),
+        (r"captions\.tokens: .*integer, not '3'", {"captions/tokens": "3"}),
+        (r"captions\.tokens: .*integer, not 3\.5", {"captions/tokens": 3.5}),
+        (r"captions\.tokens: .*not None", {"captions/tokens": None}),
+        (r"regions\.positional: .*boolean, not 'yes'", {"regions/positional": "yes"}),
+        (r"regions\.positional: .*boolean, not 1", {"regions/positional": 1}),
+        (r"presets\.avset\.shared_encoder: .*boolean, not 'on'", {"presets/avset/shared_encoder": "on"}),
+        (r"clips\.options\.date: a date is no parameter; write '2020-01-01' in quotes",
+         {"datasets/demo/clips/options/date": datetime.date(2020, 1, 1)}),
+        (r"runtime\.gpus_per_worker: a worker gets whole GPUs", {"runtime/gpus_per_worker": 1.5}),
+        (r"runtime\.gpus_per_worker: Ray hides", {"runtime/executor": "ray", "runtime/device": "cuda"}),
+        (r"clips\.length: all clips of 0\.5 s would be shorter", {"datasets/demo/clips/length": 0.5}),
+        (r"presets\.avset\.losses: all weights are zero",
+         {"presets/avset/losses": dict.fromkeys(("mask", "caption", "audio_language", "trimodal"), 0)}),
+        (r"presets\.nmf_mfcc\.coefficients: .*25", {"presets/nmf_mfcc/coefficients": 26}),
+        (r"presets\.nmf_mfcc\.templates: 1 make no 2 sounds",
+         {"presets/nmf_mfcc/templates": 1, "methods": {"nmf_mfcc": "pipeline/avset/models/nmf_mfcc.py"}}),
+        # names and files
+        (r"methods\.avset: '\./x/avset/models/avset\.py' is not there",
+         {"methods/avset": "./x/avset/models/avset.py"}),
+        (r"methods\.avset: None is not the file", {"methods/avset": None}),
+        (r"methods: must be a mapping", {"methods": {}}),
+        (r"methods: must be a mapping", {"methods": None}),
+        (r"methods: 'ideal' is another entry",
+         {"presets/ideal": TREE["presets"]["avset"], "methods": {"ideal": "pipeline/avset/models/avset.py"}}),
+        (r"methods: 'a\.b' must have letters",
+         {"presets/a.b": TREE["presets"]["avset"], "methods": {"a.b": "pipeline/avset/models/avset.py"}}),
+        (r"dataset: '\.\.' must have letters", {"datasets/..": TREE["datasets"]["demo"], "dataset": ".."}),
+        (r"scale: 'a b' must have letters", {"scales/a b": TREE["scales"]["demo"], "scale": "a b"}),
+        (r"datasets\.1: a key must be text", {"datasets": {1: TREE["datasets"]["demo"]}, "dataset": 1}),
+        (r"dataset: None is not one of", {"dataset": None}),
+        (r"datasets\.music\.clips\.lenght: unknown key; did you mean datasets\.music\.clips\.length\?",
+         {"datasets/music/clips/lenght": 10}),
+        (r"scales\.paper: 'trains' is not one of .*; did you mean train\?", {"scales/paper/trains": {}}),
+        (r"encoder\.weights: .*at least 1", {"scales/demo/encoder/weights": ""}),
+    ],
+)  # fmt: skip
+def test_what_can_be_known_is_refused_before_a_stage_runs(said: str, changes: dict[str, object]):
+    with pytest.raises(ParamsError, match=said):
+        params.resolve(changed(*changes.items()))
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [("1 / 0", r"\(division by zero\)"), ("class Settings: ...", "'Method'"),
+     ("class Settings: ...\nMethod = None", "must derive from")],
+)  # fmt: skip
+def test_a_module_that_is_no_kind_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, said: str):
+    package = f"own{len(code)}"
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "kind.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ParamsError, match=rf"presets\.avset\.kind: .*{package}\.kind.* {said}"):
+        params.resolve(changed(("presets/avset/kind", f"{package}.kind")))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {CROP: 60, "methods": {"nmf_mfcc": "pipeline/avset/models/nmf_mfcc.py"}},
+        {"scales/demo/model/log_bins": 32, CROP: 32, "presets/avset/norm": "batch"},
+        {"train/gain": [1, 1]}, {"train/gain": [0, 1]}, {"presets/avset/lr": 1}, {"captions/tokens": 75},
+        {"train/decoded_regions": 16, "train/decoded_frames": 1}, {"spectrograms/hop_length": 511},
+        {PROMPTS: {"Hören": "{{so}} klingt {label}, {label}"}}, {"scales/demo/encoder/architecture": "hf-hub:a/b"},
+        {"presets/ideal": TREE["presets"]["avset"]}, {"runtime/gpus_per_worker": 0.5}, {"runtime/gpus_per_worker": 2},
+    ],
+)  # fmt: skip
+def test_what_is_right_is_taken(changes: dict[str, object]):
+    params.resolve(changed(*changes.items()))
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["011025", "1e-3", "1e3", "0o17", "0x1F", "0b11", "1_000", "1:30", "1:30.5", "yes", "on", "Off", "y", "~", ".5",
+     "5.", "+5", ".inf", "null", "2020-01-01", "1e400", "!!str 5", "'5'", "{a: 1, b: [2]}", "NO", "True", "|\n  x"],
+)  # fmt: skip
+def test_a_file_says_to_the_stages_what_it_says_to_dvc(tmp_path: Path, value: str):
+    from dvc.utils.serialize import load_yaml
+
+    path = tmp_path / "params.yaml"
+    path.write_text(f"a: {value}\n")
+    assert repr(values.read(path)) == repr(load_yaml(path))
+
+
+@pytest.mark.parametrize(
+    ("said", "old", "new"),
+    [
+        (r'found duplicate key "tokens" .*line', "  tokens: 3", "  tokens: 3\n  tokens: 4"),
+        (r'found duplicate key "captions"', "captions:\n  tokens", "captions:\nmodel:\ncaptions:\n  tokens"),
+        (r"captions\.tokens: .*integer, not '1:30'", "tokens: 3", "tokens: 1:30"),
+        (r"regions\.positional: .*boolean, not 'yes'", "positional: true", "positional: yes"),
+        (r"captions\.tokens: a date is no parameter", "tokens: 3", "tokens: 2020-01-01"),
+        (r"captions\.tokens: a set is no parameter", "tokens: 3", "tokens: !!set {a}"),
+        (r"captions\.tokens: must be a finite number", "tokens: 3", "tokens: .nan"),
+        (r"captions\.tokens: must be an integer of 64 bits", "tokens: 3", "tokens: 99999999999999999999"),
+        (r"not valid YAML: .*month", "tokens: 3", "tokens: 2020-13-01"),
+        (r"not valid YAML: .*5000 digits|not valid YAML: .*digit", "tokens: 3", f"tokens: {'9' * 5000}"),
+        (r"lies too deep, or in itself", "tokens: 3", "tokens: &a [*a]"),
+        (r"not valid YAML: could not determine a constructor", "tokens: 3", "tokens: !!python/name:os.system"),
+        (r"True: a key must be text|captions\.True", "tokens: 3", "true: 3"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_wrong_is_refused_with_its_place(tmp_path: Path, said: str, old: str, new: str):
+    assert TEXT.count(old) == 1
+    (tmp_path / "params.yaml").write_text(TEXT.replace(old, new))
+    with pytest.raises(ParamsError, match=said):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_a_sample_rate_with_a_leading_zero_is_what_dvc_reads(tmp_path: Path):
+    (tmp_path / "pipeline").symlink_to(ROOT / "pipeline")
+    (tmp_path / "params.yaml").write_text(TEXT.replace("sample_rate: 11025", "sample_rate: 011025"))
+    assert params.load(tmp_path / "params.yaml").spectrograms.sample_rate == 11025
+
+
+def test_an_encoder_of_a_hub_is_known_once_it_is_made(tmp_path: Path):
+    """Without its JSON file nothing tells how much it reads; the artifact does, if it is of that architecture."""
+    (tmp_path / "encoder.json").write_text('{"architecture": "hf-hub:a/b", "context": 16, "grid": [3, 4]}')
+    assert known("hf-hub:a/b", tmp_path) == (16, 12)
+    assert known("hf-hub:a/c", tmp_path) is None
+    assert known("ViT-B-32-quickgelu", tmp_path) == (77, 49) and known("RN50-quickgelu", tmp_path) == (77, 49)
 
 
 def modified(tmp_path: Path, key: str, value: Any) -> list[tuple[str, str]]:

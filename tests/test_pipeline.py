@@ -58,6 +58,11 @@ def test_a_second_run_does_nothing(project: Project, undisturbed: dict[str, str]
     assert page.stat().st_size > 100_000
 
 
+def test_the_encoder_comes_before_the_downloads(project: Project):
+    planned = re.findall(r"Running stage '([^']+)'", project.dvc("repro", "--dry", "--force"))
+    assert sorted(planned) == STAGES and planned[:2] == ["encoder", "clips"]
+
+
 def test_how_to_compute_is_no_part_of_what(project: Project, undisturbed: dict[str, str]):
     change(project, runtime__workers=2, runtime__executor="inline", runtime__min_free_gb=0)
     assert project.repro() == ([], [])

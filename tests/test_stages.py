@@ -16,7 +16,7 @@ from test_store import tree_digest
 
 import stages
 from avset.compute.making import only_writer
-from avset.errors import AvsetError, MissingArtifact
+from avset.errors import AvsetError, MissingArtifact, ParamsError
 from avset.features.encoder import Encoder
 from avset.storage.shards import BITS, bits_of
 from avset.storage.store import Store
@@ -354,3 +354,12 @@ def test_a_device_that_is_not_there_is_named():
         assert device_of(resolve(toy.params(runtime__device="auto"))) == "cpu"
         with pytest.raises(AvsetError, match=r"runtime\.device is cuda"):
             device_of(resolve(toy.params(runtime__device="cuda")))
+
+
+def test_the_first_stage_checks_the_options_of_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """They take time to import, so the stages after it leave that to `clips`."""
+    toy.project(tmp_path, toy.params(datasets__demo__clips__options__duratoin=2.0))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ParamsError, match=r"clips\.options\.duratoin: unknown key; did you mean .*\.duration"):
+        stages.begin("encoder", Path("params.yaml"))
+    stages.begin("frames", Path("params.yaml"))

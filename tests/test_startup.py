@@ -67,7 +67,7 @@ def loaded(code: str) -> set[str]:
     return set(done.stderr.split(",")) - {""}
 
 
-@pytest.mark.parametrize("words", [[], ["separate"], ["localize"], ["store"]])
+@pytest.mark.parametrize("words", [[], ["separate"], ["localize"], ["doctor"], ["store"]])
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     code = f"from avset.__main__ import app\napp({[*words, '--help']}, standalone_mode=False)"
     assert loaded(code) == set()
@@ -75,6 +75,10 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
 
 def test_the_library_itself_imports_nothing_heavy() -> None:
     assert loaded("import avset\ndir(avset)\nassert 'numpy' not in sys.modules") == set()
+
+
+def test_the_doctor_starts_without_what_may_be_broken() -> None:
+    assert loaded("import avset.doctor") == set()
 
 
 def test_looking_after_stores_needs_no_torch() -> None:

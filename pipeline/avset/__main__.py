@@ -1,4 +1,4 @@
-"""What users type: `avset separate`, `avset localize`, and `avset store` for those who keep the artifacts."""
+"""What users type: `avset separate`, `avset localize`, `avset doctor`, and `avset store` to look after artifacts."""
 
 import json
 import sys
@@ -28,6 +28,7 @@ app.add_typer(store, name="store")
 StoreFolder = Annotated[
     Path, typer.Argument(help="Folder of a store: data/<dataset>/clips, data/<dataset>/<scale>/<stage>.")
 ]
+COLOURS = {"ok": None, "warn": "yellow", "fail": "red"}  # of the doctor's lines
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -84,6 +85,22 @@ def localize(
     attention = localize_file_to_file(Separator.load(model or _default_model(), encoder), file, query, output, time)
     (row, column), (rows, columns) = attention.strongest(), attention.grid
     print(f"{output}: strongest in row {row + 1} of {rows}, column {column + 1} of {columns}")
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check what a run needs: parameters, disks, weights, source, devices, DVC. Exit code 1 if something is wrong."""
+    from avset.doctor import examine
+
+    found = []
+    for one in examine():
+        found.append(one)
+        if not as_json:
+            cure = f"; {one.cure}" if one.cure else ""
+            typer.secho(f"{one.status:6}{one.check:12}{one.found}{cure}", fg=COLOURS[one.status])
+    if as_json:
+        print(json.dumps([one._asdict() for one in found], indent=2))
+    raise typer.Exit(any(one.status == "fail" for one in found))
 
 
 @store.command("ls")

@@ -4,18 +4,27 @@ A key stands in its shared section, in the block of the data set, or in that of 
 Every key that the code knows must be there, and nothing else may be: the error names the key.
 """
 
-import difflib
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+import math
+import re
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from string import Formatter
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, Field, SerializeAsAny, ValidationError
+from pydantic import AfterValidator, Field, SerializeAsAny, Strict, field_validator
 
+from avset.architecture import MARKS, Architecture, known
 from avset.errors import ParamsError
-from avset.presets import MethodSettings, Section, module_of, settings_type
+from avset.presets import MethodSettings, Misfit, Section, Seed, module_of, settings_type
+from avset.values import check_plain, checked, choose, known_keys, mapping, read
+
+NAME = r"\w[\w-]*"  # of a data set, a scale, a method, a query: a part of paths, of DVC's keys, and of tables
+KINDS_OF_QUERY = {"video", "caption", "sound", "oracle", "mixture", "ideal", "chance", "localization"}
+NO_METHODS = {"mixture", "ideal", "localization", "captions", "encoder"}  # other entries of metrics.json
+LEAST_OVERLAP = 1e-10  # sum of squared Hann windows at a sample; with less, no inverse transform brings it back
 
 
 class Download(Section):
@@ -36,18 +45,25 @@ class Runtime(Section):
 
     executor: Literal["inline", "processes", "ray"]
     workers: int = Field(ge=1)
-    gpus_per_worker: float = Field(ge=0)
+    gpus_per_worker: float = Field(ge=0)  # at most 1, or whole
     device: Literal["auto", "cpu", "cuda"]
     min_free_gb: float = Field(ge=0)
     time_limit: float = Field(gt=0)  # s for one clip
     download: Download
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole(cls, value: float) -> float:
+        if value > 1 and value % 1:
+            raise ValueError("a worker gets whole GPUs, or a fraction of one")
+        return value
 
 
 class Clips(Section):
     """Which media, and how they are cut into clips."""
 
     source: Literal["demo", "folder", "audioset", "music", "solos", "vggsound"]
-    options: dict[str, Any]
+    options: dict[str, Any]  # those of the source: see `check_options`
     length: float | None = Field(gt=0)  # s; media are cut on this grid, null keeps them whole
     min_seconds: float = Field(gt=0)
     silence: float = Field(lt=0)  # dBFS
@@ -65,7 +81,7 @@ class Frames(Section):
 class Spectrograms(Section):
     """The transform of App. A.6."""
 
-    sample_rate: int = Field(ge=1000)  # Hz
+    sample_rate: int = Field(ge=1000, le=384_000)  # Hz
     window_length: int = Field(ge=16)  # samples, = FFT size; F = window_length / 2 + 1
     hop_length: int = Field(ge=1)  # samples
     precision: Literal["float16", "float32"]
@@ -74,8 +90,8 @@ class Spectrograms(Section):
 class EncoderSource(Section):
     """The frozen vision-language model: an open_clip name or JSON file, and a tag or checkpoint file."""
 
-    architecture: str
-    weights: str
+    architecture: str = Field(min_length=1)
+    weights: str = Field(min_length=1)
 
 
 class Regions(Section):
@@ -88,7 +104,7 @@ class Regions(Section):
 class Captions(Section):
     """Latent captions, Eq. 1 and App. A.1."""
 
-    tokens: int = Field(ge=1, le=75)  # K
+    tokens: int = Field(ge=1)  # K
     optimizer: Literal["adam", "sgd"]
     lr: float = Field(gt=0)
     schedule: Literal["cosine", "constant"]
@@ -104,7 +120,7 @@ class Model(Section):
 
     log_bins: int = Field(ge=4)  # M
     crop: int = Field(ge=4)  # T, STFT frames
-    channels: list[int] = Field(min_length=1)  # of the levels above the bottleneck, whose width is D
+    channels: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)  # above the bottleneck, whose width is D
 
 
 class Mixtures(Section):
@@ -114,7 +130,7 @@ class Mixtures(Section):
     validation: int = Field(ge=1)
     test: int = Field(ge=1)
     different_category: bool
-    seed: int
+    seed: Seed
 
 
 class Train(Section):
@@ -123,19 +139,49 @@ class Train(Section):
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)  # mixtures
     validate_every: int = Field(ge=1)  # steps
-    gain: tuple[float, float]  # range of the random gain of a source
-    threads: int = Field(ge=1)  # the number of threads changes sums, so it is part of the result
+    gain: Annotated[tuple[float, float], Strict(False)]  # range of the random gain of a source
+    threads: int = Field(ge=1, le=1024)  # the number of threads changes sums, so it is part of the result
     workers: int = Field(ge=1)  # processes, each with its share of every batch; so is theirs
     precision: Literal["float32", "bfloat16"]  # of the network's convolutions
     decoded_frames: int | None = Field(ge=1)  # of a clip, drawn at each step; null: all
     decoded_regions: int | None = Field(ge=1)  # of a frame, drawn at each step; null: all
-    seed: int
+    seed: Seed
+
+    @field_validator("gain")
+    @classmethod
+    def _ascending(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] <= value[1] or value[1] == 0:
+            raise ValueError("must go from a gain of 0 or more up to a larger one")
+        return value
+
+
+def _query(name: str) -> str:
+    """ValueError unless a name can be that of a text query."""
+    if name.lower() in KINDS_OF_QUERY:
+        raise ValueError(f"this is the name of another query or row ({', '.join(sorted(KINDS_OF_QUERY))}); rename it")
+    if not re.fullmatch(NAME, name):
+        raise ValueError("a query's name has letters, digits, - and _ only")
+    return name
+
+
+def _template(text: str) -> str:
+    """ValueError unless a text is a template in which {label} stands, and no other placeholder."""
+    try:
+        parts = list(Formatter().parse(text))
+    except ValueError as e:
+        raise ValueError(f"a brace stands alone ({e}); write {{{{ or }}}} for one that is meant") from e
+    places = {(name, form, turn) for _, name, form, turn in parts if name is not None}
+    if places != {("label", "", None)}:
+        raise ValueError("must contain the placeholder {label}, and no other")
+    return text
 
 
 class Evaluate(Section):
     """Queries and examples of the evaluation."""
 
-    prompts: dict[str, str]  # name of the query -> template with {label}
+    prompts: dict[Annotated[str, AfterValidator(_query)], Annotated[str, AfterValidator(_template)]] = Field(
+        min_length=1
+    )  # name of the query -> template with {label}
     examples: int = Field(ge=1)  # mixtures kept whole for the page
 
 
@@ -183,8 +229,11 @@ class Params(Section):
         return Path("reports") / self.dataset / self.scale
 
     def preset(self, method: str) -> MethodSettings:
-        """The preset of a method; ParamsError if there is none."""
-        return self.presets[choose(method, self.presets, "method")]
+        """The preset of a method; ParamsError if there is none, or if it does not fit the other parameters."""
+        chosen = self.presets[choose(method, self.presets, "method")]
+        for key, why in chosen.misfits(method, self):
+            raise ParamsError(f"{key}: {why}")
+        return chosen
 
 
 def clips_of(data: Path) -> Path:
@@ -209,54 +258,84 @@ def stage_of(path: Path) -> str:
     return {"models": "train", "scores": "evaluate"}.get(artifact, artifact)
 
 
-def choose(name: Any, known: Collection[str], key: str) -> Any:
-    """`name` if it is one of `known`, else a ParamsError that lists them and names the nearest."""
-    if name not in list(known):
-        hint = f"; did you mean {near}?" if (near := nearest(name, known)) else ""
-        raise ParamsError(f"{key}: {name!r} is not one of {', '.join(sorted(known))}{hint}")
-    return name
-
-
-def nearest(name: Any, known: Collection[str]) -> str:
-    """The one of `known` that a misspelt name is likely to mean; "" if none is."""
-    return next(iter(difflib.get_close_matches(str(name), known, 1)), "")
-
-
 def load(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml; ParamsError names the key that is wrong, and what it may be."""
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except FileNotFoundError as e:
-        raise ParamsError(f"{path} is not here; run from the top folder of the project") from e
-    except yaml.YAMLError as e:
-        raise ParamsError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from e
-    return resolve(mapping(tree, str(path)))
+    return resolve(read(path), path.parent)
 
 
-def resolve(tree: dict[str, Any]) -> Params:
-    """A parsed params.yaml -> the parameters of the data set and of the scale that it names."""
+def resolve(tree: dict[str, Any], root: Path = Path()) -> Params:
+    """A parsed params.yaml -> the parameters of the data set and of the scale that it names.
+
+    ParamsError if a value is wrong by itself or beside the others; `root` is the folder of the files that it names.
+    """
+    check_plain(tree)
     for key in tree:
         choose(key, TOP_KEYS | set(SECTIONS), "params.yaml, top level")
     if missing := sorted(TOP_KEYS - set(tree)):
         raise ParamsError(f"{missing[0]}: missing from params.yaml")
     blocks = {"": tree}
     for axis in ("dataset", "scale"):
-        known = mapping(tree[f"{axis}s"], f"{axis}s")
-        name = choose(tree[axis], known, axis)
-        block = blocks[f"{axis}s.{name}."] = mapping(known[name], f"{axis}s.{name}")
-        for key in block:
-            choose(key, SECTIONS, f"{axis}s.{name}")
+        there = mapping(tree[f"{axis}s"], f"{axis}s")
+        name = choose(tree[axis], there, axis)
+        _check_name(name, axis)
+        for one, block in there.items():
+            _check_keys(mapping(block, f"{axis}s.{one}"), f"{axis}s.{one}")
+        blocks[f"{axis}s.{name}."] = mapping(there[name], f"{axis}s.{name}")
     if tree["scale"] == CLIPS:
         raise ParamsError(f"scale: {CLIPS!r} is the folder of the clips of all scales; give the scale another name")
-    sections = {name: _section(blocks, name) for name in SECTIONS}
-    batch, workers = sections["train"].batch_size, sections["train"].workers
-    if batch % workers:
-        raise ParamsError(f"train.workers: {workers} do not divide the {batch} mixtures of train.batch_size evenly")
+    places: dict[str, str] = {}  # the full name of each parameter
+    sections = {name: _section(blocks, name, places) for name in SECTIONS}
     presets = {name: _preset(name, values) for name, values in mapping(tree["presets"], "presets").items()}
-    _check_methods(tree["methods"], presets)
+    _check_methods(tree["methods"], presets, root)
     runtime = checked(Runtime, tree["runtime"], "runtime")
     top = {name: tree[name] for name in ("dataset", "scale", "methods")}
-    return Params(**top, runtime=runtime, presets=presets, **sections)
+    p = Params(**top, runtime=runtime, presets=presets, **sections)
+    for key, why in _misfits(p, known(p.encoder.architecture, p.data / "encoder", root)):
+        raise ParamsError(f"{places.get(key, key)}: {why}")
+    return p
+
+
+def check_options(p: Params) -> None:
+    """ParamsError if the options of the source are wrong; not part of `load`, since a source takes time to import."""
+    options = checked(import_module(f"avset.sources.{p.clips.source}").Options, p.clips.options, "clips.options")
+    if p.clips.source == "folder" and not options.table and p.mixtures.different_category:
+        why = "a folder without clips.options.table has no labels; set it to false"
+        raise ParamsError(f"datasets.{p.dataset}.mixtures.different_category: {why}")
+
+
+def _misfits(p: Params, encoder: Architecture | None) -> Iterator[Misfit]:
+    """Parameters that are wrong beside others, or for the encoder as far as that is known."""
+    longest, train, runtime = p.clips.length, p.train, p.runtime
+    if longest is not None and longest < p.clips.min_seconds:
+        yield "clips.length", f"all clips of {longest:g} s would be shorter than clips.min_seconds; lower that"
+    window, hop = p.spectrograms.window_length, p.spectrograms.hop_length
+    if hop >= window or (2 * hop > window and math.sin(math.pi * hop / window) ** 4 < LEAST_OVERLAP):
+        why = f"must be below window_length = {window}, best a quarter of it, not {hop}; else samples are lost"
+        yield "spectrograms.hop_length", why
+    if train.validate_every > train.steps:
+        yield "train.validate_every", f"must be at most train.steps = {train.steps}, not {train.validate_every}"
+    if train.batch_size % train.workers:
+        why = f"{train.workers} do not divide the {train.batch_size} mixtures of train.batch_size evenly"
+        yield "train.workers", why
+    if (train.decoded_frames or 0) > p.frames.count:
+        yield "train.decoded_frames", f"a clip has {p.frames.count} (frames.count), not {train.decoded_frames}"
+    if runtime.executor == "ray" and runtime.device == "cuda" and not runtime.gpus_per_worker:
+        yield (
+            "runtime.gpus_per_worker",
+            "Ray hides the GPUs from workers with 0, but runtime.device is cuda; set it to 1",
+        )
+    if encoder:
+        words = encoder.context - MARKS
+        if p.captions.tokens > words:
+            yield "captions.tokens", f"the encoder reads at most {words} (its context, {encoder.context}, less {MARKS})"
+        for name, prompt in p.evaluate.prompts.items():
+            if (count := len(prompt.split())) > words:
+                yield f"evaluate.prompts.{name}", f"has {count} words; the encoder reads at most {words} tokens"
+        if (train.decoded_regions or 0) > encoder.regions:
+            why = f"the encoder sees {encoder.regions} regions in a frame, not {train.decoded_regions}"
+            yield "train.decoded_regions", why
+    for name in p.methods:
+        yield from p.presets[name].misfits(name, p)
 
 
 def _preset(name: str, values: Any) -> MethodSettings:
@@ -265,25 +344,41 @@ def _preset(name: str, values: Any) -> MethodSettings:
     return checked(settings_type(values["kind"], f"presets.{name}.kind"), values, f"presets.{name}")
 
 
-def _check_methods(methods: Any, presets: dict[str, MethodSettings]) -> None:
+def _check_name(name: str, key: str) -> None:
+    """ParamsError unless the name of a data set, scale or method can be part of paths, and of DVC's keys."""
+    if not re.fullmatch(NAME, name):
+        raise ParamsError(f"{key}: {name!r} must have letters, digits, - and _ only, since folders are called so")
+
+
+def _check_keys(block: dict[str, Any], key: str) -> None:
+    """ParamsError if a block of a data set or of a scale has an unknown key, whether the block is in use or not."""
+    for section, values in block.items():
+        kind, here = SECTIONS[choose(section, SECTIONS, key)], f"{key}.{section}"
+        for name in mapping(values, here):
+            if name not in kind.model_fields:
+                raise ParamsError(f"{here}.{name}: unknown key; {known_keys(kind, [name], here, {})}")
+
+
+def _check_methods(methods: Any, presets: dict[str, MethodSettings], root: Path) -> None:
     """ParamsError unless `methods` maps names of presets to the files of their methods, which DVC watches."""
-    if not isinstance(methods, dict):
+    if not isinstance(methods, dict) or not methods:
         raise ParamsError(f"methods: must be a mapping, preset: file of its method, not {methods!r}")
     for name, path in methods.items():
         module = module_of(presets[choose(name, presets, "methods")].kind).split(".")
+        _check_name(name, "methods")
+        if name in NO_METHODS:
+            raise ParamsError(f"methods: {name!r} is another entry of metrics.json; give the preset another name")
         if list(Path(str(path)).with_suffix("").parts[-len(module) :]) != module:
             raise ParamsError(f"methods.{name}: {path!r} is not the file of {'.'.join(module)}, its preset's kind")
+        if not (root / str(path)).is_file():
+            raise ParamsError(f"methods.{name}: {path!r} is not there; give the path from the top folder")
 
 
-def mapping(value: Any, key: str) -> dict[str, Any]:
-    """`value` if it is a mapping, {} if it is null, else a ParamsError."""
-    if not isinstance(value, dict | None):
-        raise ParamsError(f"{key}: must be a mapping, not {value!r}")
-    return value or {}
+def _section(blocks: dict[str, dict[str, Any]], name: str, full: dict[str, str]) -> Any:
+    """A section, its keys gathered from the blocks: the shared one, that of the data set, that of the scale.
 
-
-def _section(blocks: dict[str, dict[str, Any]], name: str) -> Any:
-    """A section, its keys gathered from the blocks: the shared one, that of the data set, that of the scale."""
+    `full` gets the full name of each of its parameters.
+    """
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
     for prefix, block in blocks.items():
@@ -291,44 +386,8 @@ def _section(blocks: dict[str, dict[str, Any]], name: str) -> Any:
             if key in places:
                 raise ParamsError(f"{name}.{key}: stands in {places[key]} and in {prefix}{name}; keep one")
             values[key], places[key] = value, prefix + name
+            full[f"{name}.{key}"] = f"{prefix}{name}.{key}"
     return checked(SECTIONS[name], values, name, places)
-
-
-M = TypeVar("M", bound=BaseModel)
-
-
-def checked(kind: type[M], values: Any, name: str, places: Mapping[str, str] | None = None) -> M:
-    """The checked values of a section with this dotted name; `places`: where each of its keys stands, if elsewhere.
-
-    ParamsError names the key that is wrong. An unknown key comes first, with the nearest known one: it may be why
-    another is missing.
-    """
-    try:
-        return kind.model_validate(values)
-    except ValidationError as e:
-        error = min(e.errors(), key=lambda one: one["type"] != "extra_forbidden")
-        path, places = [str(part) for part in error["loc"]], places or {}
-        key = ".".join([places.get(path[0], name) if path else name, *path])
-        if error["type"] == "extra_forbidden":
-            raise ParamsError(f"{key}: unknown key; {_known(kind, path, name, places)}") from e
-        if error["type"] == "missing":
-            raise ParamsError(f"{key}: missing from params.yaml") from e
-        raise ParamsError(f"{key}: {error['msg']}" + (f", not {error['input']!r}" if path else "")) from e
-
-
-def _known(kind: type[BaseModel], path: list[str], name: str, places: Mapping[str, str]) -> str:
-    """What an unknown key of a model, or of one in it, may mean."""
-    *above, key = path
-    for part in above:
-        kind = kind.model_fields[part].annotation  # type: ignore[assignment]
-    near = nearest(key, kind.model_fields)
-    if not near:
-        return f"known here: {', '.join(kind.model_fields)}"
-    here = places.get(path[0], name)
-    there = here if above else places.get(near, here)
-    if there == here:
-        return f"did you mean {'.'.join([here, *above, near])}?"
-    return f"did you mean {name}.{near} ({there})?"
 
 
 def digest(value: Any) -> str:

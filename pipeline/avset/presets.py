@@ -3,28 +3,36 @@
 A kind is a name in `KINDS`, or the dotted name of a module that has `Settings` and `Method`.
 """
 
+from collections.abc import Iterator
 from importlib import import_module
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from avset.errors import ParamsError
 
+Seed = Annotated[int, Field(ge=0)]
+Misfit = tuple[str, str]  # the dotted name of a parameter, and why its value does not fit the others
+
 
 class Section(BaseModel):
-    """A section of params.yaml: immutable, no unknown keys."""
+    """A section of params.yaml: immutable, no unknown keys, no text or truth value where a number belongs."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     def recipe(self) -> dict[str, Any]:
         """The plain values, for keys and stores."""
         return self.model_dump(mode="json")
 
 
-class MethodSettings(Section):
+class MethodSettings(Section, strict=False):
     """The settings of a method that learns nothing; a kind adds its own."""
 
     kind: str
+
+    def misfits(self, preset: str, p: Any) -> Iterator[Misfit]:
+        """What in the parameters `p` (avset.params.Params) the method cannot run with, by the name of its preset."""
+        yield from ()
 
 
 class LearnedSettings(MethodSettings):
@@ -51,8 +59,14 @@ class AVSeTLosses(Section):
     audio_language: float = Field(ge=0)
     trimodal: float = Field(ge=0)
 
+    @model_validator(mode="after")
+    def _some(self) -> "AVSeTLosses":
+        if not any(self.recipe().values()):
+            raise ValueError("all weights are zero, so nothing would be learned; raise mask")
+        return self
 
-class AVSeTSettings(LearnedSettings):
+
+class AVSeTSettings(LearnedSettings, strict=True):
     """Everything that an ablation of AV-SeT changes. See avset.models.avset for the network's switches."""
 
     level: Literal["region", "video"]
@@ -67,14 +81,36 @@ class AVSeTSettings(LearnedSettings):
     similarity: Literal["cosine", "dot", "centered"]
     kl_reduction: Literal["sum", "mean"]
 
+    def misfits(self, preset: str, p: Any) -> Iterator[Misfit]:
+        """Sizes that the U-Net cannot halve, a batch without statistics, regions drawn where all are pooled."""
+        levels, sizes = len(p.model.channels) + 1, (p.model.log_bins, p.model.crop)
+        unit: int = 2**levels
+        for name, size in zip(("log_bins", "crop"), sizes, strict=True):
+            if size % unit:
+                near = unit * max(1, round(size / unit))
+                why = f"the U-Net of {preset} halves it {levels} times (model.channels, then the bottleneck)"
+                yield f"model.{name}", f"{why}, so it must be a multiple of {unit}, like {near}, not {size}"
+        if self.norm == "batch" and p.train.batch_size == 1 and sizes == (unit, unit):
+            why = f"presets.{preset}.norm is batch, but a batch has one value of each channel at the bottleneck"
+            yield "model.crop", f"{why}; raise train.batch_size, model.crop or model.log_bins, or take norm: group"
+        for name in ("decoded_frames", "decoded_regions"):
+            if self.level == "video" and getattr(p.train, name) is not None:
+                yield f"train.{name}", f"presets.{preset}.level is video, which pools all regions; leave it empty"
 
-class NMFSettings(MethodSettings):
+
+class NMFSettings(MethodSettings, strict=True):
     """NMF-MFCC (Spiertz & Gnann 2009)."""
 
     templates: int = Field(ge=1)  # of the factorisation of a mixture
     updates: int = Field(ge=1)  # multiplicative, for the Euclidean distance
-    coefficients: int = Field(ge=1)  # MFCC 1, 2, ... of each template that are clustered
-    seed: int
+    coefficients: int = Field(ge=1, le=25)  # MFCC 1, 2, ... of each template that are clustered; 26 mel bands have 25
+    seed: Seed
+
+    def misfits(self, preset: str, p: Any) -> Iterator[Misfit]:
+        """Fewer templates than sounds."""
+        if self.templates < p.mixtures.n_sources:
+            why = f"{self.templates} make no {p.mixtures.n_sources} sounds (mixtures.n_sources); take more"
+            yield f"presets.{preset}.templates", why
 
 
 KINDS: dict[str, tuple[type[MethodSettings], str]] = {  # kind -> its settings, and the module that has its `Method`
@@ -96,7 +132,11 @@ def settings_type(kind: Any, key: str = "kind") -> type[MethodSettings]:
         known = ", ".join(sorted(KINDS))
         raise ParamsError(f"{key}: {kind!r} is not one of {known}, and no dotted name of a module of your own")
     try:
-        found: type[MethodSettings] = import_module(kind).Settings
-        return found
-    except (ImportError, AttributeError) as e:
+        module = import_module(kind)
+        found: type[MethodSettings] = module.Settings
+        _ = module.Method
+    except Exception as e:  # a module of one's own may raise anything
         raise ParamsError(f"{key}: {kind!r} is no module with `Settings` and `Method` ({e})") from e
+    if not (isinstance(found, type) and issubclass(found, MethodSettings)):
+        raise ParamsError(f"{key}: {kind}.Settings must derive from avset.presets.MethodSettings")
+    return found

@@ -31,6 +31,7 @@ PREPROCESS = {  # of OpenAI: the default where neither the tag nor the config sa
     "resize_mode": "shortest",
     "std": (0.26862954, 0.26130258, 0.27577711),
 }
+HUB = "hf-hub:"  # before the name of a repository on the Hugging Face hub
 OPENAI_MARKS = {"input_resolution", "context_length", "vocab_size"}  # entries of OpenAI's files, and of no others
 
 
@@ -75,6 +76,44 @@ def export(architecture: str, weights: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / WEIGHTS).write_bytes(data)
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
+
+
+def whereabouts(architecture: str, weights: str) -> list[tuple[str, list[str]]]:
+    """What `export` has to fetch for a published model; nothing is fetched here.
+
+    Of each file its place in a cache, "" if it is in none, and the addresses that may have it. AvsetError if the
+    weights are neither a file nor a tag.
+    """
+    import open_clip
+    from open_clip import pretrained
+
+    files = []
+    if architecture.startswith(HUB):
+        files.append(_in_hub(architecture.removeprefix(HUB), ["open_clip_config.json"]))
+    elif not architecture.endswith(".json"):
+        _config(architecture)
+    published = {} if architecture.endswith(".json") else open_clip.get_pretrained_cfg(architecture, weights)
+    if published.get("hf_hub") and pretrained.has_hf_hub():
+        repository, _, name = published["hf_hub"].rpartition("/")
+        names = [name] if name else [pretrained.HF_SAFE_WEIGHTS_NAME, pretrained.HF_WEIGHTS_NAME]
+        files.append(_in_hub(repository, names))
+    elif published:
+        kept = Path("~/.cache/clip").expanduser() / Path(published["url"]).name
+        files.append((str(kept) if kept.is_file() else "", [published["url"]]))
+    elif not Path(weights).is_file():
+        known = open_clip.list_pretrained_tags_by_model(architecture)
+        tags = ", ".join(known) or "none"
+        raise AvsetError(f"{weights!r} is neither a file nor a tag of {architecture} (its tags: {tags})")
+    return files
+
+
+def _in_hub(repository: str, names: list[str]) -> tuple[str, list[str]]:
+    """Where the hub's cache has one of some files, "" if nowhere, and their addresses."""
+    from huggingface_hub import hf_hub_url, try_to_load_from_cache
+
+    kept = (try_to_load_from_cache(repository, name) for name in names)
+    here = next((path for path in kept if isinstance(path, str)), "")
+    return here, [hf_hub_url(repository, name) for name in names]
 
 
 def _config(architecture: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Small media files for tests: pictures that carry their own number, and a tone with a known onset."""
 
 import math
+import struct
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from avset.media.frames import decode_frames
 GRID = 4  # the picture's centre square has 4 x 4 cells: one row of colours, then twelve bits of the number
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255))  # the top row, from left to right
 QUIET = {"libx265": {"x265-params": "log-level=none"}, "libsvtav1": {"preset": "8"}}
+SOUND = {"vorbis": {"strict": "-2"}, "wmav2": {"b": "32000"}}
 RATE = 11025  # Hz, of decoded excerpts
 SILENCE = -60.0  # dBFS
 decode_audio = partial(waveforms.decode_audio, silence=SILENCE)
@@ -110,6 +112,7 @@ def make_video(
     times: list[float] | None = None,  # s: a variable frame rate
     gop: int = 12,
     rotation: int = 0,  # degrees counter-clockwise by which a player turns the picture
+    matrix: tuple[int, int, int, int] | None = None,  # of an MP4: maps stored columns and rows to shown ones
     pixel_aspect: int = 1,  # width of a pixel: the stored picture is that much narrower than `size`
     pix_fmt: str | None = None,
     container: str | None = None,
@@ -121,7 +124,8 @@ def make_video(
     with av.open(path, "w", format=container, options=default | (options or {})) as output:
         if video:
             pictures: Any = output.add_stream(vcodec, rate=fps, options=QUIET.get(vcodec, {}) | (codec_options or {}))
-            pictures.width, pictures.height = size if rotation % 180 == 0 else size[::-1]
+            exchanged = rotation % 180 == 90 or (matrix is not None and not matrix[0])
+            pictures.width, pictures.height = size[::-1] if exchanged else size
             pictures.width //= pixel_aspect
             pictures.codec_context.sample_aspect_ratio = Fraction(pixel_aspect)
             pictures.pix_fmt = pix_fmt or ("yuvj420p" if vcodec == "mjpeg" else "yuv420p")
@@ -131,14 +135,14 @@ def make_video(
             if rotation:
                 pictures.set_display_rotation(rotation)
         if audio:
-            sound: Any = output.add_stream(
-                acodec, rate=sample_rate, layout=layout, options={"strict": "-2"} if acodec == "vorbis" else {}
-            )
+            sound: Any = output.add_stream(acodec, rate=sample_rate, layout=layout, options=SOUND.get(acodec, {}))
         if video:
             stamps = times if times is not None else [i / fps for i in range(round(duration * fps))]
             for number, stamp in enumerate(stamps):
                 turned = np.rot90(numbered_picture(number, *size), -rotation // 90)
-                stored = np.ascontiguousarray(turned[:, ::pixel_aspect])
+                stored = np.ascontiguousarray(
+                    (turned if matrix is None else unplaced(turned, matrix))[:, ::pixel_aspect]
+                )
                 frame = av.VideoFrame.from_ndarray(stored, "rgb24")
                 frame.time_base = Fraction(1, TICKS) if times is not None else Fraction(1, fps)
                 frame.pts = round(stamp / frame.time_base)
@@ -157,7 +161,22 @@ def make_video(
                 samples.pts = at + round(late * sample_rate)
                 output.mux(sound.encode(samples))
             output.mux(sound.encode())
+    if matrix is not None:
+        data = bytearray(path.read_bytes())
+        across, down, row_across, row_down = (65536 * value for value in matrix)
+        struct.pack_into(">5i", data, data.index(b"tkhd") + 44, across, down, 0, row_across, row_down)
+        path.write_bytes(data)
     return path
+
+
+def unplaced(shown: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
+    """The stored picture of which column x, row y is shown at column a x + c y, row b x + d y; counted from the end
+    where that is negative."""
+    a, b, c, d = matrix
+    height, width = shown.shape[:2] if a else shown.shape[1::-1]
+    y, x = np.indices((height, width))
+    column, row = a * x + c * y, b * x + d * y
+    return shown[row - (b + d < 0), column - (a + c < 0)]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import os
 import re
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ from media import (
 )
 
 import avset.media.container
-from avset.errors import ClipError
+from avset.errors import AvsetError, ClipError
 from avset.media.container import TAIL, probe
 from avset.media.frames import decode_frames
+from avset.media.recordings import read_audio
+from avset.sources.download.excerpt import cut
 
 HOLDS = {  # what a container holds, as libavformat writes it
     ".mp4": (
@@ -185,6 +188,116 @@ def test_variable_frame_rate(make: Make, suffix: str, vcodec: str) -> None:
     times = np.array([0.02, 0.3, 0.52, 1.6, 1.75, 2.95]) + first_picture(path)
     assert numbers(path, times) == [0, 1, 2, 3, 4, 5]
     assert [numbers(path, [time])[0] for time in times] == [0, 1, 2, 3, 4, 5]
+
+
+HELD, STILL, SLIDES = [0.0, 0.1, 0.5], [0.0], [0.0, 1.0, 2.0]  # s of pictures
+
+
+@pytest.mark.parametrize(
+    ("suffix", "vcodec", "acodec", "times"),
+    [(".webm", "libvpx", "libopus", HELD), (".mkv", "libx264", "flac", SLIDES), (".mp4", "libx264", "aac", HELD),
+     (".mp4", "libx264", "aac", STILL), (".avi", "mjpeg", "pcm_s16le", HELD), (".ts", "libx264", "libmp3lame", STILL),
+     (".flv", "flv", "libmp3lame", SLIDES)],
+)  # fmt: skip
+def test_the_last_picture_stays_while_the_sound_goes_on(
+    make: Make, tmp_path: Path, suffix: str, vcodec: str, acodec: str, times: list[float]
+) -> None:
+    rate = 44100 if suffix == ".flv" else 48000
+    path = make(suffix, vcodec=vcodec, acodec=acodec, duration=4.0, times=times, onset=0.0, sample_rate=rate)
+    files = {path: (0.0, 4.0)}
+    if suffix != ".flv":  # Matroska holds no such pictures
+        target = tmp_path / "cut.mkv"
+        files[target] = (cut([partial(path.open, "rb")], 2.5, 3.5, target), 3.5)
+    for file, (zero, end) in files.items():
+        found, alone = probe(file), probe(file, sound=False)
+        assert min(found.duration, alone.duration) > end - zero - 0.05
+        for time in np.linspace(max(zero, 0.3), end - 0.1, 4):
+            wanted = max(n for n, begin in enumerate(times) if begin <= time)
+            assert numbers(file, [time - zero]) == [wanted]
+        assert amplitude(decode_audio(file, end - zero - 1.0, 0.9, RATE)) > 0.3
+    assert reason(decode_frames, path, np.array([6.0]), 64) == "truncated"
+
+
+def test_a_picture_track_that_is_cut_is_not_held(make: Make, tmp_path: Path) -> None:
+    whole = make(".mkv", acodec="flac", duration=6.0)
+    path = tmp_path / "a.mkv"
+    path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    assert probe(path).duration < 4.0 and reason(decode_frames, path, np.array([5.0]), 64) == "truncated"
+
+
+WRAP = 2**33 / 90000  # s after which the clock of MPEG starts anew
+
+
+@pytest.mark.parametrize(
+    ("before", "length", "first"),
+    [(2.0, 4.0, "audio"), (0.01, 3.0, "video"), (3.1, 3.0, "audio"),
+     pytest.param(61.0, 63.0, "video", marks=pytest.mark.slow)],
+)  # fmt: skip
+def test_a_clock_that_starts_anew(make: Make, tmp_path: Path, before: float, length: float, first: str) -> None:
+    fps = 1 if length > 10 else 10
+    film = make(".mp4", duration=length, fps=fps, acodec="libmp3lame", onset=0.5, codec_options={"bf": "0"})
+    shift = {kind: WRAP - before + (0.3 if kind != first else 0.0) for kind in ("video", "audio")}
+    path = remux(tmp_path / "a.ts", *(Track(film, kind, shift=late) for kind, late in shift.items()))
+    check_shifted(path, length, fps, shift["video"] - min(shift.values()), shift["audio"] - min(shift.values()))
+
+
+def check_shifted(path: Path, length: float, fps: int, seen: float, heard: float) -> None:
+    """Pictures start at `seen` s and the sound at `heard` s of the timeline, save the encoder's 25 ms."""
+    found = probe(path)
+    assert found.duration == found.declared == pytest.approx(length + 0.3, abs=0.05)
+    for time in (0.05, length / 2 + 0.05, length - 0.05):
+        assert numbers(path, [time + seen + 0.025]) == [int((time + 1e-6) * fps)]
+    waveform = decode_audio(path, length - 1.5, 1.5, RATE)
+    assert abs(lag(waveform, length - 1.5, 0.5 + heard + (0.025 if heard < seen else 0.0))) < 2.5e-3
+    whole, rate = read_audio(path)
+    assert whole.shape[1] / rate == pytest.approx(length + heard, abs=0.06)
+    assert np.argmax(np.abs(whole[0]) > 0.1) / rate == pytest.approx(0.5 + heard, abs=0.03)
+
+
+def test_a_clock_that_starts_anew_before_the_first_packet_of_the_other_track(make: Make, tmp_path: Path) -> None:
+    film = make(".mp4", acodec="libmp3lame", onset=0.5, codec_options={"bf": "0"})
+    path = remux(tmp_path / "a.ts", Track(film, "video", shift=WRAP - 0.2), Track(film, "audio", shift=WRAP + 0.1))
+    data = path.read_bytes()
+    packets = [data[at : at + 188] for at in range(0, len(data), 188)]
+    sound = [int.from_bytes(packet[1:3], "big") & 0x1FFF == 257 for packet in packets]
+    start = sound.index(True)
+    early = [n for n in range(start, len(packets)) if sound[n]][:8]
+    pictures = next(n for n in range(len(packets)) if int.from_bytes(packets[n][1:3], "big") & 0x1FFF == 256)
+    order = [*range(pictures), *early, *(n for n in range(pictures, len(packets)) if n not in early)]
+    path.write_bytes(b"".join(packets[n] for n in order))
+    check_shifted(path, 3.0, 10, 0.0, 0.3)
+    zero = cut([partial(path.open, "rb")], 1.0, 2.0, tmp_path / "cut.mkv")
+    assert numbers(tmp_path / "cut.mkv", [1.55 - zero]) == [15]
+
+
+def test_a_frame_without_a_time_stamp_follows_the_one_before_it(make: Make) -> None:
+    path = make(".wmv", vcodec="wmv2", acodec="wmav2", sample_rate=22050, duration=2.0, onset=0.0)
+    assert probe(path).duration == pytest.approx(2.0, abs=0.1)
+    late = first_picture(path)
+    assert amplitude(decode_audio(path, 0.2, 1.8, RATE)) == pytest.approx(0.5, rel=0.03)
+    assert numbers(path, np.array([0.05, 1.55]) + late) == [0, 15]
+    whole, rate = read_audio(path)
+    assert whole.shape[1] / rate == pytest.approx(2.0, abs=0.1)
+
+
+def test_monkeys_audio_is_read_to_its_end(tmp_path: Path) -> None:
+    path, length = tmp_path / "a.ape", 2 * 73728 + 1000
+    path.write_bytes(silent_ape(length, 73728))
+    assert read_audio(path)[0].shape == (2, length)  # of the many frames of a packet the first one has a time stamp
+    path.write_bytes(path.read_bytes()[:-60])
+    with pytest.raises(AvsetError, match=r"1\.67 s of 3\.37 s"):
+        read_audio(path)
+
+
+def silent_ape(blocks: int, frame: int) -> bytes:
+    """A Monkey's Audio file: `blocks` samples in frames of `frame`, which say that they are silent."""
+    frames, rest = divmod(blocks - 1, frame)
+    body = struct.pack("<II16x", 0x80000000, 3)  # a checksum that says that flags follow, both channels silent
+    head = struct.pack("<HHIIIHHI", 2000, 0, frame, rest + 1, frames + 1, 16, 2, 44100)
+    table = [52 + 24 + 4 * (frames + 1) + 24 * n for n in range(frames + 1)]
+    lengths = (52, 24, 4 * len(table), 0, 24 * len(table), 0, 0)
+    start = b"MAC " + struct.pack("<HH7I", 3990, 0, *lengths) + bytes(16)
+    return start + head + struct.pack(f"<{len(table)}I", *table) + body * len(table)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Probing and decoding pictures: every picture says its number, so a wrong time or turn is seen."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,13 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
-from media import make_video, numbered_picture, numbers, reason
+from media import Track, make_video, numbered_picture, numbers, reason, remux
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
 from avset.media.container import Media, probe
 from avset.media.frames import centre_square, decode_frames, frame_times
+from avset.sources.download.excerpt import cut
 
 GRID = np.array([0.0, 0.1, 0.449, 1.05, 1.95])  # s
 NUMBERS = [0, 1, 4, 10, 19]  # at 10 pictures a second
@@ -103,6 +105,19 @@ def test_rotation_metadata_is_applied(tmp_path: Path, rotation: int) -> None:
     found = probe(path)
     assert (found.width, found.height) == (160, 96)
     assert numbers(path, [0.55, 1.95]) == [5, 19]  # read_number fails on a turned picture
+
+
+MATRICES = [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [(0, b, c, 0) for b in (1, -1) for c in (1, -1)]
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_a_picture_is_turned_and_mirrored_as_its_matrix_says(tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
+    path = make_video(tmp_path / "a.mp4", 0.5, size=(160, 96), matrix=matrix)
+    copy = remux(tmp_path / "a.mkv", Track(path, "video"), Track(path, "audio"))
+    cut([partial(path.open, "rb")], 0.0, 0.4, tmp_path / "cut.mkv")
+    for file in (path, copy, tmp_path / "cut.mkv"):
+        assert (probe(file).width, probe(file).height) == (160, 96)
+        assert numbers(file, [0.35]) == [3]  # read_number fails on a picture that is not upright
 
 
 def test_wide_pixels_are_shown_wide(tmp_path: Path) -> None:

@@ -103,11 +103,14 @@ def test_a_sound_track_in_blocks_is_the_track_on_its_timeline(tmp_path: Path, op
 
 def test_of_sound_that_overlaps_the_first_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_video(tmp_path / "a.mp4", 1.0)
-    parts = [(-2, 0.1, 5), (3, 0.2, 4), (5, 0.3, 4), (1, 0.4, 3), (10, 0.5, 2)]
+    parts = [(-2, 0.1, 5), (3, 0.2, 4), (6, 0.3, 4), (11, 0.5, 2)]
     blocks = [(index, np.full((1, count), value, np.float32), 2) for index, value, count in parts]
     monkeypatch.setattr("avset.media.recordings.sound_blocks", lambda *_: iter(blocks))
     found = read_audio(path)[0][0].round(1).tolist()
-    assert found == pytest.approx([0.1, 0.1, 0.1, 0.2, 0.2, 0.2, 0.2, 0.3, 0.3, 0, 0.5, 0.5])
+    assert found == pytest.approx([0.1, 0.1, 0.1, 0.2, 0.2, 0.2, 0.2, 0.3, 0.3, 0.3, 0, 0.5, 0.5])
+    blocks.append((1, np.full((1, 3), 0.4, np.float32), 2))
+    with pytest.raises(AvsetError, match=r"time goes back: 6\.50 s of 8\.50 s"):
+        read_audio(path)
 
 
 def test_a_time_stamp_beyond_all_measure_is_damage(tmp_path: Path) -> None:

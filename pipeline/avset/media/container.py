@@ -2,11 +2,12 @@
 
 The timeline of a file starts with its earliest track, as in a player. Time 0 is the container's start time if that is
 positive (an MPEG-TS may start at 1.4 s), else the zero of its clock: codec priming has negative time stamps and is not
-shown. Pictures and sound share the timeline.
+shown. Pictures and sound share the timeline. The clock of MPEG starts anew after 26.5 hours; the timeline goes on.
 """
 
 import math
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +29,11 @@ CONTAINERS = (  # containers that hold their media themselves: no playlists, pic
     "mp3,tta,w64,wav,wv"
 )
 UNTIMED = {("avi", "vorbis")}  # packets of unequal length in a container that counts them
+OWN_ENDS = {"mov,mp4,m4a,3gp,3g2,mj2", "avi"}  # containers that say for each track where it ends
+CLOCKS = {"mpegts", "mpeg"}  # containers whose clock starts anew after `PERIOD` ticks
+PERIOD = 2**33
+CLOCK_RATE = 90000  # ticks a second
+EARLIEST = 60  # s before the start of a file that one of its time stamps may lie
 LOCAL = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
 
 
@@ -53,17 +59,18 @@ class Media:
 
 
 @contextmanager
-def open_media(path: Path) -> Iterator[Any]:
+def open_media(path: Path, source: Any = None) -> Iterator[Any]:
     """An open PyAV container. An error of FFmpeg, here or in the block, becomes ClipError("corrupt").
 
-    No other file is opened, whatever a playlist or a reference inside the file asks for. ClipError("missing") if the
-    file is not there; AvsetError if this user may not read it.
+    It reads `source` if that is given, an open file. No other file is opened, whatever a playlist or a reference inside
+    the file asks for. ClipError("missing") if the file is not there; AvsetError if this user may not read it.
     """
     if not path.is_file():
         raise ClipError("missing", f"there is no file {path.name!r}")
     container = None
     try:  # an absolute path: FFmpeg takes no part of it for a protocol
-        with av.open(str(path.absolute()), metadata_errors="replace", container_options=LOCAL) as container:
+        file = source or str(path.absolute())
+        with av.open(file, metadata_errors="replace", container_options=LOCAL) as container:
             yield container
     except av.error.FFmpegError as error:
         if not os.access(path, os.R_OK):
@@ -73,12 +80,17 @@ def open_media(path: Path) -> Iterator[Any]:
         raise ClipError("corrupt", f"{path.name!r}: {told}") from error
 
 
+def playing(container: Any, kind: str) -> list[Any]:
+    """The "video" or "audio" streams, without cover art."""
+    return [s for s in container.streams if s.type == kind and not s.disposition & Disposition.attached_pic]
+
+
 def track(container: Any, kind: str) -> Any:
     """The "video" or "audio" stream that plays: the first one marked as default, else the first; never cover art.
 
     ClipError no_video or no_audio if there is none; corrupt if the format of the stream is unknown.
     """
-    streams = [s for s in container.streams if s.type == kind and not s.disposition & Disposition.attached_pic]
+    streams = playing(container, kind)
     if not streams:
         raise ClipError(f"no_{kind}")
     stream = max(streams, key=lambda s: bool(s.disposition & Disposition.default))
@@ -93,31 +105,64 @@ def track(container: Any, kind: str) -> Any:
 
 def time_of(frame: Any, container: Any) -> float:
     """Seconds of a decoded frame on the file's timeline."""
-    if frame.time is None:
-        raise ClipError("corrupt", "a frame has no time stamp")
     return float(frame.time) - origin(container)
 
 
 def origin(container: Any) -> float:
     """Seconds on the container's clock at which the file's timeline starts."""
-    return max(container.start_time or 0, 0) / av.time_base
+    start = (container.start_time or 0) / av.time_base
+    if container.format.name not in CLOCKS:
+        return max(start, 0.0)
+    starts = [s.start_time for s in container.streams if s.start_time is not None]
+    return start + min((_wrapped(ticks - min(starts), PERIOD // 2) for ticks in starts), default=0) / CLOCK_RATE
+
+
+def _wrapped(ticks: int, before: int) -> int:
+    """Ticks after some time, at least -`before`, whenever the clock started anew."""
+    return (ticks + before) % PERIOD - before
 
 
 def declared_length(container: Any) -> float:
     """Seconds that a container says it lasts; inf if it says nothing."""
-    return (container.duration or math.inf) / av.time_base
+    length = (container.duration or 0) / av.time_base
+    if container.format.name == "avi":  # its length is that of the pictures; FFmpeg shortens that of a cut file
+        length = max([length, *(_counted(stream) for stream in playing(container, "video"))])
+        sound = max((_counted(stream) for stream in playing(container, "audio")), default=0.0)
+        length = sound if sound > length + TAIL else length
+    elif container.format.name in CLOCKS and length * CLOCK_RATE > PERIOD / 2:  # the clock started anew
+        length = max(declared_end(container, s) for s in container.streams if s.start_time is not None)
+    return length if length > 0 else math.inf
 
 
 def declared_end(container: Any, stream: Any) -> float:
     """Seconds on the file's timeline at which a track says it ends; inf if it says nothing (Matroska)."""
     if stream.duration is None:
         return math.inf
-    return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - origin(container)
+    end = (stream.start_time or 0) + stream.duration
+    if container.format.name in CLOCKS:
+        end = _on_clock(end, round(origin(container) * CLOCK_RATE))
+    told = float(end * stream.time_base) - origin(container)
+    return max(told, _counted(stream)) if container.format.name == "avi" else told
+
+
+def _counted(stream: Any) -> float:
+    """Seconds of a track of an AVI by the number of its pictures or samples."""
+    return float(stream.frames * stream.time_base)
+
+
+def shown_end(container: Any, end: float, enough: float) -> float:
+    """Seconds up to which the last picture stays on screen, if the pictures' track ends at `end`.
+
+    As long as the sound goes on, unless the container says of the pictures' track where it ends. The sound is looked
+    for up to `enough`.
+    """
+    sound = [] if container.format.name in OWN_ENDS else playing(container, "audio")
+    return max([end, *(track_end(container, stream, enough) for stream in sound)])
 
 
 def seek(container: Any, stream: Any, seconds: float, any_frame: bool = False) -> None:
     """Seek to a keyframe of a track at or before some time, or to any frame, as well as the file allows."""
-    guide, clock = stream, seconds + origin(container) if seconds > 0 else 0.0
+    guide, clock = stream, seconds + origin(container) if seconds > 0 else min(origin(container), 0.0)
     if container.format.name.startswith("matroska") and seconds > _indexed(container, stream):
         container.seek(0, stream=stream)  # this reads the index, often that of the pictures alone
         guide = max((stream, *container.streams.video), key=lambda s: _indexed(container, s))
@@ -140,8 +185,18 @@ def _indexed(container: Any, stream: Any) -> float:
 
 def whole_packets(container: Any, stream: Any) -> Iterator[Any]:
     """The packets of a track from the position of the file on, without those cut off. The last packet is empty."""
+    first = round(origin(container) * CLOCK_RATE) if container.format.name in CLOCKS else None
     with suppress(IndexError):  # PyAV raises it after the last packet if tracks turned up meanwhile
-        yield from (packet for packet in container.demux(stream) if not packet.is_corrupt)
+        for packet in container.demux(stream):
+            if first is not None:
+                packet.pts, packet.dts = _on_clock(packet.pts, first), _on_clock(packet.dts, first)
+            if not packet.is_corrupt:
+                yield packet
+
+
+def _on_clock(stamp: int | None, first: int) -> int | None:
+    """A time stamp in ticks on a clock that goes on from `first`."""
+    return None if stamp is None else first + _wrapped(stamp - first, EARLIEST * CLOCK_RATE)
 
 
 def decode_from(container: Any, stream: Any, seconds: float) -> Iterator[Any]:
@@ -161,7 +216,7 @@ def decode_from(container: Any, stream: Any, seconds: float) -> Iterator[Any]:
         packets = whole_packets(container, stream)
         if target > 0 and stream.type == "video":  # before a keyframe some decoders show grey
             packets = dropwhile(lambda p: not p.is_keyframe, packets)
-        frames = _decoded(packets, lag, target > 0)
+        frames = _decoded(packets, stream, lag, target > 0)
         first = next(frames, None)
         if target == 0 or (first is not None and time_of(first, container) <= seconds + ROUNDING):
             if first is not None:
@@ -170,12 +225,13 @@ def decode_from(container: Any, stream: Any, seconds: float) -> Iterator[Any]:
             return
 
 
-def _decoded(packets: Iterator[Any], lag: int | None, sought: bool) -> Iterator[Any]:
+def _decoded(packets: Iterator[Any], stream: Any, lag: int | None, sought: bool) -> Iterator[Any]:
     """The frames in some packets; after a seek the first packets may be damaged.
 
-    With a `lag`, frames get a tick each, in the decoder's order: FFmpeg would guess their times.
+    With a `lag`, frames get a tick each, in the decoder's order: FFmpeg would guess their times. A frame without a time
+    stamp follows the one before it.
     """
-    following = 0
+    following, last = 0, None
     for packet in packets:
         try:
             frames = packet.decode()
@@ -188,8 +244,21 @@ def _decoded(packets: Iterator[Any], lag: int | None, sought: bool) -> Iterator[
         for at, frame in enumerate(frames, first):  # the last packet empties the decoder: several frames
             if lag is not None:
                 frame.pts = at
-            sought = False
+            elif frame.pts is None and last is None and sought:  # nobody knows what it follows
+                continue
+            elif frame.pts is None:
+                frame.pts, frame.time_base = _end(last, stream), stream.time_base
+            sought, last = False, frame
             yield frame
+
+
+def _end(frame: Any, stream: Any) -> int:
+    """Ticks at which a frame of a track ends; without a frame, those at which the track starts."""
+    if frame is None:
+        return stream.start_time or 0
+    if stream.type == "audio":
+        return frame.pts + round(frame.samples / (frame.sample_rate * stream.time_base))
+    return frame.pts + (frame.duration or round(1 / ((stream.average_rate or 1) * stream.time_base)))
 
 
 def _lag(container: Any, stream: Any) -> int | None:
@@ -227,18 +296,19 @@ def probe(path: Path, sound: bool = True) -> Media:
 def _extent(container: Any, tracks: Sequence[Any]) -> tuple[float, float]:
     """Seconds up to which all tracks are there, and seconds that the file declares.
 
-    If the file declares nothing, that is the end of its last track. Pictures may end early if their track says so: the
-    last picture stays, as in a player.
+    If the file declares nothing, that is the end of its last track. Pictures may end early if their track says so, or
+    if the sound goes on: the last picture stays, as in a player.
     """
     bound = container.size / SPARSEST
-    declared = max(container.duration or 0, 0) / av.time_base
+    declared = declared_length(container)
+    declared = declared if declared < math.inf else 0.0
     ends = [track_end(container, stream, declared or bound) for stream in tracks]
-    if container.format.name == "avi":  # FFmpeg shortens the declared time of a cut file
-        declared = max(declared, float(tracks[0].frames * tracks[0].time_base))
-    elif container.format.name.startswith("matroska"):  # declares its last time, or last less first
+    if container.format.name.startswith("matroska"):  # declares its last time, or last less first
         declared = min(declared, max(*ends, declared - origin(container)))
     declared = declared or max(ends)
     wanted = [min(declared, declared_end(container, tracks[0])), *(declared for _ in tracks[1:])]
+    if ends[0] + TAIL < wanted[0]:
+        ends[0] = shown_end(container, ends[0], declared)
     duration = min((end for end, until in zip(ends, wanted, strict=True) if end + TAIL < until), default=declared)
     if duration > bound:
         raise ClipError("corrupt", f"{duration:.0f} s in {container.size} bytes")
@@ -277,9 +347,23 @@ def _reach(container: Any, stream: Any, seconds: float, enough: float, any_frame
     return end
 
 
+def orientation(frame: Any) -> tuple[bool, bool, bool]:
+    """How a decoded frame is shown: rows and columns exchanged, then left and right, then top and bottom exchanged.
+
+    Its display matrix maps columns and rows to the screen; angles between are taken for the next of the eight.
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, False, False
+    across, down, _, row_across, row_down = struct.unpack_from("5i", bytes(matrix))
+    if abs(across) >= abs(down):
+        return False, across < 0, row_down < 0
+    return True, row_across < 0, down < 0
+
+
 def shown_size(frame: Any, stream: Any) -> tuple[int, int]:
     """(width, height) of a decoded frame as it is shown: upright, with square pixels. ClipError("corrupt")."""
     width, height = round(frame.width * float(stream.sample_aspect_ratio or 1)), frame.height
     if max(width, height) > MOST_OBLONG * min(width, height):
         raise ClipError("corrupt", f"a picture of {width} x {height} pixels")
-    return (height, width) if frame.rotation % 180 == 90 else (width, height)
+    return (height, width) if orientation(frame)[0] else (width, height)

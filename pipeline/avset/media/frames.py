@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,17 @@ from avset.media.container import (
     declared_length,
     decode_from,
     open_media,
+    orientation,
     origin,
+    shown_end,
     shown_size,
     time_of,
     track,
 )
 
 CHROMA = int(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT)  # alike on all CPUs
+
+TURNS = (Image.Transpose.TRANSPOSE, Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM)
 
 
 def frame_times(start: float, duration: float, count: int, spacing: float) -> Float[np.ndarray, "V"]:
@@ -78,21 +83,21 @@ def _keyframe_before(container: Any, stream: Any, time: float) -> float:
 
 
 def _check_end(container: Any, stream: Any, last: Any, time: float) -> None:
-    """ClipError("truncated") if the pictures end before `time` and before their declared end."""
+    """ClipError("truncated") if the pictures end before `time`, before their declared end, and before the sound."""
     if last is None:
         raise ClipError("truncated", "no picture can be decoded")
     end = time_of(last, container) + float((last.duration or 0) * last.time_base)
     inside = time <= declared_length(container) + TAIL
-    if end + TAIL < (min(time, declared_end(container, stream)) if inside else time):
+    if end + TAIL >= (min(time, declared_end(container, stream)) if inside else time):
+        return
+    if shown_end(container, end, time) + TAIL < time:
         raise ClipError("truncated", f"the pictures end at {end:.2f} s, before {time:.2f} s")
 
 
 def centre_square(frame: Any, stream: Any, size: int) -> UInt8[np.ndarray, "size size 3"]:
     """A decoded frame as CLIP sees it: bicubic with antialiasing to the shorter side, then the centre."""
     picture = frame.to_image(interpolation=CHROMA, threads=1)
-    turns = (None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
-    turn = turns[round(frame.rotation / 90) % 4]
-    if turn is not None:
+    for turn in compress(TURNS, orientation(frame)):
         picture = picture.transpose(turn)
     width, height = shown_size(frame, stream)
     shorter = min(width, height)

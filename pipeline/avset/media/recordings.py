@@ -4,8 +4,9 @@ Memory does not grow with the length of a file. Door of soundfile. A waveform is
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,11 +16,15 @@ import soundfile
 from jaxtyping import Float32
 
 from avset.errors import AvsetError, ClipError
-from avset.media.container import SPARSEST, TAIL, declared_end, open_media, track
-from avset.media.waveforms import sound_blocks
+from avset.media.container import SPARSEST, TAIL, declared_end, declared_length, open_media, playing, track
+from avset.media.pieces import Piece, PieceReader, pieces
+from avset.media.waveforms import resample_blocks, sound_blocks
 
 WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 SAMPLES_AT_ONCE = 65536  # that are read or written; libsndfile's Vorbis encoder keeps as many on its stack
+UNKNOWN = 2**62  # and more samples: libsndfile's count of a file that does not tell it
+PADDING = 0.1  # s by which the sound of a file without pictures may end too early: codecs count their own delay
+DRIFT = 0.01  # of the sound may be lost where time stamps go slower than samples
 
 
 def read_audio(path: Path) -> tuple[Float32[np.ndarray, "C L"], int]:
@@ -31,44 +36,98 @@ def read_audio(path: Path) -> tuple[Float32[np.ndarray, "C L"], int]:
 def read_blocks(path: Path) -> Iterator[tuple[Float32[np.ndarray, "C n"], int]]:
     """The channels of an audio or video file of a user, block by block, each with the file's sample rate (Hz).
 
-    The sound of a video starts at time 0 of the video's timeline; zeros fill a gap. AvsetError names the file and the
-    cure; it comes at the end if the end of the file is damaged.
+    The sound of a video starts at time 0 of the video's timeline; zeros fill a gap. Of files one behind the other
+    (chained Ogg) all are read, at the rate of the first one; if the number of channels changes, their mean is on all.
+    AvsetError names the file and the cure; it comes at the end if the end of the file is missing or damaged, with both
+    lengths.
     """
     length = 0
     try:
         if not path.is_file():
             raise ClipError("missing", "there is no such file")
-        for block, rate in _file_blocks(path):
+        parts = pieces(path)
+        for block, rate in _joined(_part_blocks(path, parts, number) for number in range(len(parts))):
             if not np.isfinite(block).all():
                 raise ClipError("corrupt", "it has samples that are not numbers")
             length += block.shape[1]
             yield block, rate
         if not length:
             raise ClipError("corrupt", "it has no samples")
+    except OSError as error:
+        raise AvsetError(f"cannot read {str(path)!r}: {error.strerror}; see its permissions") from error
     except ClipError as error:
         cure = "give a .wav, .flac, .mp3, .mp4 or other media file that has sound and plays to its end"
         raise AvsetError(f"cannot read sound from {str(path)!r} ({error}); {cure}") from error
 
 
-def _file_blocks(path: Path) -> Iterator[tuple[np.ndarray, int]]:
+Blocks = Iterator[tuple[np.ndarray, int]]
+
+
+def _joined(parts: Iterable[Blocks]) -> Blocks:
+    """Recordings one after the other, all with the rate and the number of channels of the first."""
+    rate, channels = 0, 0
+    for blocks in parts:
+        for first, own in blocks:
+            rest: Blocks = chain([(first, own)], blocks)
+            rate, channels = rate or own, channels or len(first)
+            if own != rate:
+                rest = ((block, rate) for block in resample_blocks(rest, rate))
+            for block, _ in rest:
+                same = len(block) == channels
+                yield block if same else np.repeat(block.mean(0, keepdims=True), channels, 0), rate
+
+
+def _part_blocks(path: Path, parts: list[Piece], number: int) -> Blocks:
+    """The blocks of one of the files in a file; at its end ClipError("truncated") if it says that it goes on."""
+    piece, length, rate, damage = parts[number], 0, 1, None
+    which = f"in part {number + 1} of {len(parts)}, " if len(parts) > 1 else ""
+    try:
+        for block, rate in _file_blocks(path, piece):
+            length += block.shape[1]
+            yield block, rate
+    except ClipError as error:
+        damage = error
+    if piece.declared > piece.end:
+        there, whole, seconds = piece.end - piece.samples, piece.declared - piece.samples, length / rate
+        about = f" of about {seconds * whole / there:.2f} s" if length else ""
+        told = f"{which}{seconds:.2f} s{about} can be read, {there} of {whole} bytes are there"
+        raise ClipError("truncated", f"{told} ({damage.detail})" if damage else told) from damage
+    if damage:
+        raise ClipError(damage.reason, which + damage.detail) from damage
+
+
+def _file_blocks(path: Path, piece: Piece) -> Blocks:
     """Blocks of an audio file, read by libsndfile; or of another media file, read by FFmpeg."""
-    try:
-        sound = soundfile.SoundFile(str(path.absolute()))
-    except (soundfile.LibsndfileError, TypeError):  # another format; the suffix .raw raises a TypeError
-        yield from _track_blocks(path)
-        return
-    try:
-        with sound:
-            while len(samples := sound.read(SAMPLES_AT_ONCE, dtype="float32", always_2d=True)):
-                yield np.ascontiguousarray(samples.T), sound.samplerate
-    except soundfile.LibsndfileError as error:
-        raise ClipError("corrupt", error.error_string) from error
+    with PieceReader(path, piece) as file:
+        try:
+            sound = soundfile.SoundFile(file)
+        except soundfile.LibsndfileError:  # another format
+            sound = None
+        if sound is None or sound.frames >= UNKNOWN:  # of such a FLAC, libsndfile takes the end for damage
+            file.seek(0)
+            yield from _track_blocks(path, file)
+            return
+        length, counted = 0, sound.frames if piece.counted else 0
+        try:
+            with sound:
+                while len(samples := sound.read(SAMPLES_AT_ONCE, dtype="float32", always_2d=True)):
+                    length += len(samples)
+                    yield np.ascontiguousarray(samples.T), sound.samplerate
+        except soundfile.LibsndfileError as error:
+            told = f"{length / sound.samplerate:.2f} s of {counted / sound.samplerate:.2f} s can be read"
+            raise ClipError("corrupt", f"{error.error_string or 'the file is damaged'} {told}".strip()) from error
+    if length < counted:
+        rate = sound.samplerate
+        raise ClipError("truncated", f"{length / rate:.2f} s of {counted / rate:.2f} s can be read")
 
 
-def _track_blocks(path: Path) -> Iterator[tuple[np.ndarray, int]]:
-    """The sound track of a media file on its timeline. If blocks overlap, the samples of the first one count."""
-    end, channels, rate = 0, 0, 0
-    with open_media(path) as container:
+def _track_blocks(path: Path, file: Any) -> Blocks:
+    """The sound track of a media file on its timeline. If blocks overlap, the samples of the first one count.
+
+    ClipError("corrupt") if time goes back: then sound would be lost.
+    """
+    end, lost, channels, rate = 0, 0, 0, 0
+    with open_media(path, file) as container:
         stream = track(container, "audio")
         for index, block, rate in sound_blocks(container, stream, 0.0):
             if channels not in (0, len(block)):
@@ -78,13 +137,17 @@ def _track_blocks(path: Path) -> Iterator[tuple[np.ndarray, int]]:
             channels = len(block)
             for at in range(end, index, SAMPLES_AT_ONCE):
                 yield np.zeros((channels, min(SAMPLES_AT_ONCE, index - at)), np.float32), rate
+            lost += max(0, min(end, index + block.shape[1]) - max(index, 0))
             if end < index + block.shape[1]:
                 yield block[:, max(0, end - index) :], rate
                 end = index + block.shape[1]
-        declared = declared_end(container, stream)
+        alone = not playing(container, "video")
+        declared = min(declared_end(container, stream), declared_length(container) if alone else math.inf)
     if not channels:
         raise ClipError("truncated", "no sound can be decoded")
-    if end / rate + TAIL < declared < math.inf:
+    if lost > max(TAIL * rate, end * DRIFT):
+        raise ClipError("corrupt", f"time goes back: {end / rate:.2f} s of {(end + lost) / rate:.2f} s can be read")
+    if end / rate + (PADDING if alone else TAIL) < declared < math.inf:
         raise ClipError("truncated", f"the sound ends at {end / rate:.2f} s of {declared:.2f} s")
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError
 
+from avset.console import typed_path
 from avset.errors import ParamsError
 from avset.presets import MethodSettings, Section, module_of, settings_type
 
@@ -199,7 +200,7 @@ def folder_of(data: Path, artifact: str) -> Path:
 
 def encoder_of(model: Path) -> Path:
     """The encoder of the same data set and scale as a trained model."""
-    return model.parents[1] / "encoder"
+    return (model if len(model.parents) > 1 else model.absolute()).parents[1] / "encoder"
 
 
 def stage_of(path: Path) -> str:
@@ -225,12 +226,21 @@ def nearest(name: Any, known: Collection[str]) -> str:
 def load(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml; ParamsError names the key that is wrong, and what it may be."""
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = yaml.safe_load(path.read_bytes())
     except FileNotFoundError as e:
         raise ParamsError(f"{path} is not here; run from the top folder of the project") from e
     except yaml.YAMLError as e:
         raise ParamsError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from e
-    return resolve(mapping(tree, str(path)))
+    return resolve(mapping(_at_home(tree), str(path)))
+
+
+def _at_home(value: Any) -> Any:
+    """A parsed file, with the home folder in place of the `~` of every path."""
+    if isinstance(value, dict):
+        return {key: _at_home(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_at_home(inner) for inner in value]
+    return str(typed_path(value)) if isinstance(value, str) and value.split("/")[0] == "~" else value
 
 
 def resolve(tree: dict[str, Any]) -> Params:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import platformdirs
 from safetensors import SafetensorError
 
+from avset.console import typed_path
 from avset.errors import RETRIED, AvsetError
 from avset.storage.files import write_atomic, writing
 from avset.storage.items import Item, versions
@@ -45,7 +46,7 @@ ABANDONED = {f"{FETCHING}*": 2 * DAY, "partial/*": 30 * DAY}  # folders so old a
 
 def cache_root() -> Path:
     """The folder $AVSET_CACHE; if that is not set, the user's cache."""
-    return Path(os.environ.get("AVSET_CACHE") or platformdirs.user_cache_dir("avset"))
+    return typed_path(os.environ.get("AVSET_CACHE") or platformdirs.user_cache_dir("avset"))
 
 
 def cache_folder(name: str) -> Path:

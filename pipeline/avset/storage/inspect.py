@@ -120,7 +120,7 @@ def _content(path: Path) -> str:
     if path.suffix == ".h5":
         with open_hdf5(path) as file:
             return f"{len(file)} groups"
-    return f"{len(json.loads(path.read_text()))} entries"
+    return f"{len(json.loads(path.read_bytes()))} entries"
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from avset.compute.build import media_payloads, recompute
 from avset.compute.run import Job
 from avset.errors import AvsetError, ClipError
 from avset.params import clips_of, digest
+from avset.sources.clips import forget
 from avset.storage import inspect as stores
 from avset.storage.artifacts import Record, identity_of
 from avset.storage.cache import ItemCache
@@ -272,9 +273,9 @@ def cache(private_cache: Path) -> dict[str, Path]:
         "training": aged(private_cache / "runs" / f"{'a' * 64}.pt", 31),
         "model": aged(private_cache / "finished" / f"{'a' * 64}.zip", 31),
         "used model": aged(private_cache / "finished" / f"{'b' * 64}.zip", 29),
-        "fetch": aged(private_cache / ".fetch-x" / "media.mkv", 3),
-        "fetching": aged(private_cache / ".fetch-y" / "media.mkv", 0.1),
-        "partial": aged(private_cache / "partial" / "abc" / "media.part", 20),
+        "fetch": aged(private_cache / ".fetch-abcdefgh" / "media.mkv", 3),
+        "fetching": aged(private_cache / ".fetch-abc_efg0" / "media.mkv", 0.1),
+        "partial": aged(private_cache / "partial" / ("c" * 64) / "media.part", 20),
         "named": receipt(items, fetched, "named", 99), "probed": receipt(items, items, "probed", 1),
         "unnamed": aged(private_cache / "media" / "ab" / f"{'e' * 62}.mkv", 31),
         "fresh": aged(private_cache / "media" / "ab" / f"{'f' * 62}.mkv", 1),
@@ -284,8 +285,8 @@ def cache(private_cache: Path) -> dict[str, Path]:
         "kept": aged(private_cache / "shards" / "toy" / "0110" / f"{'b' * 64}.h5", 29),
         "receipt": fetched.path(digest(["of", "named"])),
     }  # fmt: skip
-    for folder in (private_cache / ".fetch-x", private_cache / ".fetch-y", private_cache / "partial" / "abc"):
-        aged(folder, 99)
+    for name in ("fetch", "fetching", "partial"):
+        aged(found[name].parent, 99)
     return found
 
 
@@ -305,6 +306,18 @@ def test_only_what_is_old_goes(cache: dict[str, Path], private_cache: Path):
     assert sweep(private_cache, 30.0) == would
     assert {name for name, path in cache.items() if not path.exists()} == OLD
     assert set(sweep(private_cache, 30.0).values()) == {(0, 0)}
+
+
+def test_files_of_a_user_in_the_folder_of_the_cache_stay(cache: dict[str, Path], private_cache: Path):
+    """$AVSET_CACHE may be a folder that has a life of its own."""
+    names = ("thesis.tex", ".bashrc", "partial/thesis/one.tex", "partial/b.tex", "held/mail", "items/ab/.profile",
+             "runs/.old.pt", "lists/.x", ".fetch-mail/inbox", "finished/model.zip", "media/ab/song.mkv")  # fmt: skip
+    own = [aged(private_cache / name, 999) for name in names]
+    for folder in ("partial/thesis", ".fetch-mail"):
+        aged(private_cache / folder, 999)
+    sweep(private_cache, 30.0, fetched=True)
+    forget(ItemCache(), [], None)
+    assert all(path.exists() for path in own) and not cache["old"].exists() and not cache["fetch"].exists()
 
 
 def test_fetched_media_go_when_told_to(cache: dict[str, Path], private_cache: Path):

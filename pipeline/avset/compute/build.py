@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from avset.compute.identity import Recipe
-from avset.compute.making import only_writer
+from avset.compute.making import only_ours, only_writer
 from avset.compute.run import Job, Mapper, Worker, compute
 from avset.errors import REASONS, AvsetError
 from avset.params import Params, digest
@@ -88,6 +88,7 @@ class Plan:
         """Compute what is missing, assemble the store; AvsetError if the code is not that of its version."""
         self.code.check()
         with only_writer(self.folder):
+            only_ours(self.folder)
             shards = spread(self.parts, self.parts)
             elsewhere = self.find(shards)
             needed = self.needed(shards)

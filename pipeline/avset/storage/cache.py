@@ -41,7 +41,7 @@ FOLDERS = {  # all that there are
     "yt-dlp": Folder("**/*", r".*"),  # what yt-dlp keeps for itself
 }
 FETCHING = ".fetch-"  # with a random end: a folder beside those above, in which one medium is fetched
-ABANDONED = {f"{FETCHING}*": 2 * DAY, "partial/*": 30 * DAY}  # folders so old are what killed downloads left
+ABANDONED = {f"{FETCHING}{'?' * 8}": 2 * DAY, f"partial/{'[0-9a-f]' * 64}*": 30 * DAY}  # if so old: of killed downloads
 
 
 def cache_root() -> Path:

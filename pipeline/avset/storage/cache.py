@@ -1,6 +1,7 @@
 """The folder $AVSET_CACHE, and all folders in it: items by a key of everything that decides their value, media, ..."""
 
 import hashlib
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from avset.storage.files import write_atomic, writing
 from avset.storage.items import Item, versions
 
 DAY = 86400  # s
+HEADER = 1_000_000  # bytes of an item that may be its header
 
 
 class Folder(NamedTuple):
@@ -75,6 +77,18 @@ class ItemCache:
         made = (item.made or versions()).encode()
         data = item.dump() + made + len(made).to_bytes(2, "big")
         write_atomic(self.path(key), hashlib.sha256(data).digest() + data)
+
+    def reason(self, key: str) -> str | None:
+        """Why a kept item failed, "" if it did not; None if there is no such item. No array of it is read."""
+        try:
+            with self.path(key).open("rb") as f:
+                size = int.from_bytes(f.read(40)[32:], "little")
+                header = json.loads(f.read(min(size, HEADER)))
+            return str(json.loads(header["__metadata__"]["item"])[1])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, LookupError, TypeError):  # whoever reads the item will say so
+            return ""
 
     def get(self, key: str) -> tuple[Item, str] | None:
         """The item and the sha256 of its content; None if there is none. A damaged item is removed: there is none."""

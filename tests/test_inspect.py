@@ -1,5 +1,7 @@
 """Stores looked after: what is listed, what differs, what is damaged, what may go."""
 
+import csv
+import io
 import json
 import os
 import shutil
@@ -110,6 +112,45 @@ def test_info_tells_identity_reasons_and_arrays(tmp_path: Path, toy_data: Path, 
     assert "arrays" not in stores.describe(toy_data / "data" / "demo" / "clips")
 
 
+def test_failures_are_told_by_the_users_own_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """Each where it failed, and not again at the stages that follow."""
+    data = tmp_path / "data" / "folder" / "demo"
+    clips = [
+        {"clip_id": "a_0", "media_id": "a", "origin": "videos/My film, 2.mp4", "reason": "corrupt", "detail": "odd\n1"},
+        {"clip_id": "b_0", "media_id": "b", "origin": "videos/\u00df.mp4", "reason": "", "detail": ""},
+        {"clip_id": "c_0", "media_id": "c", "origin": "", "reason": "", "detail": ""},
+    ]  # fmt: skip
+    write_table(clips_of(data) / "index.parquet", clips)
+    assert [(one["stage"], one["file"]) for one in stores.failures(data)] == [("clips", "videos/My film, 2.mp4")]
+    rows = [("a_0", "upstream", ""), ("b_0", "silent", "-80 dB"), ("c_0", "error", "x")]
+    write_table(
+        data / "spectrograms" / "index.parquet",
+        [dict(zip(("clip_id", "reason", "detail"), r, strict=True)) for r in rows],
+    )
+    found = stores.failures(data)
+    assert found[1:] == stores.failures(data, "spectrograms") == [
+        {"stage": "spectrograms", "file": "videos/\u00df.mp4", "clip": "b_0", "reason": "silent", "detail": "-80 dB"},
+        {"stage": "spectrograms", "file": "c", "clip": "c_0", "reason": "error", "detail": "x"},
+    ]  # fmt: skip
+    code, said = run(monkeypatch, capsys, "failures", "--data", data)
+    assert code == 0 and [line.split()[0] for line in said.splitlines()] == [
+        "stage",
+        "-----",
+        "clips",
+        *2 * ["spectrograms"],
+    ]
+    assert "videos/My film, 2.mp4  a_0   corrupt  odd 1\n" in said
+    assert json.loads(run(monkeypatch, capsys, "failures", "--data", data, "--json")[1]) == found
+    told = run(monkeypatch, capsys, "failures", "clips", "--data", data, "--csv")[1]
+    assert list(csv.DictReader(io.StringIO(told))) == found[:1]
+    code, said = run(monkeypatch, capsys, "failures", "frame", "--data", data)
+    assert code == 1 and "did you mean frames?" in said and len(said.splitlines()) == 1
+    code, said = run(monkeypatch, capsys, "failures", "regions", "--data", data)
+    assert code == 1 and "is not there" in said and len(said.splitlines()) == 1
+    write_table(clips_of(data) / "index.parquet", clips[1:])
+    assert run(monkeypatch, capsys, "failures", "clips", "--data", data) == (0, "no failure\n")
+
+
 def test_diff_finds_each_kind_of_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     shared = {f"s{i:02}_0": item(i) for i in range(20)}
     failed = Item.failed(ClipError("silent"))
@@ -170,7 +211,7 @@ def test_what_the_stages_made_is_intact(toy_data: Path, stage: str):
 
 
 def test_failed_clips_are_hashed_too_and_the_draw_follows_its_seed(tmp_path: Path):
-    items = {f"c{i}_0": item(i) for i in range(9)} | {"bad_0": Item.failed(ClipError("silent", "-80 dBFS"))}
+    items = {f"c{i}_0": item(i) for i in range(9)} | {"bad_0": Item.failed(ClipError("silent", "-80 dB"))}
     cache, keys = ItemCache(), {clip: digest(clip) for clip in items}
     for clip, made in items.items():
         cache.put(keys[clip], made)

@@ -1,5 +1,6 @@
 """What users type: `avset separate`, `avset localize`, and `avset store` for those who keep the artifacts."""
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from avset import __version__
-from avset.console import HELP_OPTIONS, TYPED, speak_plainly
+from avset.console import HELP_OPTIONS, TYPED, aligned, speak_plainly
 from avset.errors import AvsetError
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False, context_settings=HELP_OPTIONS)
@@ -122,6 +123,31 @@ def list_stores(
         lacks = f"no: {', '.join(s['lacks'][:3])} missing ({len(s['lacks'])})" if s["lacks"] else "yes"
         ok, failed = ("–" if s[key] is None else s[key] for key in ("ok", "failed"))
         print(f"{s['artifact']:20}{ok:>9}{failed:>9}{s['bytes'] / 1e6:12.1f}  {s['digest'][:12]:12}  {lacks}")
+
+
+@store.command("failures")
+def list_failures(
+    stage: Annotated[str | None, typer.Argument(help="clips, frames, ...; by default all stages.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder data/<dataset>/<scale>; by default that of params.yaml.", **TYPED)
+    ] = None,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """List the files that failed, by their own names, with the reason and what was seen."""
+    from avset import params
+    from avset.storage import inspect
+
+    found = inspect.failures(data or params.load().data, stage)
+    lines = [list(inspect.FAILURE), *(list(one.values()) for one in found)]
+    if as_json:
+        print(json.dumps(found, indent=2))
+    elif as_csv:
+        csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
+    elif found:
+        print(aligned([[" ".join(cell.split()) for cell in line] for line in lines], len(lines[0])), end="")
+    else:
+        print("no failure")
 
 
 @store.command()

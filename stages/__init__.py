@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))  # the library o
 from avset import params
 from avset.compute.identity import Recipe
 from avset.compute.making import enough_room
-from avset.console import HELP_OPTIONS
+from avset.console import HELP_OPTIONS, TYPED, speak_plainly
 from avset.errors import AvsetError
 from avset.params import Params
 from avset.storage.files import FULL
@@ -23,6 +23,7 @@ from avset.storage.files import FULL
 
 def command(main: Callable[..., None]) -> None:
     """Run a stage's function as a command; our own errors end it with one line."""
+    speak_plainly()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(help=sys.modules[main.__module__].__doc__, context_settings=HELP_OPTIONS)(main)
     try:
@@ -37,7 +38,7 @@ def command(main: Callable[..., None]) -> None:
         sys.exit(1)
 
 
-ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters file.")]
+ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters file.", **TYPED)]
 
 
 PARAMS = Path("params.yaml")

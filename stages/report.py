@@ -10,9 +10,9 @@ from typing import Any
 
 from avset.compute.making import only_writer
 from avset.params import folder_of
-from avset.report.report import write_report
+from avset.report.report import WRITTEN, write_report
 from avset.report.tables import numbers_as_text
-from avset.storage.artifacts import ARTIFACTS, Record
+from avset.storage.artifacts import ARTIFACTS, RECORD, Record
 from avset.storage.files import require
 from stages import PARAMS, ParamsFile, begin, command
 
@@ -22,13 +22,15 @@ def main(path: ParamsFile = PARAMS) -> None:
     p = begin("report", path)
     scores = p.data / "scores"
     for folder in require(scores).iterdir():
-        if folder.name not in p.methods:  # of an earlier list of methods; DVC's cache has it
+        made = (folder / RECORD).exists() and Record.read(folder).artifact == "scores"
+        if made and folder.name not in p.methods:  # of an earlier list of methods; DVC's cache has it
             print(f"report: {folder} is not in `methods`, removed")
             shutil.rmtree(folder)
     with only_writer(p.reports):
-        shutil.rmtree(p.reports, ignore_errors=True)
+        for name in WRITTEN:
+            (p.reports / name).unlink(missing_ok=True)
         indices = {a.name: folder_of(p.data, a.name) / "index.parquet" for a in ARTIFACTS.values() if a.per_clip}
-        known = [json.loads(require(scores / name / "facts.json").read_text()) for name in p.methods]
+        known = [json.loads(require(scores / name / "facts.json").read_bytes()) for name in p.methods]
         facts: dict[str, Any] = next(filter(None, known), {})  # the same for all methods that use encoder and captions
         funnel = Record.read(p.clips_folder).facts["funnel"]
         numbers = write_report(

@@ -179,11 +179,11 @@ def test_what_was_not_sure_is_asked_again_on_another_day():
 
 def test_folders_of_killed_fetches_go_after_two_days(videos: Path):
     root = ItemCache().root
-    for name, days in ((".fetch-new", 1), (".fetch-old", 3)):
+    for name, days in ((".fetch-newnewne", 1), (".fetch-oldoldol", 3)):
         (root / name).mkdir(parents=True)
         os.utime(root / name, (time.time() - days * 86400,) * 2)
     clips.forget(ItemCache(), [])
-    assert [path.name for path in root.glob(".fetch-*")] == [".fetch-new"]
+    assert [path.name for path in root.glob(".fetch-*")] == [".fetch-newnewne"]
 
 
 def test_the_breaker_ends_what_is_refused_to_everybody():

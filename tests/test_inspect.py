@@ -1,5 +1,7 @@
 """Stores looked after: what is listed, what differs, what is damaged, what may go."""
 
+import csv
+import io
 import json
 import os
 import shutil
@@ -20,6 +22,7 @@ from avset.compute.build import media_payloads, recompute
 from avset.compute.run import Job
 from avset.errors import AvsetError, ClipError
 from avset.params import clips_of, digest
+from avset.sources.clips import forget
 from avset.storage import inspect as stores
 from avset.storage.artifacts import Record, identity_of
 from avset.storage.cache import ItemCache
@@ -109,6 +112,45 @@ def test_info_tells_identity_reasons_and_arrays(tmp_path: Path, toy_data: Path, 
     assert "arrays" not in stores.describe(toy_data / "data" / "demo" / "clips")
 
 
+def test_failures_are_told_by_the_users_own_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    """Each where it failed, and not again at the stages that follow."""
+    data = tmp_path / "data" / "folder" / "demo"
+    clips = [
+        {"clip_id": "a_0", "media_id": "a", "origin": "videos/My film, 2.mp4", "reason": "corrupt", "detail": "odd\n1"},
+        {"clip_id": "b_0", "media_id": "b", "origin": "videos/\u00df.mp4", "reason": "", "detail": ""},
+        {"clip_id": "c_0", "media_id": "c", "origin": "", "reason": "", "detail": ""},
+    ]  # fmt: skip
+    write_table(clips_of(data) / "index.parquet", clips)
+    assert [(one["stage"], one["file"]) for one in stores.failures(data)] == [("clips", "videos/My film, 2.mp4")]
+    rows = [("a_0", "upstream", ""), ("b_0", "silent", "-80 dB"), ("c_0", "error", "x")]
+    write_table(
+        data / "spectrograms" / "index.parquet",
+        [dict(zip(("clip_id", "reason", "detail"), r, strict=True)) for r in rows],
+    )
+    found = stores.failures(data)
+    assert found[1:] == stores.failures(data, "spectrograms") == [
+        {"stage": "spectrograms", "file": "videos/\u00df.mp4", "clip": "b_0", "reason": "silent", "detail": "-80 dB"},
+        {"stage": "spectrograms", "file": "c", "clip": "c_0", "reason": "error", "detail": "x"},
+    ]  # fmt: skip
+    code, said = run(monkeypatch, capsys, "failures", "--data", data)
+    assert code == 0 and [line.split()[0] for line in said.splitlines()] == [
+        "stage",
+        "-----",
+        "clips",
+        *2 * ["spectrograms"],
+    ]
+    assert "videos/My film, 2.mp4  a_0   corrupt  odd 1\n" in said
+    assert json.loads(run(monkeypatch, capsys, "failures", "--data", data, "--json")[1]) == found
+    told = run(monkeypatch, capsys, "failures", "clips", "--data", data, "--csv")[1]
+    assert list(csv.DictReader(io.StringIO(told))) == found[:1]
+    code, said = run(monkeypatch, capsys, "failures", "frame", "--data", data)
+    assert code == 1 and "did you mean frames?" in said and len(said.splitlines()) == 1
+    code, said = run(monkeypatch, capsys, "failures", "regions", "--data", data)
+    assert code == 1 and "is not there" in said and len(said.splitlines()) == 1
+    write_table(clips_of(data) / "index.parquet", clips[1:])
+    assert run(monkeypatch, capsys, "failures", "clips", "--data", data) == (0, "no failure\n")
+
+
 def test_diff_finds_each_kind_of_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     shared = {f"s{i:02}_0": item(i) for i in range(20)}
     failed = Item.failed(ClipError("silent"))
@@ -169,7 +211,7 @@ def test_what_the_stages_made_is_intact(toy_data: Path, stage: str):
 
 
 def test_failed_clips_are_hashed_too_and_the_draw_follows_its_seed(tmp_path: Path):
-    items = {f"c{i}_0": item(i) for i in range(9)} | {"bad_0": Item.failed(ClipError("silent", "-80 dBFS"))}
+    items = {f"c{i}_0": item(i) for i in range(9)} | {"bad_0": Item.failed(ClipError("silent", "-80 dB"))}
     cache, keys = ItemCache(), {clip: digest(clip) for clip in items}
     for clip, made in items.items():
         cache.put(keys[clip], made)
@@ -272,9 +314,9 @@ def cache(private_cache: Path) -> dict[str, Path]:
         "training": aged(private_cache / "runs" / f"{'a' * 64}.pt", 31),
         "model": aged(private_cache / "finished" / f"{'a' * 64}.zip", 31),
         "used model": aged(private_cache / "finished" / f"{'b' * 64}.zip", 29),
-        "fetch": aged(private_cache / ".fetch-x" / "media.mkv", 3),
-        "fetching": aged(private_cache / ".fetch-y" / "media.mkv", 0.1),
-        "partial": aged(private_cache / "partial" / "abc" / "media.part", 20),
+        "fetch": aged(private_cache / ".fetch-abcdefgh" / "media.mkv", 3),
+        "fetching": aged(private_cache / ".fetch-abc_efg0" / "media.mkv", 0.1),
+        "partial": aged(private_cache / "partial" / ("c" * 64) / "media.part", 20),
         "named": receipt(items, fetched, "named", 99), "probed": receipt(items, items, "probed", 1),
         "unnamed": aged(private_cache / "media" / "ab" / f"{'e' * 62}.mkv", 31),
         "fresh": aged(private_cache / "media" / "ab" / f"{'f' * 62}.mkv", 1),
@@ -284,8 +326,8 @@ def cache(private_cache: Path) -> dict[str, Path]:
         "kept": aged(private_cache / "shards" / "toy" / "0110" / f"{'b' * 64}.h5", 29),
         "receipt": fetched.path(digest(["of", "named"])),
     }  # fmt: skip
-    for folder in (private_cache / ".fetch-x", private_cache / ".fetch-y", private_cache / "partial" / "abc"):
-        aged(folder, 99)
+    for name in ("fetch", "fetching", "partial"):
+        aged(found[name].parent, 99)
     return found
 
 
@@ -305,6 +347,18 @@ def test_only_what_is_old_goes(cache: dict[str, Path], private_cache: Path):
     assert sweep(private_cache, 30.0) == would
     assert {name for name, path in cache.items() if not path.exists()} == OLD
     assert set(sweep(private_cache, 30.0).values()) == {(0, 0)}
+
+
+def test_files_of_a_user_in_the_folder_of_the_cache_stay(cache: dict[str, Path], private_cache: Path):
+    """$AVSET_CACHE may be a folder that has a life of its own."""
+    names = ("thesis.tex", ".bashrc", "partial/thesis/one.tex", "partial/b.tex", "held/mail", "items/ab/.profile",
+             "runs/.old.pt", "lists/.x", ".fetch-mail/inbox", "finished/model.zip", "media/ab/song.mkv")  # fmt: skip
+    own = [aged(private_cache / name, 999) for name in names]
+    for folder in ("partial/thesis", ".fetch-mail"):
+        aged(private_cache / folder, 999)
+    sweep(private_cache, 30.0, fetched=True)
+    forget(ItemCache(), [], None)
+    assert all(path.exists() for path in own) and not cache["old"].exists() and not cache["fetch"].exists()
 
 
 def test_fetched_media_go_when_told_to(cache: dict[str, Path], private_cache: Path):

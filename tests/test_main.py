@@ -22,6 +22,7 @@ from stages.train import settings_of
 RATE = 11025
 QUERY = ("--query", "person playing a violin")
 STEP = 1 / 32768  # of 16 bit samples
+SUFFIX = {"separate": ".wav", "localize": ".png"}  # of what a command writes
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +87,11 @@ def test_the_sound_of_a_film(run, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("text.mp4", b"This is no film. " * 99), ("empty.wav", b""), ("gone.wav", None), ("folder", ...)],
+    [("text.mp4", b"This is no film. " * 99), ("empty.wav", b"")],
 )
-def test_a_bad_file_is_one_line(run, tmp_path: Path, name: str, content):
+def test_a_bad_file_is_one_line(run, tmp_path: Path, name: str, content: bytes):
     path = tmp_path / name
-    if content is ...:
-        path.mkdir()
-    elif content is not None:
-        path.write_bytes(content)
+    path.write_bytes(content)
     code, said, error = run("separate", path, *QUERY, "-o", tmp_path / "out.wav")
     assert code == 1 and not said and len(error.splitlines()) == 1
     assert error.startswith(f"error: cannot read sound from '{path}'") and "give a .wav" in error
@@ -176,10 +174,10 @@ def test_a_missing_model_is_one_line_that_names_its_stage(
 ):
     film = make_video(tmp_path / "film.mp4", 1.0)
     monkeypatch.chdir(tmp_path)
-    code, _, error = run(command, film, *QUERY, "-o", tmp_path / "out.wav")
+    code, _, error = run(command, film, *QUERY, "-o", tmp_path / f"out{SUFFIX[command]}")
     assert (code, error) == (1, "error: params.yaml is not here; run from the top folder of the project\n")
     toy.project(tmp_path, toy.params(dataset="folder", scale="paper", methods=["release"]))
-    code, _, error = run(command, film, *QUERY, "-o", tmp_path / "out.wav")
+    code, _, error = run(command, film, *QUERY, "-o", tmp_path / f"out{SUFFIX[command]}")
     assert code == 1 and len(error.splitlines()) == 1
     assert error.startswith("error: data/folder/paper/models/release/model.safetensors is not there")
     assert "dvc repro train" in error
@@ -207,3 +205,84 @@ def test_help_names_both_commands(toy_data: Path):
 def test_help_of_a_command_names_its_options(run, command: str):
     code, said, _ = run(command, "--help")
     assert code == 0 and all(option in said for option in ("--query", "--output", "--model", "--encoder"))
+
+
+@pytest.mark.parametrize("command", ["separate", "localize"])
+def test_a_file_that_is_there_is_replaced_only_if_told_to(run, tmp_path: Path, command: str):
+    film, output = make_video(tmp_path / "film.mp4", 1.0), tmp_path / f"out{SUFFIX[command]}"
+    output.write_text("mine")
+    (tmp_path / f"link{SUFFIX[command]}").symlink_to(output)
+    for name in ("out", "link"):
+        code, said, error = run(command, film, *QUERY, "-o", tmp_path / f"{name}{SUFFIX[command]}")
+        assert code == 1 and not said and len(error.splitlines()) == 1 and "--overwrite" in error
+        assert output.read_text() == "mine"
+    assert run(command, film, *QUERY, "-o", tmp_path / f"link{SUFFIX[command]}", "--overwrite")[0] == 0
+    assert output.read_bytes() != b"mine" and (tmp_path / f"link{SUFFIX[command]}").is_symlink()
+
+
+@pytest.mark.parametrize("at", ["start", "end"])
+def test_an_interrupted_separation_leaves_the_old_files(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str):
+    """Also a file that came into being meanwhile."""
+    soundfile.write(tmp_path / "in.wav", np.zeros(RATE, np.float32), RATE)
+    output, rest = tmp_path / "out.wav", tmp_path / "rest.wav"
+    for path in (output, rest):
+        path.write_text("old")
+
+    def broken(self, mixture, queries):
+        for block in mixture:
+            yield block, block[None]
+            raise KeyboardInterrupt
+
+    def late(self, mixture, queries):
+        yield from ((block, block[None]) for block in mixture)
+        output.write_text("new")
+
+    arguments = ("separate", tmp_path / "in.wav", *QUERY, "-o", output, "--residual", rest)
+    if at == "start":
+        monkeypatch.setattr("avset.inference.separate.Separator.stream", broken)
+        assert run(*arguments, "--overwrite")[0] != 0
+        assert output.read_text() == rest.read_text() == "old"
+    else:
+        output.unlink()
+        rest.unlink()
+        monkeypatch.setattr("avset.inference.separate.Separator.stream", late)
+        code, said, error = run(*arguments)
+        assert (
+            code == 1 and not said and error == f"error: cannot write '{output}': another process made it meanwhile\n"
+        )
+        assert output.read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] == ".") == []
+
+
+def test_what_can_be_known_is_known_without_torch(project: Path, tmp_path: Path):
+    """Each wrong argument, in a process that may not import torch; the last line is right, and gets as far as torch."""
+    film = make_video(tmp_path / "film.mp4", 1.0)
+    wrong = [
+        ["separate", film, *QUERY, "-o", "out.mp3"], ["separate", film, *QUERY, "-o", "no/folder.wav/out"],
+        ["separate", tmp_path / "gone.mp4", *QUERY, "-o", "out.wav"], ["separate", film, "-q", " ", "-o", "out.wav"],
+        ["separate", film, *QUERY, "-o", "out.wav", "--model", "nowhere"],
+        ["separate", film, *QUERY, "-o", "out.wav", "--encoder", "nowhere"],
+        ["separate", film, *QUERY, "-o", "out.wav", "--residual", "./OUT.wav"],
+        ["localize", film, *QUERY, "-o", "out.wav"], ["localize", film, *QUERY, "-o", "out.png", "--time", "nan"],
+        ["localize", film, "-q", "", "-o", "out.png"], ["localize", tmp_path, *QUERY, "-o", "out.png"],
+    ]  # fmt: skip
+    code = f"""
+import sys
+sys.modules["torch"] = None
+from avset.__main__ import main
+for arguments in {[[str(part) for part in line] for line in wrong]}:
+    sys.argv = ["avset", *arguments]
+    try:
+        main()
+    except SystemExit as ended:
+        assert ended.code == 1, arguments
+sys.argv = ["avset", "separate", {str(film)!r}, "-q", "x", "-o", "out.wav"]
+try:
+    main()
+except ImportError as e:
+    print("torch is next", file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True)
+    *errors, last = done.stderr.splitlines()
+    assert last == "torch is next" and len(errors) == len(wrong), done.stderr
+    assert all(line.startswith("error: ") for line in errors)

@@ -141,10 +141,12 @@ def test_what_is_no_clips_fault_ends_the_work_and_what_was_done_is_kept(tmp_path
     assert run(tmp_path, jobs(5)) == {}
 
 
-def test_finished_work_is_not_done_again(tmp_path: Path):
+def test_finished_work_is_not_done_again_and_what_failed_before_is_told(tmp_path: Path, capsys: pytest.CaptureFixture):
     run(tmp_path, jobs(3))
     run(tmp_path, jobs(5, c3="fail"))
-    run(tmp_path, jobs(5))  # the failure of c3 is remembered under its key
+    assert "5/5 clips (3 cached), failed: 1 corrupt;" in capsys.readouterr().err
+    run(tmp_path, jobs(5), before=Counter({"": 3, "silent": 2}))  # the failure of c3 is remembered under its key
+    assert "10/10 clips (10 cached), failed: 1 corrupt, 2 silent (3 of them before);" in capsys.readouterr().err
     assert begun(tmp_path) == {"": 1, **{f"c{i}": 1 for i in range(5)}}
     assert kept(jobs(5))["c3"] == "corrupt"
 

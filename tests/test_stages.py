@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import toy
+from test_layout import body
 from test_store import tree_digest
 
 import stages
 from avset.compute.making import only_writer
 from avset.errors import AvsetError, MissingArtifact, ParamsError
 from avset.features.encoder import Encoder
+from avset.report.report import WRITTEN
+from avset.storage.artifacts import Record
 from avset.storage.shards import BITS, bits_of
 from avset.storage.store import Store
 from avset.storage.tables import read_table
@@ -221,6 +224,38 @@ def test_a_second_writer_is_refused(copy: tuple[Path, Path]):
                 import_module(f"stages.{made.split('/')[-1]}").main(path=Path("params.yaml"))
         with only_writer(Path("data/demo/demo/frames")):  # free again, also after an error
             pass
+
+
+def test_a_file_of_a_user_in_the_folder_of_an_artifact_stays(copy: tuple[Path, Path]):
+    folder, cache = copy
+    with toy.inside(folder, cache):
+        for made in ("clips", "demo/frames", "demo/encoder", "demo/mixtures"):
+            notes = Path("data/demo") / made / "notes.txt"
+            notes.write_text("mine")
+            with pytest.raises(AvsetError, match=f"data/demo/{made} will be replaced, and 'notes.txt' in it"):
+                import_module(f"stages.{made.split('/')[-1]}").main(path=Path("params.yaml"))
+            assert notes.read_text() == "mine"
+
+
+def test_the_report_replaces_what_it_made_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    outs = [next(iter(out)) if isinstance(out, dict) else out for out in body("report")["outs"]]
+    assert {Path(out).name for out in outs} == {name.split("/")[0] for name in WRITTEN}
+    toy.project(tmp_path, toy.params())
+    scores, reports = tmp_path / "data" / "demo" / "demo" / "scores", tmp_path / "reports" / "demo" / "demo"
+    for folder in (scores / "avset", scores / "former", scores / "mine", tmp_path / "data/demo/clips", reports):
+        folder.mkdir(parents=True)
+    (scores / "avset" / "facts.json").write_text("{}")
+    (scores / "mine" / "notes.txt").write_text("mine")
+    (reports / "notes.txt").write_text("mine")
+    (reports / "example.png").write_text("of the last report")
+    Record("scores").write(scores / "former")
+    Record("clips", facts={"funnel": {}}).write(tmp_path / "data/demo/clips")
+    report = import_module("stages.report")
+    monkeypatch.setattr(report, "write_report", lambda *arguments: {})
+    monkeypatch.setattr(report, "numbers_as_text", str)
+    toy.run(tmp_path, tmp_path / "cache", "report")
+    assert sorted(path.name for path in scores.iterdir()) == ["avset", "mine"]
+    assert [path.name for path in reports.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What users type: `avset separate`, `avset localize`, `avset doctor`, and `avset store` to look after artifacts."""
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -8,16 +9,19 @@ from typing import Annotated, Any
 import typer
 
 from avset import __version__
-from avset.console import HELP_OPTIONS
+from avset.console import HELP_OPTIONS, TYPED, aligned, speak_plainly
 from avset.errors import AvsetError
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False, context_settings=HELP_OPTIONS)
 ModelFolder = Annotated[
-    Path | None, typer.Option(help="Folder of a trained model; by default that of the first method of params.yaml.")
+    Path | None,
+    typer.Option(help="Folder of a trained model; by default that of the first method of params.yaml.", **TYPED),
 ]
 EncoderFolder = Annotated[
-    Path | None, typer.Option(help="Folder of the model's encoder; by default that of the same data set and scale.")
+    Path | None,
+    typer.Option(help="Folder of the model's encoder; by default that of the same data set and scale.", **TYPED),
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")]
 Query = Annotated[str, typer.Option("--query", "-q", help='What to listen or look for: "person playing a violin".')]
 store = typer.Typer(no_args_is_help=True, help="Look after the stores of clips and of features.")
 
@@ -26,7 +30,7 @@ app.add_typer(store, name="store")
 
 
 StoreFolder = Annotated[
-    Path, typer.Argument(help="Folder of a store: data/<dataset>/clips, data/<dataset>/<scale>/<stage>.")
+    Path, typer.Argument(help="Folder of a store: data/<dataset>/clips, data/<dataset>/<scale>/<stage>.", **TYPED)
 ]
 COLOURS = {"ok": None, "warn": "yellow", "fail": "red"}  # of the doctor's lines
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -49,10 +53,11 @@ def options(
 
 @app.command()
 def separate(
-    file: Annotated[Path, typer.Argument(help="Any audio or video file, of any length.")],
+    file: Annotated[Path, typer.Argument(help="Any audio or video file, of any length.", **TYPED)],
     query: Query,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the sound goes: .wav, .flac or .ogg.")],
-    residual: Annotated[Path | None, typer.Option(help="Where the rest of the mixture goes.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the sound goes: .wav, .flac or .ogg.", **TYPED)],
+    residual: Annotated[Path | None, typer.Option(help="Where the rest of the mixture goes.", **TYPED)] = None,
+    overwrite: Overwrite = False,
     model: ModelFolder = None,
     encoder: EncoderFolder = None,
 ) -> None:
@@ -60,10 +65,15 @@ def separate(
 
     The result is mono at the model's sample rate; sound and residual add up to the mixture.
     """
-    from avset.inference.files import separate_file_to_file
+    from avset.media.targets import WRITABLE, check_files, check_query
+
+    check_query(query)
+    check_files(file, {"output": output, "residual": residual}, WRITABLE, overwrite)
+    folders = _folders(model, encoder)
+    from avset.inference.files import separate_file_to_file  # torch: what is wrong already was told by now
     from avset.inference.separate import Separator
 
-    done = separate_file_to_file(Separator.load(model or _default_model(), encoder), file, query, output, residual)
+    done = separate_file_to_file(Separator.load(*folders), file, query, output, residual, overwrite)
     if done.clipped:
         typer.echo("note: louder than full scale in places, clipped there", err=True)
     print(f"{output}: {done.seconds:.1f} s at {done.sample_rate} Hz, {done.energy:.0%} of the mixture's energy")
@@ -71,18 +81,25 @@ def separate(
 
 @app.command()
 def localize(
-    file: Annotated[Path, typer.Argument(help="A video file.")],
+    file: Annotated[Path, typer.Argument(help="A video file.", **TYPED)],
     query: Query,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the picture goes: .png.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the picture goes: .png.", **TYPED)],
     time: Annotated[float | None, typer.Option(help="Seconds; by default the middle of the video.")] = None,
+    overwrite: Overwrite = False,
     model: ModelFolder = None,
     encoder: EncoderFolder = None,
 ) -> None:
     """Show where the query finds its match in a frame, as a heat map over the picture."""
-    from avset.inference.files import localize_file_to_file
+    from avset.media.targets import PICTURES, check_files, check_query, check_time
+
+    check_query(query)
+    check_time(time)
+    check_files(file, {"output": output}, PICTURES, overwrite)
+    folders = _folders(model, encoder)
+    from avset.inference.files import localize_file_to_file  # torch: what is wrong already was told by now
     from avset.inference.separate import Separator
 
-    attention = localize_file_to_file(Separator.load(model or _default_model(), encoder), file, query, output, time)
+    attention = localize_file_to_file(Separator.load(*folders), file, query, output, time, overwrite)
     (row, column), (rows, columns) = attention.strongest(), attention.grid
     print(f"{output}: strongest in row {row + 1} of {rows}, column {column + 1} of {columns}")
 
@@ -106,7 +123,7 @@ def doctor(as_json: AsJson = False) -> None:
 @store.command("ls")
 def list_stores(
     data: Annotated[
-        Path | None, typer.Argument(help="Folder data/<dataset>/<scale>; by default that of params.yaml.")
+        Path | None, typer.Argument(help="Folder data/<dataset>/<scale>; by default that of params.yaml.", **TYPED)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -125,6 +142,31 @@ def list_stores(
         print(f"{s['artifact']:20}{ok:>9}{failed:>9}{s['bytes'] / 1e6:12.1f}  {s['digest'][:12]:12}  {lacks}")
 
 
+@store.command("failures")
+def list_failures(
+    stage: Annotated[str | None, typer.Argument(help="clips, frames, ...; by default all stages.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder data/<dataset>/<scale>; by default that of params.yaml.", **TYPED)
+    ] = None,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """List the files that failed, by their own names, with the reason and what was seen."""
+    from avset import params
+    from avset.storage import inspect
+
+    found = inspect.failures(data or params.load().data, stage)
+    lines = [list(inspect.FAILURE), *(list(one.values()) for one in found)]
+    if as_json:
+        print(json.dumps(found, indent=2))
+    elif as_csv:
+        csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
+    elif found:
+        print(aligned([[" ".join(cell.split()) for cell in line] for line in lines], len(lines[0])), end="")
+    else:
+        print("no failure")
+
+
 @store.command()
 def info(folder: StoreFolder, as_json: AsJson = False) -> None:
     """Say what made a store, and what it holds."""
@@ -135,8 +177,8 @@ def info(folder: StoreFolder, as_json: AsJson = False) -> None:
 
 @store.command()
 def diff(
-    a: Annotated[Path, typer.Argument(help="A store.")],
-    b: Annotated[Path, typer.Argument(help="Another of the same stage.")],
+    a: Annotated[Path, typer.Argument(help="A store.", **TYPED)],
+    b: Annotated[Path, typer.Argument(help="Another of the same stage.", **TYPED)],
     as_json: AsJson = False,
 ) -> None:
     """Say which clips differ between two stores, and why: weights, version, input. Exit code 1 if one differs."""
@@ -186,18 +228,28 @@ def gc(
     print(f"{root}: {total / 1e6:.1f} MB {'would go' if dry_run else 'removed'}")
 
 
-def _default_model() -> Path:
+def _folders(model: Path | None, encoder: Path | None) -> tuple[Path, Path]:
+    """The folders of a model and of its encoder; MissingArtifact if a file of theirs is not there."""
     from avset import params
+    from avset.storage.artifacts import ARTIFACTS
+    from avset.storage.files import require
 
-    p = params.load()
-    return p.data / "models" / next(iter(p.methods))
+    if model is None:
+        p = params.load()
+        model = p.data / "models" / next(iter(p.methods))
+    for name in ARTIFACTS["models"].files:
+        require(model / name)
+    encoder = encoder or params.encoder_of(model)
+    for name in ARTIFACTS["encoder"].files:
+        require(encoder / name)
+    return model, encoder
 
 
 def _tell(told: dict[str, Any], as_json: bool) -> None:
     from avset.storage.inspect import flat
 
     if as_json:
-        print(json.dumps(told, indent=2, ensure_ascii=False))
+        print(json.dumps(told, indent=2))
         return
     for key, value in flat(told):
         text = ", ".join(map(str, value)) if isinstance(value, list) else value
@@ -206,6 +258,7 @@ def _tell(told: dict[str, Any], as_json: bool) -> None:
 
 def main() -> None:
     """Run the command line; an error of our own is one line."""
+    speak_plainly()
     try:
         app()
     except AvsetError as e:

@@ -1,8 +1,36 @@
-"""What all commands share: the names of the help option, and tables as plain text."""
+"""What all commands share: the help option, plain tables, paths as users write them, terminals of few letters."""
 
+import codecs
+import io
+import os
+import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}  # context settings of every typer application
+TYPED: dict[str, Any] = {"parser": lambda text: typed_path(text), "metavar": "PATH"}  # of a typer parameter
+PLAIN = str.maketrans("–—±×·…“”‘’→", "--~x..\"\"''>")  # for a terminal of ASCII; one for one: columns stay columns
+
+
+def typed_path(text: str | Path) -> Path:
+    """A path as a user wrote it; `~` is the home folder."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - the other one raises if there is no such user
+
+
+def speak_plainly() -> None:
+    """Let no character end a command: what a terminal cannot show is told in ASCII."""
+    codecs.register_error("avset", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="avset")
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    shown = error.object[error.start : error.end].translate(PLAIN)
+    return shown.encode("ascii", "backslashreplace").decode(), error.end
 
 
 def aligned(lines: Sequence[Sequence[str]], left: int = 2, rule: bool = True) -> str:

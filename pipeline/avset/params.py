@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, SerializeAsAny, Strict, field_validator
 
 from avset.architecture import MARKS, Architecture, known
+from avset.console import typed_path
 from avset.errors import ParamsError
 from avset.presets import MethodSettings, Misfit, Section, Seed, module_of, settings_type
 from avset.values import check_plain, checked, choose, known_keys, mapping, read
@@ -248,7 +249,7 @@ def folder_of(data: Path, artifact: str) -> Path:
 
 def encoder_of(model: Path) -> Path:
     """The encoder of the same data set and scale as a trained model."""
-    return model.parents[1] / "encoder"
+    return (model if len(model.parents) > 1 else model.absolute()).parents[1] / "encoder"
 
 
 def stage_of(path: Path) -> str:
@@ -260,7 +261,16 @@ def stage_of(path: Path) -> str:
 
 def load(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml; ParamsError names the key that is wrong, and what it may be."""
-    return resolve(read(path), path.parent)
+    return resolve(_at_home(read(path)), path.parent)
+
+
+def _at_home(value: Any) -> Any:
+    """A parsed file, with the home folder in place of the `~` of every path."""
+    if isinstance(value, dict):
+        return {key: _at_home(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_at_home(inner) for inner in value]
+    return str(typed_path(value)) if isinstance(value, str) and value.split("/")[0] == "~" else value
 
 
 def resolve(tree: dict[str, Any], root: Path = Path()) -> Params:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from avset.compute.identity import Recipe
-from avset.compute.making import only_writer
+from avset.compute.making import only_ours, only_writer
 from avset.compute.run import Job, Mapper, Worker, compute
 from avset.errors import REASONS, AvsetError
 from avset.params import Params, digest
@@ -88,12 +88,13 @@ class Plan:
         """Compute what is missing, assemble the store; AvsetError if the code is not that of its version."""
         self.code.check()
         with only_writer(self.folder):
+            only_ours(self.folder)
             shards = spread(self.parts, self.parts)
             elsewhere = self.find(shards)
             needed = self.needed(shards)
             todo = [self.jobs[clip] for clip in sorted(needed) if self.jobs[clip].key not in elsewhere]
-            cached = len(self.jobs) - len(todo)
-            forgotten = compute(self.stage, todo, self.factory, self.p.runtime, self.batch_size, cached=cached)
+            before = self.before(shards, needed, elsewhere)
+            forgotten = compute(self.stage, todo, self.factory, self.p.runtime, self.batch_size, before=before)
 
             def item_of(clip: str) -> tuple[Item, str]:
                 if (maker := self.makers[clip]) not in self.jobs:
@@ -133,6 +134,15 @@ class Plan:
     def needed(self, shards: list[Shard]) -> set[str]:
         """The clips whose items go into shards that are to be written."""
         return {self.makers[clip] for shard in shards if shard.rows is None for clip in shard.parts} & self.jobs.keys()
+
+    def before(self, shards: list[Shard], needed: set[str], elsewhere: dict[str, Path]) -> Counter[str]:
+        """Reason -> jobs whose items are in kept shards, whole ones and others; "" for those that did not fail."""
+        found = Counter(self.kept.reason(key, path) for key, path in elsewhere.items())
+        for shard in shards:
+            if shard.rows is not None:
+                rows = zip(shard.rows["clip_id"].to_pylist(), shard.rows["reason"].to_pylist(), strict=True)
+                found.update(reason for clip, reason in rows if clip in self.jobs and clip not in needed)
+        return found
 
     def item(self, key: str, elsewhere: dict[str, Path]) -> tuple[Item, str] | None:
         """An item and the digest of its content, from a kept shard or from the cache."""

@@ -26,7 +26,7 @@ RECIPES = Path("stages/recipes.json")
 
 def code_of(stage: str) -> list[Path]:
     """The modules that decide the content of a stage: its script and the other .py dependencies in dvc.yaml."""
-    tree = yaml.safe_load(Path("dvc.yaml").read_text())["stages"][stage]
+    tree = yaml.safe_load(Path("dvc.yaml").read_bytes())["stages"][stage]
     return sorted(Path(name) for name in tree.get("do", tree)["deps"] if name.endswith(".py"))
 
 
@@ -36,7 +36,7 @@ def code_digest(modules: Iterable[Path]) -> str:
 
 
 def _meaning(path: Path) -> str:
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_bytes())
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:]
@@ -88,7 +88,7 @@ class Recipe:
 
 def _read() -> dict[str, dict[str, Any]]:
     try:
-        return dict(json.loads(RECIPES.read_text()))
+        return dict(json.loads(RECIPES.read_bytes()))
     except FileNotFoundError:
         return {}
     except ValueError as e:

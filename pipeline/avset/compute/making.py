@@ -8,6 +8,7 @@ from pathlib import Path
 import filelock
 
 from avset.errors import AvsetError
+from avset.storage.artifacts import ARTIFACTS, RECORD
 from avset.storage.cache import ItemCache
 from avset.storage.files import make_folder, replace_folder, writing
 
@@ -29,11 +30,22 @@ def making(folder: Path) -> Iterator[Path]:
     """A new folder in which to make an artifact, which it is when the block ends. One process at a time."""
     fresh = folder.with_name(f".{folder.name}.new")
     with only_writer(folder):
+        only_ours(folder)
         shutil.rmtree(fresh, ignore_errors=True)
         with writing(fresh):
             make_folder(fresh)
         yield fresh
         replace_folder(fresh, folder)
+
+
+def only_ours(folder: Path) -> None:
+    """AvsetError if a folder that an artifact is to replace holds a file that no stage made."""
+    name = next((name for name in (folder.name, folder.parent.name) if name in ARTIFACTS), None)
+    if name and folder.is_dir():
+        known = {RECORD, "curves", *ARTIFACTS[name].files}  # curves: of a model that learned
+        strange = sorted(path.name for path in folder.iterdir() if path.name not in known and path.name[0] != ".")
+        if strange:
+            raise AvsetError(f"{folder} will be replaced, and {strange[0]!r} in it is no part of it; move it elsewhere")
 
 
 @contextmanager

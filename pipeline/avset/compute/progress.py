@@ -8,13 +8,17 @@ from avset.compute.worker import Receipts
 
 
 class Progress:
-    """Lines on stderr, at most one in `every` seconds: done, failed, rate of the last minute, time left."""
+    """Lines on stderr, at most one in `every` seconds: done, failed, rate of the last minute, time left.
+
+    `before` counts the clips that were done before, by reason; "" for those that did not fail.
+    """
 
     every, marks = 5.0, 12
 
-    def __init__(self, stage: str, total: int, cached: int):
-        self.stage, self.total, self.cached, self.done = stage, total, cached, 0
-        self.reasons: Counter[str] = Counter()
+    def __init__(self, stage: str, total: int, before: Counter[str]):
+        self.stage, self.total, self.cached, self.done = stage, total, before.total(), 0
+        self.before = self.cached - before[""]
+        self.reasons = Counter({reason: n for reason, n in before.items() if reason})
         self.start = time.monotonic()
         self.past: deque[tuple[float, int]] = deque(maxlen=self.marks)  # when, and how many were done
 
@@ -38,6 +42,7 @@ class Progress:
     def say(self, text: str) -> None:
         """One line of progress."""
         failed = ", ".join(f"{n} {reason}" for reason, n in sorted(self.reasons.items())) or "none"
+        failed += f" ({self.before} of them before)" if self.before else ""
         counts = f"{self.cached + self.done}/{self.total} clips ({self.cached} cached), failed: {failed}"
         print(f"{self.stage}: {counts}; {text}", file=sys.stderr, flush=True)
 

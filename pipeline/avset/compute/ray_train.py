@@ -66,7 +66,7 @@ def relayed(path: Path) -> Iterator[Path]:
     over = Event()
 
     def relay() -> None:
-        with path.open() as text:
+        with path.open(encoding="utf-8") as text:
             while not over.wait(0.5):
                 print(text.read(), end="", file=sys.stderr, flush=True)
             print(text.read(), end="", file=sys.stderr, flush=True)
@@ -165,5 +165,5 @@ def _work(work: Work, gpu: bool, root: Path, said: Path) -> None:
             raise AvsetError(f"{name} does not see {place}; all machines must share it under that name")
     os.chdir(root)
     first = ray.train.get_context().get_world_rank() == 0
-    with Path(said if first else os.devnull).open("a", buffering=1) as text, redirect_stderr(text):
+    with Path(said if first else os.devnull).open("a", buffering=1, encoding="utf-8") as text, redirect_stderr(text):
         work(str(ray.train.torch.get_device()) if gpu else "cpu")

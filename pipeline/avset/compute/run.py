@@ -1,6 +1,6 @@
 """Fill the item cache: in this process, in several, or by Ray actors; a worker that dies does not end the stage."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -28,15 +28,15 @@ def compute(
     batch_size: int = 1,
     worth: int = 0,
     watch: Callable[[Receipts], None] | None = None,
-    cached: int = 0,
+    before: Counter[str] | None = None,
 ) -> dict[str, Item]:
     """Put into the cache what it lacks of `jobs`. Returns the failures that the cache does not remember.
 
-    `worth` replaces `WORTH_A_PROCESS`. `watch` sees all receipts. `cached` counts clips that are done besides these
-    jobs. An AvsetError of `watch` or of a mapper ends the work, unless it is a ClipError; the jobs in hand are finished
-    and kept.
+    `worth` replaces `WORTH_A_PROCESS`. `watch` sees all receipts. `before` counts the clips that are done besides these
+    jobs, by reason ("": they did not fail). An AvsetError of `watch` or of a mapper ends the work, unless it is a
+    ClipError; the jobs in hand are finished and kept.
     """
-    run = _Run(stage, jobs, runtime.executor != "ray", watch, cached)
+    run = _Run(stage, jobs, runtime.executor != "ray", watch, before or Counter())
     pending = run.pending
     batches = (pending[i : i + batch_size] for i in range(0, len(pending), batch_size))
     count = -(-len(pending) // batch_size)
@@ -65,17 +65,25 @@ class _Run:
     """
 
     def __init__(
-        self, stage: str, jobs: Sequence[Job], noting: bool, watch: Callable[[Receipts], None] | None, cached: int
+        self,
+        stage: str,
+        jobs: Sequence[Job],
+        noting: bool,
+        watch: Callable[[Receipts], None] | None,
+        before: Counter[str],
     ):
         cache = ItemCache()
         self.jobs, self.watch = jobs, watch
         self.note = cache_folder("held") / params.digest([str(Path.cwd()), stage])
         self.keys = set(self.note.read_text().split()) if noting and self.note.exists() else set()
-        lacking = [job for job in jobs if job.key not in cache]
+        known = [cache.reason(job.key) for job in jobs]
+        lacking = [job for job, reason in zip(jobs, known, strict=True) if reason is None]
         self.suspects = [job for job in lacking if job.key in self.keys]
         self.pending = [job for job in lacking if job.key not in self.keys]
         self.failures: dict[str, Item] = {}
-        self.progress = Progress(stage, cached + len(jobs), cached + len(jobs) - len(lacking))
+        self.progress = Progress(
+            stage, before.total() + len(jobs), before + Counter(reason for reason in known if reason is not None)
+        )
 
     def take(self, receipts: Receipts, workers: int = 1) -> None:
         """Count receipts, remember the failures among them, and pass the receipts to `watch`."""

@@ -123,7 +123,7 @@ def _config(architecture: str) -> tuple[dict[str, Any], dict[str, Any]]:
     tree: Any = None
     if architecture.endswith(".json"):
         try:
-            tree = json.loads(Path(architecture).read_text())
+            tree = json.loads(Path(architecture).read_bytes())
         except (OSError, ValueError) as e:
             raise AvsetError(f"the model config {architecture} cannot be read: {e}") from e
     else:

@@ -19,6 +19,7 @@ from avset.inference.separate import Separator
 from avset.media.container import probe
 from avset.media.frames import decode_frames
 from avset.media.recordings import AudioWriter, read_blocks
+from avset.media.targets import PICTURES, WRITABLE, check_files, check_query, check_time
 from avset.media.waveforms import resample_blocks
 
 SIDE = 512  # px of the frame under a heat map
@@ -49,18 +50,22 @@ def separate_file(
 
 
 def separate_file_to_file(
-    separator: Separator, file: Path, text: str, output: Path, residual: Path | None = None
+    separator: Separator, file: Path, text: str, output: Path, residual: Path | None = None, overwrite: bool = False
 ) -> SeparatedFile:
     """Write what `text` names to `output`, and the rest of the mixture to `residual`.
 
     Both are mono at the model's sample rate, .wav, .flac or .ogg, and add up to the mixture. AvsetError if `file`
-    cannot be read or a target cannot be written; then no file is left behind.
+    cannot be read or a target cannot be written; then every file is as it was. `file`, `output` and `residual` are
+    three files; those that are there already are replaced only with `overwrite`.
     """
+    check_query(text)
+    check_files(file, {"output": output, "residual": residual}, WRITABLE, overwrite)
     rate = separator.model.settings.transform.sample_rate
     stream = separate_file(separator, file, text)
     length, loudest, energy, part = 0, 0.0, 0.0, 0.0
     with ExitStack() as files:
-        writers = [files.enter_context(AudioWriter(path, rate)) for path in (output, residual) if path is not None]
+        paths = [path for path in (output, residual) if path is not None]
+        writers = [files.enter_context(AudioWriter(path, rate, overwrite)) for path in paths]
         for mixture, estimate in stream:
             rest = mixture - estimate
             for writer, sound in zip(writers, (estimate, rest), strict=False):
@@ -77,8 +82,7 @@ def read_frame(file: Path, time: float | None = None, size: int = SIDE) -> UInt8
 
     AvsetError if there is no such frame.
     """
-    if time is not None and not time >= 0:
-        raise AvsetError(f"there is no picture at {time:g} s; give a number of seconds from 0 to the video's length")
+    check_time(time)
     try:
         if time is None:
             time = probe(file, sound=False).duration / 2
@@ -93,12 +97,15 @@ def localize_file(separator: Separator, file: Path, text: str, time: float | Non
 
 
 def localize_file_to_file(
-    separator: Separator, file: Path, text: str, output: Path, time: float | None = None
+    separator: Separator, file: Path, text: str, output: Path, time: float | None = None, overwrite: bool = False
 ) -> Attention:
     """Draw the attention of a text over a frame of a video as a heat map, `output` (.png).
 
-    Errors as of `read_frame`; AvsetError also if `output` cannot be written.
+    Errors as of `read_frame`; AvsetError also if `output` cannot be written, is `file` itself, or is there already and
+    `overwrite` is not set.
     """
+    check_query(text)
+    check_files(file, {"output": output}, PICTURES, overwrite)
     from avset.report.plots import heat_map, save_png  # matplotlib: a separation does not wait for it
 
     frame = read_frame(file, time)

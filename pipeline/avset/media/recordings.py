@@ -18,9 +18,9 @@ from jaxtyping import Float32
 from avset.errors import AvsetError, ClipError
 from avset.media.container import SPARSEST, TAIL, declared_end, declared_length, open_media, playing, track
 from avset.media.pieces import Piece, PieceReader, pieces
+from avset.media.targets import WRITABLE
 from avset.media.waveforms import resample_blocks, sound_blocks
 
-WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 SAMPLES_AT_ONCE = 65536  # that are read or written; libsndfile's Vorbis encoder keeps as many on its stack
 UNKNOWN = 2**62  # and more samples: libsndfile's count of a file that does not tell it
 PADDING = 0.1  # s by which the sound of a file without pictures may end too early: codecs count their own delay
@@ -161,16 +161,17 @@ class AudioWriter:
     """An audio file written block by block: .wav or .flac (16 bit) or .ogg (Vorbis), by the suffix.
 
     A context manager: when the context ends the whole file appears, after an error no file. The first block makes
-    missing directories. AvsetError names the supported suffixes.
+    missing directories. AvsetError names the supported suffixes; without `overwrite` it refuses a file that is there.
     """
 
-    def __init__(self, path: Path, sample_rate: int):
+    def __init__(self, path: Path, sample_rate: int, overwrite: bool = True):
         if path.suffix.lower() not in WRITABLE:
             cure = f"give a name that ends in {', '.join(WRITABLE)}"
             raise AvsetError(f"cannot write sound as {str(path)!r}; {cure}")
-        self.path, self.sample_rate = path, sample_rate
+        self.path, self.sample_rate, self.overwrite = path, sample_rate, overwrite
         self._container, self._encoding = WRITABLE[path.suffix.lower()]
-        self._temporary = path.with_name(f".writing-{uuid4().hex}")
+        self._target = path.resolve()  # a link stays a link
+        self._temporary = self._target.with_name(f".writing-{uuid4().hex}")
         self._files = ExitStack()
         self._sound: Any = None
 
@@ -193,13 +194,15 @@ class AudioWriter:
             with self._told():
                 self._files.close()
                 if error is None and self._sound is not None:
-                    self._temporary.replace(self.path)
+                    if self._target.exists() and not self.overwrite:
+                        raise AvsetError(f"cannot write {str(self.path)!r}: another process made it meanwhile")
+                    self._temporary.replace(self._target)
         finally:
             with suppress(OSError):
                 self._temporary.unlink()
 
     def _open(self, channels: int) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._target.parent.mkdir(parents=True, exist_ok=True)
         raw = self._files.enter_context(self._temporary.open("xb+"))
         sound = soundfile.SoundFile(raw, "w", self.sample_rate, channels, self._encoding, format=self._container)
         self._sound = self._files.enter_context(sound)

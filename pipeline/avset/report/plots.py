@@ -20,7 +20,6 @@ from matplotlib.patches import Rectangle
 from numpy import ndarray
 from PIL import Image
 
-from avset.errors import AvsetError
 from avset.evaluation import metrics
 from avset.evaluation.examples import Example, Separation, ordered
 from avset.features import spectrograms
@@ -74,12 +73,10 @@ def jpeg(picture: UInt8[ndarray, "H W 3"], size: tuple[int, int] | None = None, 
 
 
 def save_png(path: Path, picture: UInt8[ndarray, "H W 3"]) -> None:
-    """Write the picture as a PNG file; AvsetError if `path` does not end in .png or cannot be written."""
-    if path.suffix.lower() != ".png":
-        raise AvsetError(f"cannot write a picture as {str(path)!r}; give a name that ends in .png")
+    """Write the picture as a PNG file; AvsetError if `path` cannot be written."""
     out = io.BytesIO()
     Image.fromarray(picture).save(out, "PNG")
-    write_atomic(path, out.getvalue())
+    write_atomic(path.resolve(), out.getvalue())
 
 
 def figure_png(figure: Figure, colours: int = 256) -> bytes:

@@ -19,6 +19,11 @@ from avset.report.tables import separation_rows
 from avset.storage.files import write_json
 from avset.storage.tables import read_table
 
+WRITTEN = (
+    "metrics.json", "coverage.json", "nsdr_by_method.csv", "nsdr_by_class.csv", "example.png", "localization.png",
+    "queries.png", "html/index.html",
+)  # fmt: skip
+
 
 def write_report(
     dataset: str,

@@ -91,7 +91,7 @@ class Record:
         """The record in `folder`; MissingArtifact if there is none, AvsetError if it is not one of ours."""
         path = require(folder / RECORD)
         try:
-            return cls(**json.loads(path.read_text()))
+            return cls(**json.loads(path.read_bytes()))
         except (ValueError, TypeError) as e:
             raise AvsetError(f"{path} is damaged ({e}); bring it back with `dvc checkout`, or make it again") from e
 
@@ -112,4 +112,4 @@ def identity_of(folder: Path, name: str) -> str:
 
 def encoder_facts(folder: Path) -> dict[str, Any]:
     """What encoder.json says: architecture, preprocessing, sha256 of the weights."""
-    return dict(json.loads(require(folder / "encoder.json").read_text()))
+    return dict(json.loads(require(folder / "encoder.json").read_bytes()))

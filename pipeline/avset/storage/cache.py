@@ -1,6 +1,7 @@
 """The folder $AVSET_CACHE, and all folders in it: items by a key of everything that decides their value, media, ..."""
 
 import hashlib
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any, NamedTuple
 import platformdirs
 from safetensors import SafetensorError
 
+from avset.console import typed_path
 from avset.errors import RETRIED, AvsetError
 from avset.storage.files import write_atomic, writing
 from avset.storage.items import Item, versions
 
 DAY = 86400  # s
+HEADER = 1_000_000  # bytes of an item that may be its header
 
 
 class Folder(NamedTuple):
@@ -40,12 +43,12 @@ FOLDERS = {  # all that there are
     "yt-dlp": Folder("**/*", r".*"),  # what yt-dlp keeps for itself
 }
 FETCHING = ".fetch-"  # with a random end: a folder beside those above, in which one medium is fetched
-ABANDONED = {f"{FETCHING}*": 2 * DAY, "partial/*": 30 * DAY}  # folders so old are what killed downloads left
+ABANDONED = {f"{FETCHING}{'?' * 8}": 2 * DAY, f"partial/{'[0-9a-f]' * 64}*": 30 * DAY}  # if so old: of killed downloads
 
 
 def cache_root() -> Path:
     """The folder $AVSET_CACHE; if that is not set, the user's cache."""
-    return Path(os.environ.get("AVSET_CACHE") or platformdirs.user_cache_dir("avset"))
+    return typed_path(os.environ.get("AVSET_CACHE") or platformdirs.user_cache_dir("avset"))
 
 
 def cache_folder(name: str) -> Path:
@@ -74,6 +77,18 @@ class ItemCache:
         made = (item.made or versions()).encode()
         data = item.dump() + made + len(made).to_bytes(2, "big")
         write_atomic(self.path(key), hashlib.sha256(data).digest() + data)
+
+    def reason(self, key: str) -> str | None:
+        """Why a kept item failed, "" if it did not; None if there is no such item. No array of it is read."""
+        try:
+            with self.path(key).open("rb") as f:
+                size = int.from_bytes(f.read(40)[32:], "little")
+                header = json.loads(f.read(min(size, HEADER)))
+            return str(json.loads(header["__metadata__"]["item"])[1])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, LookupError, TypeError):  # whoever reads the item will say so
+            return ""
 
     def get(self, key: str) -> tuple[Item, str] | None:
         """The item and the sha256 of its content; None if there is none. A damaged item is removed: there is none."""

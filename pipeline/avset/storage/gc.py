@@ -18,7 +18,7 @@ def sweep(root: Path, days: float, fetched: bool = False, dry_run: bool = False)
 
     The kinds are items, shards, states of trainings, finished models, media that no item names, and what killed writers
     left. What was `fetched` goes only if told to, because its site may no longer have it. Only old files go, so writers
-    and readers may be at work.
+    and readers may be at work. Only files with names that the cache gives go: the folder may hold a user's own.
     """
     kinds = {
         "temporary files": _older(_temporary(root), 1.0),
@@ -42,8 +42,9 @@ def _files(root: Path, folder: str) -> Iterator[Path]:
 def _temporary(root: Path) -> Iterator[Path]:
     """The files that somebody is writing, and the notes of jobs in hand."""
     for folder in ("items", "fetched", "shards", "runs", "finished", "lists"):
-        yield from root.glob(f"{folder}/{PurePath(FOLDERS[folder].files).parent}/.*")
-    yield from root.glob("held/*")
+        paths = root.glob(f"{folder}/{PurePath(FOLDERS[folder].files).parent}/.*")
+        yield from (path for path in paths if re.fullmatch(r"\.[0-9a-f]{62,64}(\.\w+)*", path.name))
+    yield from _files(root, "held")
 
 
 def _older(paths: Iterable[Path], days: float) -> Iterator[Path]:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 
 from avset.errors import AvsetError
-from avset.params import folder_of
+from avset.params import choose, folder_of
 from avset.storage.artifacts import ARTIFACTS, RECORD, Artifact, Record, identity_of
 from avset.storage.files import require
 from avset.storage.hdf5 import open_hdf5
@@ -25,6 +25,7 @@ from avset.storage.tables import read_columns
 
 MEDIUM = ("sha256", "start_s", "duration_s", "split", "labels")  # what a row of clips is
 BROKEN = (OSError, KeyError, RuntimeError, ValueError, SafetensorError)  # what a damaged file raises, by where it is
+FAILURE = ("stage", "file", "clip", "reason", "detail")
 NAMES = 10  # clips named of each kind of difference
 
 
@@ -84,6 +85,29 @@ def _counts(folder: Path, artifact: Artifact) -> tuple[Counter[str], set[str]]:
     return counts, parts
 
 
+def failures(data: Path, stage: str | None = None) -> list[dict[str, str]]:
+    """The clips that failed at a stage, or at any: stage, file (its name in the source), clip, reason, detail.
+
+    A clip that failed at an earlier stage is told there alone. `data` is the folder of a data set at a scale.
+    ParamsError if there is no such stage, MissingArtifact if it was not run.
+    """
+    per_clip = [name for name, artifact in ARTIFACTS.items() if artifact.per_clip]
+    wanted = [choose(stage, per_clip, "stage")] if stage else per_clip
+    found: list[tuple[str, str, str, str]] = []
+    for name in wanted:
+        folder = folder_of(data, name)
+        if stage or name == "clips" or (folder / "index.parquet").exists():
+            with _readable(folder):
+                for columns in read_columns(folder / "index.parquet", "clip_id", "reason", "detail"):
+                    found += [(name, *row) for row in zip(*columns, strict=True) if row[1] not in ("", "upstream")]
+    failed = {clip for _, clip, _, _ in found}
+    files: dict[str, str] = {}
+    for columns in read_columns(folder_of(data, "clips") / "index.parquet", "clip_id", "origin", "media_id"):
+        files.update((clip, origin or name) for clip, origin, name in zip(*columns, strict=True) if clip in failed)
+    rows = ((name, files.get(clip, clip), clip, reason, detail) for name, clip, reason, detail in found)
+    return [dict(zip(FAILURE, row, strict=True)) for row in rows]
+
+
 def describe(folder: Path) -> dict[str, Any]:
     """The `summary` of an artifact, its record, and what is in it.
 
@@ -120,7 +144,7 @@ def _content(path: Path) -> str:
     if path.suffix == ".h5":
         with open_hdf5(path) as file:
             return f"{len(file)} groups"
-    return f"{len(json.loads(path.read_text()))} entries"
+    return f"{len(json.loads(path.read_bytes()))} entries"
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def _cached(outputs: list[tuple[str, str]]) -> Iterator[tuple[str, Path]]:
         if not digest.endswith(".dir"):
             yield name, path
             continue
-        for entry in json.loads(path.read_text()):
+        for entry in json.loads(path.read_bytes()):
             inner = Path(cache.oid_to_path(entry["md5"])).absolute()
             if inner.exists():
                 yield (Path(name) / entry["relpath"]).as_posix(), inner

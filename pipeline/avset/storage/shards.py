@@ -149,17 +149,25 @@ class Kept:
 
     def item(self, key: str, path: Path) -> tuple[Item, str] | None:
         """An item from a kept shard, and the sha256 of its content; None if it is not as it was written."""
-        if path != self._open[0]:
-            table = self.rows(path)
-            rows = {} if table is None else {row.pop("key"): row for row in table.to_pylist()}
-            self._open = (path, rows)
-        row = self._open[1].get(key)
+        row = self._row(key, path)
         if row is None:
             return None
         with suppress(OSError, KeyError, RuntimeError), open_hdf5(path) as file:
             item = item_of(row, file)
             return (item, row["digest"]) if item else None
         return None
+
+    def reason(self, key: str, path: Path) -> str:
+        """Why the clip of an item in a kept shard failed; "" if it did not."""
+        row = self._row(key, path)
+        return row["reason"] if row else ""
+
+    def _row(self, key: str, path: Path) -> Any:
+        if path != self._open[0]:
+            table = self.rows(path)
+            rows = {} if table is None else {row.pop("key"): row for row in table.to_pylist()}
+            self._open = (path, rows)
+        return self._open[1].get(key)
 
 
 def _part(row: dict[str, Any], key_of: Callable[[str, str], str]) -> Part:

@@ -79,7 +79,8 @@ def write_clips(count: int) -> None:
         {"clip_id": f"c{i:07d}_0", "media_id": f"c{i:07d}", "status": "ok", "reason": "", "detail": "",
          "split": "train", "labels": ["violin"], "origin": "https://video.example/watch?v=" + digest(i)[:11],
          "media": f"media/c{i:07d}.mkv", "start_s": 0.0, "origin_start_s": 30.0, "duration_s": 10.0, "width": 640,
-         "height": 360, "fps": 25.0, "sample_rate": 44100, "channels": 2, "sha256": digest(["media", i])}
+         "height": 360, "fps": 25.0, "sample_rate": 44100, "channels": 2, "sha256": digest(["media", i]),
+         "content": f"c{i:07d}"}
         for i in range(count)
     ]  # fmt: skip
     write_table(p.clips_folder / "index.parquet", rows, INDEX)

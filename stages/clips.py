@@ -14,7 +14,7 @@ import typer
 from avset.compute.build import gate
 from avset.compute.identity import Recipe
 from avset.compute.making import making
-from avset.sources import clips, reuse
+from avset.sources import clips, duplicates, reuse, splits
 from avset.sources.dry_run import as_text, estimate, in_a_line
 from avset.sources.inputs import unwatched
 from avset.storage.artifacts import Record
@@ -70,18 +70,27 @@ def main(
         return
     for one in filter(None, (recipe, drawing)):
         one.check()
+    need = splits.Need(p.mixtures.n_sources, p.mixtures.different_category)
     with making(p.clips_folder) as fresh:
         before = clips.forget(ItemCache(), jobs, again)
         if before or again:
             print(f"clips: {len(before)} media are fetched again", file=sys.stderr, flush=True)
         failures = clips.fetch_all(jobs, p.clips, options, p.runtime, before)
-        rows, boxes = clips.collect(listing.entries, jobs, failures, p.clips, fresh)
+        rows, boxes, prints = clips.collect(listing.entries, jobs, failures, p.clips, fresh)
+        found = splits.recordings(listing.entries, duplicates.contents(rows, prints))
+        if listing.filled:
+            splits.fill(found, need)
+        splits.settle(rows, found)
+        for line in splits.as_text(found):
+            print(f"clips: {line}", file=sys.stderr, flush=True)
         write_table(fresh / "index.parquet", rows, clips.INDEX)
         write_table(fresh / "boxes.parquet", boxes, clips.BOXES)
         write_table(fresh / "media.parquet", reuse.media_rows(jobs), reuse.MEDIA)
-        record = Record("clips", recipe.version, p.clips.recipe(), facts={"funnel": listing.funnel})
-        record.write(fresh)
+        facts = {"funnel": listing.funnel | splits.funnel(found), "moved": splits.moved(found)}
+        Record("clips", recipe.version, p.clips.recipe(), facts=facts).write(fresh)
     gate("clips", Counter((row["reason"], row["detail"]) for row in rows), p.clips.min_success)
+    if listing.filled:
+        splits.check(found, need)
 
 
 if __name__ == "__main__":

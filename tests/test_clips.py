@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import time
 from contextlib import nullcontext
@@ -10,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import toy
 from media import make_video
 from toy import ROOT
 
 from avset.compute.run import Job, deadline
 from avset.errors import AvsetError, ClipError
 from avset.params import load
-from avset.sources import Entry, Listing, clips, dry_run, folder
+from avset.sources import SPLITS, Entry, Listing, clips, dry_run, folder
+from avset.storage.artifacts import Record
 from avset.storage.cache import ItemCache, fetched_items, kept_media
 from avset.storage.items import Item
+from avset.storage.tables import read_table
 
 ACCESS = load(ROOT / "params.yaml").runtime.download
 VIDEO = Entry("abc", "train", ("flute",), "somewhere")
@@ -175,6 +179,48 @@ def test_what_was_not_sure_is_asked_again_on_another_day():
     for path in ItemCache().root.rglob("*"):
         os.utime(path, (time.time() - 25 * 3600,) * 2)
     assert clips.forget(ItemCache(), jobs) == {"unsure": "unavailable"}
+
+
+def folder_project(root: Path, rows: str) -> Path:
+    """A project of the videos in `root`, with a table."""
+    (root / "table.csv").write_text(f"file,label,split\n{rows}")
+    tree = toy.params(dataset="folder")
+    options = {"path": str(root / "videos"), "table": str(root / "table.csv"), "validation": 0.01, "test": 0.01}
+    tree["datasets"]["folder"]["clips"] |= {"options": options, "length": 1.0, "min_success": 0.9}
+    return toy.project(root / "project", tree)
+
+
+def test_a_recording_under_two_names_is_one_content_in_one_split(videos: Path, capsys: pytest.CaptureFixture[str]):
+    """By bytes, and by sound and pictures; another tone under the same pictures is another recording."""
+    for number in range(6):
+        make_video(videos / "videos" / f"v{number}.mp4", 2.0, tone=200.0 * 1.4**number)
+    shutil.copy(videos / "videos" / "v0.mp4", videos / "videos" / "copy.mp4")
+    make_video(videos / "videos" / "again.mkv", 1.8, tone=200.0, acodec="flac", vcodec="mpeg4")
+    make_video(videos / "videos" / "._v0.mp4", 1.0)
+    project = folder_project(videos, "v0.mp4,flute,train\ncopy.mp4,flute,test\n")
+    toy.run(project, videos / "cache", "clips")
+    said = capsys.readouterr().err
+    assert "'again' = 'copy' = 'v0'" in said and "'v0' from train to test" in said
+    folder = project / "data" / "folder" / "clips"
+    rows = read_table(folder / "index.parquet")
+    assert {row["media_id"] for row in rows if row["content"] == "again"} == {"again", "copy", "v0"}
+    assert {row["split"] for row in rows if row["content"] == "again"} == {"test"}
+    assert len({row["content"] for row in rows}) == 6
+    assert {len({row["content"] for row in rows if row["split"] == split}) for split in SPLITS} == {2}
+    facts = Record.read(folder).facts
+    assert facts["moved"] == {"v0": ["train", "test"]}
+    assert facts["funnel"] == {
+        "files": {"rows": 9, "videos": 8}, "media": {"rows": 8, "of distinct content": 6},
+    }  # fmt: skip
+
+
+def test_too_few_recordings_end_the_stage_with_cures(videos: Path):
+    make_video(videos / "videos" / "a.mp4")
+    for name in "bcdef":
+        shutil.copy(videos / "videos" / "a.mp4", videos / "videos" / f"{name}.mp4")
+    with pytest.raises(AvsetError, match=r"less than the 2 distinct.* in all 1\); add videos, or .*, or "):
+        toy.run(folder_project(videos, ""), videos / "cache", "clips")
+    assert (videos / "project" / "data" / "folder" / "clips" / "index.parquet").exists(), "it tells what failed"
 
 
 def test_folders_of_killed_fetches_go_after_two_days(videos: Path):

@@ -44,6 +44,7 @@ def make_bad(folder: Path) -> None:
     (folder / "text.mp4").write_text("This is no film.\n" * 99)
     (folder / "page.webm").write_text("<!doctype html><title>Not found</title>")
     (folder / "zero.mp4").touch()
+    (folder / "listed.mp4").symlink_to(folder / "gone.mp4")
     make_video(folder / "deaf.mp4", audio=False)
     make_video(folder / "blind.mp4", video=False)
     make_video(folder / "blink.mov", 0.3)

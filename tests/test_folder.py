@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_videos_are_found_in_subdirectories_and_nothing_else(tmp_path: Path) -> 
 
 
 def test_plain_names_stay_and_others_become_safe_and_distinct(tmp_path: Path) -> None:
-    names = ["plain-1_x.mp4", "-i.mp4", ".hidden.mp4", "two words.mp4", "two_words.mp4", "two/words.mp4",
+    names = ["plain-1_x.mp4", "-i.mp4", "two words.mp4", "two_words.mp4", "two/words.mp4",
              "ünï.mp4", "☃.mp4", "☂.mp4", "new\nline.mp4", "--.mp4", "x" * 250 + ".mp4", "x" * 249 + "y.mp4",
              "same.mp4", "same.mkv", "a/" * 20 + "b.mp4", "quote'\";$(rm).mp4"]  # fmt: skip
     found = listed(fill(tmp_path, *names))
@@ -91,45 +92,91 @@ def test_splits_follow_the_fractions_and_stay_when_files_are_added(tmp_path: Pat
     assert all(more[name] == entry for name, entry in few.items())
 
 
-@pytest.mark.parametrize("count", range(3, 12))
-def test_no_split_is_empty_from_three_files_on(tmp_path: Path, count: int) -> None:
-    for validation, test in ((0.1, 0.1), (0.49, 0.49), (0.01, 0.49)):
-        found = listed(fill(tmp_path, *(f"{count}{i}.mp4" for i in range(count))), validation=validation, test=test)
-        assert {entry.split for entry in found.values()} == {"train", "validation", "test"}
-    assert "test" not in {entry.split for entry in listed(tmp_path, test=0.0).values()}
+def test_companions_and_what_programs_leave_behind_are_no_videos(tmp_path: Path) -> None:
+    rubbish = ["._a.mp4", ".hidden.mp4", ".Trash/a.mp4", ".Trash-1000/files/a.mp4", "$RECYCLE.BIN/S-1/$RA.mp4",
+               "@eaDir/a.mp4/SYNOVIDEO.mp4", "x/Thumbs/a.mp4", "__MACOSX/a.mp4", "~$a.mp4", "a.mp4.part", "a.part.mp4",
+               "a.mp4.crdownload", "a.f137.mp4.ytdl", "a.mp4.part-Frag12", "a.temp.mp4", "a.mp4.tmp"]  # fmt: skip
+    fill(tmp_path, *rubbish, "notes.txt")
+    assert "16 hidden or unfinished" in error(tmp_path)
+    fill(tmp_path, "a.mp4", "part.mp4", "part.1.mp4", "trash/b.mp4")
+    assert sorted(listed(tmp_path)) == ["a.mp4", "part.1.mp4", "part.mp4", "trash/b.mp4"]
+    assert listing(Options(path=str(tmp_path))).funnel == {"files": {"rows": 20, "videos": 4}}
+    named = table(tmp_path, "file,label\n.hidden.mp4,flute\n")
+    assert listed(tmp_path, table=str(named))[".hidden.mp4"].labels == ("flute",), "who names it, wants it"
+
+
+def test_splits_that_no_table_gives_are_free(tmp_path: Path) -> None:
+    fill(tmp_path, "a.mp4", "b.mp4", "c.mp4")
+    found = listed(tmp_path, table=str(table(tmp_path, "file,label,split\na.mp4,,test\nb.mp4,harp,\n")))
+    assert {name: entry.free for name, entry in found.items()} == {"a.mp4": False, "b.mp4": True, "c.mp4": True}
+    assert listing(Options(path=str(tmp_path))).filled
 
 
 def test_the_table_gives_labels_and_splits(tmp_path: Path) -> None:
     fill(tmp_path, "a.mp4", "sub/b, c.mkv", "d.mp4", "untold.mp4", "odd.dat")
     text = (
         '\ufefffile, label, split\n./a.mp4,flute,test\n"sub/b, c.mkv", flute; violin ;flute,validation\n'
-        "d.mp4,,train\nodd.dat,horn,\nabsent.mp4,oboe,test\n"
+        "d.mp4,,train\nodd.dat,horn,\n"
     )
     found = listed(tmp_path, table=str(table(tmp_path, text)))
-    assert sorted(found) == ["a.mp4", "absent.mp4", "d.mp4", "odd.dat", "sub/b, c.mkv", "untold.mp4"]
+    assert sorted(found) == ["a.mp4", "d.mp4", "odd.dat", "sub/b, c.mkv", "untold.mp4"]
     assert (found["a.mp4"].labels, found["a.mp4"].split) == (("flute",), "test")
     assert (found["sub/b, c.mkv"].labels, found["sub/b, c.mkv"].split) == (("flute", "violin"), "validation")
     assert (found["d.mp4"].labels, found["d.mp4"].split) == ((), "train")
     assert found["odd.dat"].labels == ("horn",)
     assert found["untold.mp4"].labels == ()
-    with pytest.raises(ClipError) as caught:  # named by the table only: it fails with a reason, later
-        fetch(found["absent.mp4"], Options(path=str(tmp_path)), tmp_path / "t.mp4")
-    assert caught.value.reason == "missing" and "absent.mp4" in caught.value.detail
 
 
-def test_a_table_without_splits(tmp_path: Path) -> None:
-    fill(tmp_path, "a.mp4", "b.mp4", "c.mp4")
-    found = listed(tmp_path, table=str(table(tmp_path, "label,file\nflute,a.mp4\nharp,b.mp4\n")))
-    assert {entry.split for entry in found.values()} == {"train", "validation", "test"}
-    assert found["b.mp4"].labels == ("harp",)
+FLUTE = {form: unicodedata.normalize(form, "Flöte 1.mp4") for form in ("NFC", "NFD")}
 
 
-def test_splits_of_the_table_are_not_filled_up(tmp_path: Path) -> None:
-    fill(tmp_path, *(f"{i}.mp4" for i in range(6)))
-    text = "file,label,split\n0.mp4,,test\n1.mp4,,validation\n"
-    found = listed(tmp_path, table=str(table(tmp_path, text)), validation=0.001, test=0.001)
-    assert [name for name, entry in found.items() if entry.split == "test"] == ["0.mp4"]
-    assert [name for name, entry in found.items() if entry.split == "validation"] == ["1.mp4"]
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        (FLUTE["NFD"], FLUTE["NFC"]),
+        (FLUTE["NFC"], FLUTE["NFD"]),
+        ("sub/b.mp4", "sub\\b.mp4"),
+        ("sub/b.mp4", ".\\SUB\\B.MP4"),
+        ("B.MP4", "b.mp4"),
+        ("sub/b.mp4", "./sub//b"),
+        ("b.mp4", " b.mp4 "),
+        (" b.mp4", "b.mp4"),
+        ("two  words.mp4", "two\u00a0words.mp4"),
+        ("b.mp4", "b\u200b.mp4"),
+        ("Straße.v2.mp4", "STRASSE.V2"),
+        ("ﬁn.mp4", "fin.mp4"),
+    ],
+)
+def test_names_are_compared_as_people_see_them(tmp_path: Path, file: str, told: str) -> None:
+    fill(tmp_path, file, "other.mp4")
+    found = listed(tmp_path, table=str(table(tmp_path, f'file,label,split\n"{told}",flute,test\n')))
+    assert sorted(found) == sorted([file, "other.mp4"])
+    assert (found[file].labels, found[file].split) == (("flute",), "test")
+
+
+def test_an_exact_name_comes_first_and_an_ambiguous_one_is_an_error(tmp_path: Path) -> None:
+    fill(tmp_path, "a.mp4", "A.mp4", "b.mp4", "b.mkv", "b.txt")
+    assert listed(tmp_path, table=str(table(tmp_path, "file,label\na.mp4,x\nA.mp4,y\n")))["A.mp4"].labels == ("y",)
+    assert re.search(
+        r"line 2 .*'a\.MP4' may be any of 'A\.mp4', 'a\.mp4'",
+        error(tmp_path, table=str(table(tmp_path, "file,label\na.MP4,x\n"))),
+    )
+    assert "'b.mkv', 'b.mp4'" in error(tmp_path, table=str(table(tmp_path, "file,label\nb,x\n")))
+    assert re.search(
+        "line 3 .*'b.mp4' stands there twice.*line 2",
+        error(tmp_path, table=str(table(tmp_path, "file,label\nb.mp4,x\nB.mp4,y\n"))),
+    )
+
+
+def test_rows_without_a_file_are_errors_that_name_the_nearest(tmp_path: Path) -> None:
+    fill(tmp_path, "flute 1.mp4", "deep/er/harp.mp4")
+    one = error(tmp_path, table=str(table(tmp_path, "file,label\nflute 1.mp4,x\nflute_1.mp4,y\n")))
+    assert re.search(r"1 of 2 rows .*line 3 .*'flute_1\.mp4', near is 'flute 1\.mp4'", one)
+    assert "near is 'deep/er/harp.mp4'" in error(tmp_path, table=str(table(tmp_path, "file,label\nharp.mp4,x\n")))
+    many = "file,label\n" + "".join(f"{i}{i}{i},x\n" for i in range(9))
+    assert re.search(
+        r"9 of 9 rows .*'222', no name is near; and 6 more", error(tmp_path, table=str(table(tmp_path, many)))
+    )
 
 
 def test_directories_that_cannot_be_used(tmp_path: Path) -> None:
@@ -152,6 +199,8 @@ def test_directories_that_cannot_be_used(tmp_path: Path) -> None:
         ("file,label\n,flute\n", "line 2.*relative"),
         ("file,label\n../a.mp4,flute\n", r"line 2.*'\.\./a\.mp4'.*relative"),
         ("file,label\n/a.mp4,flute\n", "line 2.*relative"),
+        ("file,label\nC:\\videos\\a.mp4,flute\n", "line 2.*relative"),
+        ("file,label\n..\\a.mp4,flute\n", "line 2.*relative"),
         ('file,label\n"a.mp4,flute\n', "cannot read"),
     ],
 )
@@ -187,3 +236,10 @@ def test_fetch_copies_and_replaces(tmp_path: Path) -> None:
         assert fetch(entry, Options(path=str(tmp_path / "videos")), target).boxes == []
         assert target.read_bytes() == Path(entry.origin).read_bytes()
         assert not target.samefile(entry.origin), "a cache may lock or share what it holds"
+
+
+@pytest.mark.parametrize(("content", "told"), [(b"", "empty"), (bytes.fromhex("00051607") + b"x", "AppleDouble")])
+def test_an_empty_file_and_a_companion_are_told(tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(ClipError, match=f"corrupt.*'a.mp4'.*{told}"):
+        fetch(listed(tmp_path)["a.mp4"], Options(path=str(tmp_path)), tmp_path / "t.mp4")

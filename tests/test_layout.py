@@ -32,7 +32,7 @@ ROOMS = (  # each imports from those before it alone
 )  # fmt: skip
 DRAWERS = {f"sources/demo/{name}.py" for name in ("canvas", "pictures", "train_encoder")}
 DOORS = {  # who may import a package
-    "av": {"media/container.py", "media/frames.py", "sources/demo/media.py",
+    "av": {"media/container.py", "media/fingerprint.py", "media/frames.py", "sources/demo/media.py",
            "sources/download/excerpt.py"},
     "dvclive": {"stages/train.py"},
     "dvc": {"doctor/project.py", "storage/previous.py"},
@@ -67,8 +67,8 @@ TESTED_IN = {  # modules whose tests are in the file of another that they work f
     "values": "params",
 }  # fmt: skip
 TESTED_THROUGH = {  # modules that tests reach through their stage or command alone
-    "compute/process", "console", "evaluation/evaluate", "evaluation/scores", "inference/localize", "sources/reuse",
-    "storage/hdf5", "storage/previous",
+    "compute/process", "console", "evaluation/evaluate", "evaluation/scores", "inference/localize", "sources/names",
+    "sources/reuse", "storage/hdf5", "storage/previous",
 }  # fmt: skip
 
 

@@ -92,8 +92,9 @@ def test_pieces_are_fetched_and_every_row_is_told(project: Path, server: Server,
         2.0,
         10.0,
         ["flute"],
-        "train",
-    )
+        "test",
+    ), "it is a piece of the same video as late, which the list has for testing"
+    assert good["content"] == rows["late_5000"]["content"]
     assert good["media"] == "media/good-one.mkv" and 0 <= good["start_s"] <= 2.0
     funnel = json.loads((project / "data" / "vggsound" / "clips" / "record.json").read_text())["facts"]["funnel"]
     assert next(iter(funnel.values()))["rows"] == 9

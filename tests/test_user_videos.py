@@ -13,6 +13,7 @@ import toy
 from media import make_video
 
 from avset.errors import AvsetError
+from avset.sources import SPLITS
 from avset.storage.store import Store
 from avset.storage.tables import read_table
 from avset.training.dataset import Corpus
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.slow
 
 ALL = (*toy.STAGES, "train", "evaluate", "report")
 TONES = {"flute": 880.0, "cello": 220.0, "drum": 110.0}  # Hz
+DETUNED = 1.17  # from one video of a label to the next: no two are the same recording
 GOOD = {  # media -> label, split, seconds
     "deep/long": ("flute", "train", 5.2), "low": ("cello", "train", 2.0), "beat": ("drum", "train", 2.0),
     "v1": ("flute", "validation", 2.0), "v2": ("cello", "validation", 2.0),
@@ -41,9 +43,9 @@ BAD = {  # media -> the reasons in the indices of clips, frames, spectrograms
 
 def make_good(videos: Path, names: list[str]) -> None:
     for name in names:
-        label, _, seconds = GOOD[name]
+        label, split, seconds = GOOD[name]
         (videos / name).parent.mkdir(parents=True, exist_ok=True)
-        make_video(videos / f"{name}.mp4", seconds, tone=TONES[label])
+        make_video(videos / f"{name}.mp4", seconds, tone=TONES[label] * DETUNED ** SPLITS.index(split))
 
 
 def make_bad(videos: Path) -> None:
@@ -52,6 +54,7 @@ def make_bad(videos: Path) -> None:
     (videos / "junk.mp4").write_bytes(random.Random(0).randbytes(2000) + whole[2000:20000])
     (videos / "text.mp4").write_text("This is no film.\n" * 99)
     (videos / "zero.mp4").write_bytes(b"")
+    (videos / "listed.mp4").symlink_to(videos / "gone.mp4")
     make_video(videos / "deaf.mp4", audio=False)
     make_video(videos / "blind.mp4", video=False)
     make_video(videos / "blink.mp4", 0.3)
@@ -121,7 +124,7 @@ def test_the_rest_is_complete_and_nothing_else(labelled: Path):
     assert "silent_0" in corpus.regions.clips and "silent_0" not in corpus.spectrograms.clips
     assert not {clip for m in corpus.mixtures for clip in m.clips} & {f"{name}_0" for name in BAD}
     heard = corpus.spectrograms.read("t1_0", "waveform").astype(float)
-    assert np.abs(np.fft.rfft(heard)).argmax() * 11025 / len(heard) == pytest.approx(880, abs=1)
+    assert np.abs(np.fft.rfft(heard)).argmax() * 11025 / len(heard) == pytest.approx(880 * DETUNED**2, abs=1)
 
 
 def test_the_rest_is_evaluated_and_reported(labelled: Path):
@@ -145,11 +148,10 @@ def test_without_labels_everything_but_text_works(tmp_path: Path):
     table = write_table(tmp_path / "splits.csv", [(name, "", GOOD[name][1]) for name in names])
     tree = settings(videos, table=str(table))
     folder = toy.project(tmp_path / "project", tree)
-    toy.run(folder, tmp_path / "cache", *ALL[:6])
-    with pytest.raises(AvsetError, match=r"mixtures: split 'validation' has 0 categories.*different_category to false"):
-        toy.run(folder, tmp_path / "cache", "mixtures")
+    with pytest.raises(AvsetError, match=r"the 2 recordings of different labels .*different_category .* to false"):
+        toy.run(folder, tmp_path / "cache", "clips")
     tree["datasets"]["folder"]["mixtures"]["different_category"] = False
-    toy.run(toy.project(folder, tree), tmp_path / "cache", *ALL[6:])
+    toy.run(toy.project(folder, tree), tmp_path / "cache", *ALL)
     numbers = json.loads((folder / "reports" / "folder" / "demo" / "metrics.json").read_text())
     assert sorted(numbers["avset"]) == ["caption", "video"] and not numbers["localization"]
     assert numbers["captions"].keys() == {"cosine", "n"} and "encoder" not in numbers
@@ -173,7 +175,8 @@ def test_no_file_and_too_few_good_files_are_clear_errors(tmp_path: Path):
         toy.run(folder, tmp_path / "cache", "clips")
     assert Counter(row["reason"] for row in index(folder, "clips").values()) == {"": 1, "corrupt": 3, "no_audio": 1}
     make_video(videos / "a.mp4")  # a file that was mended is tried again
-    toy.run(folder, tmp_path / "cache", "clips")
+    with pytest.raises(AvsetError, match=r"less than the 2 recordings .*add videos.*one label to each of the 2"):
+        toy.run(folder, tmp_path / "cache", "clips")
     assert Counter(row["reason"] for row in index(folder, "clips").values()) == {"": 2, "corrupt": 2, "no_audio": 1}
 
 

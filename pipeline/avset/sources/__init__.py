@@ -19,6 +19,7 @@ class Entry:
     origin: str  # path or address: tells the reader of an index where it is from
     parts: tuple[tuple[float, float], ...] = ()  # (start, end) in s of the origin, ascending; (): all of it
     fault: str = ""  # why the row of the list cannot be used: such an entry is not fetched
+    free: bool = False  # whether no list says its split, so that it may get another one
 
 
 @dataclass(frozen=True)
@@ -47,3 +48,4 @@ class Listing:
 
     entries: list[Entry]  # sorted by media_id
     funnel: dict[str, dict[str, int]] = field(default_factory=dict)  # list -> "rows", and what became of them
+    filled: bool = False  # whether every split must get enough videos for a mixture

@@ -20,6 +20,7 @@ from avset.compute.identity import Recipe
 from avset.compute.run import Job, compute
 from avset.errors import REASONS, REFUSED, TRANSIENT, AvsetError, ClipError
 from avset.media.container import TAIL, probe
+from avset.media.fingerprint import Fingerprint, fingerprint
 from avset.params import Clips, Download, Runtime, checked, digest
 from avset.sources import Entry
 from avset.sources.download import settle
@@ -32,7 +33,7 @@ INDEX = pa.schema(
      ("detail", pa.string()), ("split", pa.string()), ("labels", pa.list_(pa.string())), ("origin", pa.string()),
      ("media", pa.string()), ("start_s", pa.float64()), ("origin_start_s", pa.float64()), ("duration_s", pa.float64()),
      ("width", pa.int64()), ("height", pa.int64()), ("fps", pa.float64()), ("sample_rate", pa.int64()),
-     ("channels", pa.int64()), ("sha256", pa.string())]
+     ("channels", pa.int64()), ("sha256", pa.string()), ("content", pa.string())]
 )  # fmt: skip
 COUNTS = {"train_per_label", "validation_per_label", "test_per_label", "duets"}  # options: how many media, not which
 BOXES = pa.schema([("clip_id", pa.string()), ("time_s", pa.float64()), ("label", pa.string())])
@@ -161,7 +162,10 @@ def _sha256(path: Path) -> str:
 
 
 class Fetch:
-    """Mapper: fetches a medium into the cache and probes it. Fields: those of `probe`, its sha256, its boxes."""
+    """Mapper: fetches a medium into the cache and probes it.
+
+    Fields: those of `probe`, its sha256, its boxes. Arrays: those of its fingerprint.
+    """
 
     def __init__(self, name: str, values: dict[str, Any], access: Download):
         self.source, self.options = load_source(name, values)
@@ -190,8 +194,10 @@ class Fetch:
     def _probed(self, kept: Item) -> Item:
         if kept.reason:
             return kept
+        path = kept_media(self.cache, kept.fields)
         try:
-            return Item(fields={**kept.fields, **asdict(probe(kept_media(self.cache, kept.fields)))})
+            medium = probe(path)
+            return Item(asdict(fingerprint(path, medium.duration)), {**kept.fields, **asdict(medium)})
         except ClipError as e:
             return Item.failed(e)
 
@@ -302,13 +308,14 @@ def fetch_all(
 
 def collect(
     entries: Iterable[Entry], jobs: list[Job], failures: dict[str, Item], clips: Clips, folder: Path
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The index rows and the boxes of the clips of some media; `folder` gets the media that have a clip.
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Fingerprint]]:
+    """The index rows and the boxes of the clips of some media, and the fingerprints of the media that have a clip.
 
-    The items of the media are in the cache, or among the `failures` that it does not remember.
+    `folder` gets these media. The items of the media are in the cache, or among the `failures` that it does not
+    remember.
     """
     cache, keys = ItemCache(), {job.clip_id: job.key for job in jobs}
-    rows, boxes = [], []
+    rows, boxes, prints = [], [], {}
     for entry in sorted(entries, key=lambda entry: entry.media_id):
         kept = cache.get(keys[entry.media_id]) if entry.media_id in keys else None
         item = kept[0] if kept else failures.get(entry.media_id, Item(reason="error"))
@@ -318,7 +325,8 @@ def collect(
         boxes += [box for row in usable for box in boxes_of(row, item)]
         if usable:
             link(kept_media(cache, item.fields), folder / usable[0]["media"])
-    return rows, boxes
+            prints[entry.media_id] = Fingerprint(**item.arrays)
+    return rows, boxes, prints
 
 
 def cells(start: float, end: float, length: float | None, min_seconds: float) -> list[tuple[float, float]]:

@@ -7,21 +7,31 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, Field
 
 from avset.errors import AvsetError, ClipError
 from avset.params import Download
 from avset.sources import SPLITS, Entry, Fetched, Listing
-from avset.sources.lists.funnel import position
+from avset.sources.lists.funnel import split_of
+from avset.sources.names import Names, is_relative, is_rubbish
 
 SUFFIX = None  # the media keep the suffix of their origin
 COLUMNS = ("file", "label", "split")
 NAME_LENGTH = 80  # characters of a media_id before its hash
-SPLIT_ALL_FROM = 3  # files; with so many, no split that was asked for stays empty
+SHOWN = 3  # names in a message
+APPLE_DOUBLE = bytes.fromhex("00051607")  # how the companions begin that a Mac puts beside files on other disks
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    where: str
+    name: str
+    split: str  # or ""
+    labels: tuple[str, ...]
 
 
 class Options(BaseModel, extra="forbid"):
@@ -56,40 +66,59 @@ class Options(BaseModel, extra="forbid"):
 
 
 def listing(options: Options) -> Listing:
-    """One entry per video, sorted by media_id: the files of the directory, and those that only the table names.
+    """One entry per video of the directory, sorted by media_id.
 
-    A file that the table does not name has no labels and no split. A hash of the media_id gives a split to files that
-    have none, so the split stays when files are added. But if a split would be empty although there are three such
-    files or more, the nearest file is moved into it. AvsetError names what is wrong with the directory or the table.
+    The table names files as people see names, see `names.Names`. A file that the table does not name has no labels and
+    no split. A hash of the media_id gives a split to files that have none, and it stays when files are added; but
+    `splits.fill` may move such a file. AvsetError names what is wrong with the directory or the table: also a row
+    without a file.
     """
     root = Path(options.path)
     if not root.is_dir():
         raise AvsetError(f"there is no directory {options.path!r}; set clips.options.path to that of your videos")
-    rows = _read_table(Path(options.table)) if options.table else {}
     extensions = {extension.lower() for extension in options.extensions}
-    files = {name for name in _files_below(root) if Path(name).suffix.lower() in extensions}
-    if not files and not rows:
+    there = sorted(_files_below(root))
+    passed = [name for name in there if is_rubbish(name) and _looks_like_video(name, extensions)]
+    videos = [name for name in there if not is_rubbish(name) and Path(name).suffix.lower() in extensions]
+    rows = _matched(_read_table(Path(options.table)), videos, there, options) if options.table else {}
+    taken = sorted({*videos, *rows})
+    passed = [name for name in passed if name not in rows]
+    if not taken:
         known = " ".join(sorted(extensions))
+        also = f" ({len(passed)} hidden or unfinished files do not count)" if passed else ""
         raise AvsetError(
-            f"no video in {options.path!r}: add files that end in {known}, or set clips.options.extensions"
+            f"no video in {options.path!r}{also}: add files that end in {known}, or set clips.options.extensions"
         )
-    names = sorted(files | set(rows))
-    for name in names:
+    for name in taken:
         if os.fsencode(name).decode(errors="replace") != name:
             raise AvsetError(f"the name {os.fsencode(name)!r} in {options.path!r} is not UTF-8; rename the file")
-    ids = _media_ids(names)
-    entries = [Entry(ids[name], *rows.get(name, ("", ())), origin=str(root / name)) for name in names]
-    return Listing(sorted(_split(entries, options), key=lambda entry: entry.media_id))
+    ids = _media_ids(taken)
+    entries = [_entry(root, name, ids[name], rows.get(name), options) for name in taken]
+    funnel = {"files": {"rows": len(taken) + len(passed), "videos": len(taken)}} if passed else {}
+    return Listing(sorted(entries, key=lambda entry: entry.media_id), funnel, filled=True)
+
+
+def _entry(root: Path, name: str, media_id: str, row: Row | None, options: Options) -> Entry:
+    split = row.split if row else ""
+    weights = {"test": options.test, "validation": options.validation}
+    weights["train"] = 1 - sum(weights.values())
+    drawn = split or split_of(media_id, weights)
+    return Entry(media_id, drawn, row.labels if row else (), origin=str(root / name), free=not split)
 
 
 def fetch(entry: Entry, options: Options, target: Path, access: Download | None = None) -> Fetched:
     """Copy an entry's file to `target`; a link would let caches lock and share the user's file. There are no boxes.
 
-    ClipError("missing") if the file is gone, or if only the table names it.
+    ClipError("missing") if the file is gone; corrupt if it is empty, or a companion that a Mac has put beside a video.
     """
     origin = Path(entry.origin).resolve()
     if not origin.is_file():
         raise ClipError("missing", f"there is no file {entry.origin!r}")
+    with origin.open("rb") as file:
+        start = file.read(len(APPLE_DOUBLE))
+    if not start or start == APPLE_DOUBLE:
+        what = "is an AppleDouble companion of a Mac, no video" if start else "is empty"
+        raise ClipError("corrupt", f"{origin.name!r} {what}")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     shutil.copyfile(origin, target)
@@ -110,8 +139,13 @@ def _files_below(root: Path) -> Iterator[str]:
             yield (Path(folder) / name).relative_to(root).as_posix()
 
 
-def _read_table(path: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Relative file name -> (split or "", labels)."""
+def _looks_like_video(name: str, extensions: set[str]) -> bool:
+    """Whether a suffix of the name is that of a video; a download that has not ended has one more."""
+    return any(suffix.lower() in extensions for suffix in Path(name).suffixes)
+
+
+def _read_table(path: Path) -> list[Row]:
+    """The rows of the table, each with a name of its own."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as handle:
             reader = csv.DictReader(handle, strict=True, skipinitialspace=True)
@@ -120,14 +154,7 @@ def _read_table(path: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
             if "file" not in header or "label" not in header or not set(header) <= set(COLUMNS):
                 wanted = "its first line must be file,label or file,label,split"
                 raise AvsetError(f"the table {str(path)!r} has the columns {header}; {wanted}")
-            rows: dict[str, tuple[str, tuple[str, ...]]] = {}
-            for row in reader:
-                where = f"line {reader.line_num} of {str(path)!r}"
-                name, split, labels = _read_row(row, where)
-                if name in rows:
-                    raise AvsetError(f"{where}: {name!r} stands there twice; keep one line and join labels with ;")
-                rows[name] = (split, labels)
-            return rows
+            return [_read_row(row, reader.line_num, path) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise AvsetError(
@@ -135,18 +162,52 @@ def _read_table(path: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
         ) from error
 
 
-def _read_row(row: dict[str | None, str], where: str) -> tuple[str, str, tuple[str, ...]]:
-    """File name, split, labels of one line of the table."""
+def _read_row(row: dict[str | None, str], line: int, path: Path) -> Row:
+    """One line of the table."""
+    where = f"line {line} of {str(path)!r}"
     if None in row or None in (row["file"], row["label"]):
         raise AvsetError(f"{where} has too few or too many fields; quote names that contain a comma")
-    name = os.path.normpath(row["file"].strip()) if row["file"].strip() else ""
-    if not name or Path(name).is_absolute() or name.split("/")[0] == "..":
-        raise AvsetError(f"{where}: {row['file']!r} is not a name relative to clips.options.path")
+    name = row["file"]
+    if not is_relative(name):
+        raise AvsetError(f"{where}: {name!r} is not a name relative to clips.options.path")
     split = (row.get("split") or "").strip()
     if split not in ("", *SPLITS):
         raise AvsetError(f"{where}: the split {split!r} is not one of {', '.join(SPLITS)} or empty")
     labels = tuple(dict.fromkeys(label.strip() for label in row["label"].split(";") if label.strip()))
-    return name, split, labels
+    return Row(where, name, split, labels)
+
+
+def _matched(table: list[Row], videos: list[str], there: list[str], options: Options) -> dict[str, Row]:
+    """File -> its row of the table. AvsetError if a row has no file or several, or if a file has two rows."""
+    names, rows, lost = Names(videos, there), dict[str, Row](), list[Row]()
+    for row in table:
+        found = names.find(row.name)
+        if len(found) > 1:
+            raise AvsetError(
+                f"{row.where}: {row.name!r} may be any of {', '.join(map(repr, found[:SHOWN]))}; write one of them"
+            )
+        if not found:
+            lost.append(row)
+        elif found[0] in rows:
+            raise AvsetError(
+                f"{row.where}: {found[0]!r} stands there twice, before in {rows[found[0]].where.split(' of ')[0]}; "
+                "keep one line and join labels with ;"
+            )
+        else:
+            rows[found[0]] = row
+    if lost:
+        told = [f"{row.where}: {row.name!r}, {_nearest(names, row.name)}" for row in lost[:SHOWN]]
+        more = f"; and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
+        raise AvsetError(
+            f"{len(lost)} of {len(table)} rows of the table have no file in {options.path!r}: {'; '.join(told)}{more}; "
+            "mend the names, remove the rows, or set clips.options.path"
+        )
+    return rows
+
+
+def _nearest(names: Names, name: str) -> str:
+    near = " and ".join(map(repr, names.nearest(name)))
+    return f"near is {near}" if near else "no name is near"
 
 
 def _media_ids(names: list[str]) -> dict[str, str]:
@@ -164,20 +225,3 @@ def _media_ids(names: list[str]) -> dict[str, str]:
             plain += hashlib.sha256(name.encode()).hexdigest()[:10]
         ids[name] = plain
     return ids
-
-
-def _split(entries: list[Entry], options: Options) -> list[Entry]:
-    """The entries, each with a split; in the order of their positions the first are test, then validation, train."""
-    fixed = {entry.split for entry in entries} - {""}
-    free = sorted((e for e in entries if not e.split), key=lambda e: position(e.media_id))
-    test = sum(position(e.media_id) < options.test for e in free)
-    border = sum(position(e.media_id) < options.test + options.validation for e in free)
-    if len(free) >= SPLIT_ALL_FROM:
-        some_test = int("test" not in fixed and options.test > 0)
-        some_validation = int("validation" not in fixed and options.validation > 0)
-        some_train = int("train" not in fixed)
-        test = min(max(test, some_test), len(free) - some_validation - some_train)
-        border = min(max(border, test + some_validation), len(free) - some_train)
-    splits = ["test"] * test + ["validation"] * (border - test) + ["train"] * (len(free) - border)
-    split_of = {entry.media_id: split for entry, split in zip(free, splits, strict=True)}
-    return [replace(entry, split=entry.split or split_of[entry.media_id]) for entry in entries]

@@ -2,6 +2,7 @@
 
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,5 +92,5 @@ def adopt(jobs: list[Job], fetch: Fetch, recipe: Recipe, drawing: Recipe | None,
     print(f"clips: {len(drawn)} of {len(known)} media made anew are the same; the code keeps version {recipe.number}")
 
 
-def _content(item: Item) -> Item:
-    return Item(fields={k: v for k, v in item.fields.items() if k != "stamp"}, reason=item.reason, detail=item.detail)
+def _content(item: Item) -> bytes:
+    return replace(item, fields={k: v for k, v in item.fields.items() if k != "stamp"}).dump()

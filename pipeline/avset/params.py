@@ -7,12 +7,13 @@ Every key that the code knows must be there, and nothing else may be: the error 
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, SerializeAsAny, ValidationError
+from pydantic import BaseModel, Field, SerializeAsAny, Strict, ValidationError, field_validator
 
 from avset.errors import ParamsError
 from avset.presets import MethodSettings, Section, module_of, settings_type
@@ -113,8 +114,18 @@ class Mixtures(Section):
     n_sources: int = Field(ge=2)
     validation: int = Field(ge=1)
     test: int = Field(ge=1)
+    same_category: int = Field(ge=0)  # test mixtures of one label each, reported apart
     different_category: bool
+    offsets: Literal["centre", "random"]  # where in its clip a crop starts
+    gain: Annotated[tuple[float, float], Strict(False)]  # range of the random gain of a source
     seed: int
+
+    @field_validator("gain")
+    @classmethod
+    def _audible(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1] < math.inf:
+            raise ValueError("must go from a gain above 0 up to the same or a larger one")
+        return value
 
 
 class Train(Section):

@@ -128,7 +128,7 @@ def open_training_set() -> None:
     Record("mixtures", inputs={"spectrograms": Store(data / "spectrograms").digest}).write(data / "mixtures")
     corpus = Corpus.load(data)
     clips = corpus.complete()
-    videos = [corpus.videos[clip] for clip in clips]
+    videos = [corpus.contents[clip] for clip in clips]
     mixtures = TrainingMixtures(
         clips, corpus.spectrograms, corpus.features({"regions"}), 4, 4, 2, (0.5, 1.5), 0, 10**6, videos
     )

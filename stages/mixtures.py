@@ -20,17 +20,21 @@ def main(path: ParamsFile = PARAMS) -> None:
     p = begin("mixtures", path)
     store, transform, folder = Store(p.data / "spectrograms"), transform_of(p), p.data / "mixtures"
     clips = read_table(p.clips_folder / "index.parquet")
-    rows = [
-        mixture
-        for split, count in (("validation", p.mixtures.validation), ("test", p.mixtures.test))
-        for mixture in mixtures.draw_split(clips, store, transform, p.mixtures, split, count, p.clips.silence)
-    ]
+    asked = {"validation": p.mixtures.validation, "test": p.mixtures.test}
+    if p.mixtures.same_category:
+        asked[mixtures.SAME_CATEGORY] = p.mixtures.same_category
+    drawn = {
+        split: mixtures.draw_split(clips, store, transform, p.mixtures, split, count, p.clips.silence)
+        for split, count in asked.items()
+    }
+    rows = [row for made, _ in drawn.values() for row in made]
     with making(folder) as fresh:
         write_table(fresh / "mixtures.parquet", [row.row() for row in rows])
         own = scores.own_scores(rows, store, transform, p.runtime.workers)
         write_table(fresh / "scores.parquet", own)
         inputs = {"spectrograms": store.digest}
-        Record("mixtures", recipe=p.mixtures.recipe(), inputs=inputs).write(fresh)
+        facts = {"drawn": {split: ledger for split, (_, ledger) in drawn.items()}}
+        Record("mixtures", recipe=p.mixtures.recipe(), inputs=inputs, facts=facts).write(fresh)
     for method in ("mixture", "ideal"):
         mean = np.mean([row["sdr"] for row in own if row["method"] == method])
         print(f"mixtures: {len(rows)} mixtures, mean SDR of the {method}: {mean:.2f} dB")

@@ -31,7 +31,8 @@ def main(path: ParamsFile = PARAMS) -> None:
             (p.reports / name).unlink(missing_ok=True)
         indices = {a.name: folder_of(p.data, a.name) / "index.parquet" for a in ARTIFACTS.values() if a.per_clip}
         known = [json.loads(require(scores / name / "facts.json").read_bytes()) for name in p.methods]
-        facts: dict[str, Any] = next(filter(None, known), {})  # the same for all methods that use encoder and captions
+        facts: dict[str, Any] = next((one for one in known if "captions" in one), {})  # equal for all that have them
+        facts = {name: facts[name] for name in ("captions", "encoder") if name in facts}
         funnel = Record.read(p.clips_folder).facts["funnel"]
         numbers = write_report(
             p.dataset, scores, p.data / "mixtures", list(p.methods), indices, facts, p.reports, funnel

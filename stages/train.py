@@ -145,7 +145,7 @@ def learn(
     data = TrainingMixtures(
         clips, corpus.spectrograms, corpus.features(model.method.needs), p.model.crop,
         p.model.log_bins if model.method.grid == "log" else None, p.mixtures.n_sources, p.train.gain, p.train.seed,
-        p.train.steps * p.train.batch_size, [corpus.videos[clip] for clip in clips],
+        p.train.steps * p.train.batch_size, [corpus.contents[clip] for clip in clips],
         (p.train.decoded_frames, p.train.decoded_regions),
     )  # fmt: skip
     constants = corpus.constants(model.method.needs, clips)

@@ -39,7 +39,7 @@ def change(index: Path, column: str, value: Any, count: int) -> list[str]:
 def test_what_belongs_together_loads(data: Path):
     corpus = Corpus.load(data)
     assert len(corpus.complete()) == 37 and set(corpus.splits.values()) == {"train", "validation", "test"}
-    assert corpus.labels.keys() == corpus.videos.keys() == set(corpus.complete())
+    assert corpus.labels.keys() == corpus.contents.keys() == set(corpus.complete())
 
 
 @pytest.mark.parametrize(

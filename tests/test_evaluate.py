@@ -1,6 +1,7 @@
 """Train, evaluate and report on a tiny data set: what they write, the same bytes each time, also after a kill."""
 
 import json
+import re
 from pathlib import Path
 
 import h5py
@@ -30,6 +31,7 @@ def model(folder: Path) -> dict[str, str]:
 
 
 def numbers(folder: Path) -> dict:
+    """The content of metrics.json."""
     return json.loads((folder / "reports" / "demo" / "demo" / "metrics.json").read_text())
 
 
@@ -39,8 +41,8 @@ def test_every_file_is_there(scored: Path):
     expected |= {f"data/demo/demo/scores/avset/{name}" for name in
                  ("scores.parquet", "localization.parquet", "examples.h5", "facts.json")}  # fmt: skip
     expected |= {f"reports/demo/demo/{name}" for name in
-                 ("metrics.json", "coverage.json", "nsdr_by_method.csv", "nsdr_by_class.csv", "example.png",
-                  "localization.png", "queries.png", "html/index.html")}  # fmt: skip
+                 ("metrics.json", "coverage.json", "nsdr_by_method.csv", "nsdr_by_class.csv", "localization.csv",
+                  "example.png", "localization.png", "queries.png", "html/index.html")}  # fmt: skip
     assert expected <= found
     assert not [name for name in found if "/." in name and not name.startswith("data/.locks/")], "nothing unfinished"
 
@@ -112,6 +114,60 @@ def test_a_score_is_that_of_the_estimate_that_the_page_plays(scored: Path):
             scores = metrics.bss_eval(references, group[f"{kind}/estimates"][:])["sdr"]
             gains = scores - [corpus.mixture_sdr[name, n] for n in range(2)]
             assert gains == pytest.approx([rows[kind, name, n] for n in range(2)], abs=1e-3)
+
+
+def test_clips_without_one_label_cost_their_own_texts_alone(
+    scored: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """One test clip has no label, another has two; a third lost its caption."""
+    folder = toy.clone(scored, tmp_path / "project")
+    data = folder / "data" / "demo" / "demo"
+    before, index = read_table(data / "mixtures" / "mixtures.parquet"), data.parent / "clips" / "index.parquet"
+    tests = [row for row in before if row["split"] == "test"]
+    changed = {tests[0]["clips"][0]: [], tests[1]["clips"][1]: ["tuba", "harp"]}
+    rows = [row | {"labels": changed.get(row["clip_id"], row["labels"])} for row in read_table(index)]
+    write_table(index, rows)
+    own = {row["clip_id"]: row["labels"] for row in rows}
+    label = {clip: several[0] if len(several) == 1 else "" for clip, several in own.items()}
+    mixtures = [row | {"labels": [label[clip] for clip in row["clips"]]} for row in before]
+    write_table(data / "mixtures" / "mixtures.parquet", mixtures)
+    lost = next(clip for row in tests[2:] for clip in row["clips"] if clip not in changed)
+    captions = read_table(data / "captions" / "index.parquet")
+    write_table(data / "captions" / "index.parquet",
+                [row | ({"status": "failed"} if row["clip_id"] == lost else {}) for row in captions])  # fmt: skip
+    capsys.readouterr()
+    toy.run(folder, tmp_path / "cache", "evaluate", "report")
+    said = capsys.readouterr().out
+    whole = {(m["mixture_id"], n) for m in mixtures for n in (0, 1) if m["split"] == "test" and lost not in m["clips"]}
+    labelled = {(m["mixture_id"], n) for m in mixtures for n in (0, 1) if m["labels"][n]} & whole
+    found = read_table(data / "scores" / "avset" / "scores.parquet")
+    for kind in KINDS:
+        asked = {(row["mixture_id"], row["source"]) for row in found if row["query"] == kind}
+        assert asked == (labelled if kind in ("text", "word") else whole)
+    assert 0 < len(labelled) < len(whole) < 8
+    kept = read_table(scored / "data" / "demo" / "demo" / "scores" / "avset" / "scores.parquet")
+    same = {(row["query"], row["mixture_id"], row["source"]): row["nsdr"] for row in kept}
+    assert [row["nsdr"] for row in found] == pytest.approx(
+        [same[row["query"], row["mixture_id"], row["source"]] for row in found], abs=1e-3
+    ), "the scores of what is asked are those that they were"
+    facts = json.loads((data / "scores" / "avset" / "facts.json").read_text())
+    assert facts["drawn"] == {"test": {"mixtures": 4, "sources": 8}}
+    assert {kind: n["sources"] for kind, n in facts["asked"]["test"].items()} == {
+        "text": len(labelled), "word": len(labelled), "video": len(whole), "caption": len(whole),
+    }  # fmt: skip
+    assert facts["encoder"]["of"] == facts["captions"]["n"] > facts["encoder"]["n"]
+    metrics_kept = numbers(folder)
+    assert metrics_kept["avset"]["text"]["n"] == len(labelled) < metrics_kept["avset"]["video"]["n"] == len(whole)
+    assert metrics_kept["mixture"]["of"] == 8
+    assert (
+        f"evaluate: text: NSDR {metrics_kept['avset']['text']['nsdr']:.2f} dB on {len(labelled)} of 8 sources" in said
+    )
+    assert "are left out: a clip has no regions or no caption" in said
+    html = (folder / "reports" / "demo" / "demo" / "html" / "index.html").read_text()
+    assert f"{len(labelled)} of 8" in html and f"{len(labelled)} of 8" in said
+    assert not re.search(r"[^a-z]nan[^a-z]", re.sub('base64,[^"]*', "", html)), (
+        "a source that was not asked for has no card"
+    )
 
 
 @pytest.mark.slow

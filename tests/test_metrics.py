@@ -1,6 +1,7 @@
 """Scores against analytic truth: planted noise, planted interference, planted boxes."""
 
 import math
+from itertools import combinations
 
 import mir_eval.separation
 import numpy as np
@@ -217,15 +218,51 @@ def test_nsdr_is_the_gain_over_the_mixture():
 
 
 def test_summary_of_known_numbers():
-    found = metrics.summary([1.0, 2.0, 3.0, 10.0])
+    found = metrics.summary([1.0, 2.0, 3.0, 10.0], [["a"], ["b"], ["c"], ["d"]])
     assert found["mean"] == 4
     assert found["median"] == 2.5
-    assert found["n"] == 4
-    assert found["sem"] == pytest.approx(math.sqrt((9 + 4 + 1 + 36) / 3) / 2)
-    assert math.isnan(metrics.summary([1.0])["sem"])
+    assert (found["n"], found["videos"]) == (4, 4)
+    assert found["sem"] == pytest.approx(math.sqrt((9 + 4 + 1 + 36) / 3) / 2), "scores of videos that stand alone"
     for bad in ([], [1.0, math.inf]):
         with pytest.raises(AvsetError, match="cannot summarise"):
-            metrics.summary(bad)
+            metrics.summary(bad, [["a"]] * len(bad))
+
+
+def test_the_standard_error_of_mixtures_that_share_no_video_is_that_of_their_means():
+    scores = np.random.default_rng(0).normal(size=(40, 2))
+    videos = [[f"a{i}", f"b{i}"] for i in range(40) for _ in range(2)]
+    usual = scores.mean(1).std(ddof=1) / math.sqrt(40)
+    assert metrics.standard_error(scores.ravel(), videos) == pytest.approx(usual, rel=0.02)
+
+
+def test_the_same_videos_again_make_no_smaller_standard_error():
+    """Two videos tell nothing about a third, however many mixtures of them there are; nor does one that is in all."""
+    scores = np.random.default_rng(0).normal(size=400)
+    assert math.isnan(metrics.standard_error(scores, [["a", "b"]] * 400))
+    assert math.isnan(metrics.standard_error(scores[:3], [["a", "b"], ["a", "c"], ["a", "d"]]))
+    videos = list(combinations("abcdef", 2))
+    once = metrics.standard_error(scores[:15], videos)
+    assert metrics.standard_error(np.tile(scores[:15], 20), videos * 20) == pytest.approx(once)
+
+
+@pytest.mark.parametrize(("videos", "mixtures"), [(5, 8), (12, 40), (60, 60)])
+@pytest.mark.parametrize("own", [0.0, 0.5])
+def test_the_standard_error_is_the_spread_of_the_mean_over_other_videos(videos: int, mixtures: int, own: float):
+    """A world in which each video has effects of its own, as a source and as the other one, and each mixture another.
+
+    The usual standard error of the sources is about half of the truth here.
+    """
+    rng, pairs, means, squares = np.random.default_rng(0), list(combinations(range(videos), 2)), [], []
+    for _ in range(250):
+        source, other = rng.normal(0, (1.0, 0.5), (videos, 2)).T
+        chosen = [pairs[k] for k in rng.permutation(len(pairs))[:mixtures]]
+        both = [[source[a] + other[b], source[b] + other[a]] for a, b in chosen]
+        scores = both + rng.normal(0, own, (len(both), 1))
+        means.append(np.mean(scores))
+        squares.append(
+            metrics.standard_error(np.ravel(scores), [[str(v) for v in pair] for pair in chosen for _ in "ab"]) ** 2
+        )
+    assert 0.85 < math.sqrt(np.mean(squares)) / np.std(means) < 1.25
 
 
 @pytest.mark.parametrize("grid", [(3, 3), (7, 7), (4, 6), (1, 1)])

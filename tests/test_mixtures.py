@@ -1,6 +1,7 @@
 """Mixtures are rows; rendering them late is exact, drawing them is fair and stateless."""
 
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,14 @@ import torch
 from avset.errors import AvsetError
 from avset.features import spectrograms as sp
 from avset.features.samples import to_int16
+from avset.params import Mixtures as Sizes
 from avset.storage.artifacts import Record
 from avset.storage.items import Item
 from avset.storage.shards import assemble, spread
 from avset.storage.store import Store
 from avset.training import mixtures
 from avset.training.batches import TrainingMixtures, magnitudes
-from avset.training.mixtures import Mixture, draw, references
+from avset.training.mixtures import Candidate, Mixture, alike, distinct, draw, draw_split, references, unlike
 
 DIMENSIONS = {"stft": ("T", "plane", "F"), "waveform": ("L",), "regions": ("V", "R", "D")}
 LENGTHS = {"a_0": 30000, "b_0": 25000, "c_0": 5000, "d_0": 40000}
@@ -43,7 +45,7 @@ def training(store: Store, **changes: object) -> TrainingMixtures:
 
 
 def test_references_add_up_to_the_mean_of_the_gained_clips(store: Store):
-    row = Mixture("m", "test", ["a_0", "d_0"], ["x", "y"], [3, 10], [1.0, 0.5], 0)
+    row = Mixture("m", "test", ["a_0", "d_0"], ["a", "d"], ["x", "y"], [3, 10], [1.0, 0.5], 0)
     found = references(row, store, 16383, 256)
     a, d = (store.read(c, "waveform").astype(np.float64) / 32767 for c in row.clips)
     expected = np.stack([a[768 : 768 + 16383] / 2, 0.5 * d[2560 : 2560 + 16383] / 2])
@@ -51,7 +53,7 @@ def test_references_add_up_to_the_mean_of_the_gained_clips(store: Store):
 
 
 def test_a_short_clip_is_tiled_never_stretched(store: Store):
-    row = Mixture("m", "test", ["c_0", "a_0"], ["x", "y"], [0, 0], [1.0, 1.0], 0)
+    row = Mixture("m", "test", ["c_0", "a_0"], ["c", "a"], ["x", "y"], [0, 0], [1.0, 1.0], 0)
     found = references(row, store, 16383, 256)[0]
     assert np.array_equal(found[5000:10000], found[:5000])
     item = training(store)[[training(store).choose(i)[0][0] for i in range(20)].index(2)]
@@ -109,35 +111,163 @@ def test_magnitudes_are_of_the_gained_sources_and_of_their_complex_sum(store: St
     assert (found[:-1].sum(0) + 1e-6 >= found[-1]).all(), "the triangle inequality"
 
 
-def drawn(clips: dict[str, str], n: int = 6, different: bool = True, **options: object) -> list[Mixture]:
-    audible = options.get("audible", lambda clip, offset: True)
-    return draw(clips, lambda clip: 5, audible, "test", n, 2, different, 0)
+def sizes(**changes: object) -> Sizes:
+    told = {"n_sources": 2, "validation": 3, "test": 3, "same_category": 0, "different_category": True,
+            "offsets": "centre", "gain": (1.0, 1.0), "seed": 0}  # fmt: skip
+    return Sizes(**told | changes)
 
 
-def test_drawn_mixtures_are_frozen_fair_and_of_different_categories():
-    clips = {f"{label}{i}": label for label in "abc" for i in range(4)}
-    rows = drawn(clips, 60)
-    assert rows == drawn(clips, 60)
-    assert all(len({*m.labels}) == 2 and m.offsets == [5, 5] for m in rows)
-    first = Counter(m.clips[0] for m in rows)
-    assert set(first.values()) == {5}
-    assert len({m.mixture_id for m in rows}) == 60
+def drawn(clips: dict[str, str], n: int = 6, meet: mixtures.Meet = unlike, moments: int = 1, **changes: object) -> list:
+    """Mixtures of clips of these labels; of clips whose names begin with the same letter one is as good as another."""
+
+    def starts(clip: str, rng: np.random.Generator):
+        return iter(rng.permutation(moments).tolist())
+
+    told = [Candidate(clip, clip.split("_")[0], (label,) if label else ()) for clip, label in clips.items()]
+    return draw(told, starts, "test", n, sizes(**changes), meet)
 
 
-def test_silent_crops_are_never_drawn():
-    clips = {f"{label}{i}": label for label in "ab" for i in range(3)}
-    rows = drawn(clips, 30, audible=lambda clip, offset: clip != "a1")
-    assert not any("a1" in m.clips for m in rows)
+def pieces(row: Mixture) -> frozenset[tuple[str, int]]:
+    return frozenset(zip(row.clips, row.offsets, strict=True))
 
 
-def test_too_few_categories_say_so(store: Store):
-    with pytest.raises(AvsetError, match=r"1 categories but mixtures.n_sources = 2"):
-        drawn({"a": "x", "b": "x"})
-    assert len(drawn({"a": "x", "b": "x"}, different=False)) == 6
+@pytest.mark.parametrize("n_sources", [2, 3])
+def test_drawn_mixtures_are_frozen_fair_and_of_different_categories(n_sources: int):
+    clips = {f"{label}{i}": label for label in "abcd" for i in range(4)}
+    rows = drawn(clips, 48, n_sources=n_sources)
+    assert rows == drawn(clips, 48, n_sources=n_sources) != drawn(clips, 48, n_sources=n_sources, seed=1)
+    assert all(len({*m.labels}) == len({*m.contents}) == n_sources and m.gains == [1.0] * n_sources for m in rows)
+    assert set(Counter(m.clips[0] for m in rows).values()) == {3}
+    assert len({m.mixture_id for m in rows}) == len({pieces(m) for m in rows}) == 48
+
+
+@pytest.mark.parametrize("n_sources", [2, 3])
+@pytest.mark.parametrize("meet", [unlike, alike, distinct])
+def test_all_mixtures_that_are_possible_are_drawn_and_none_twice(meet: mixtures.Meet, n_sources: int):
+    """Against a plain loop over all sets of clips, which may be of one recording, and have a label or none."""
+    clips = {"p_0": "x", "p_1": "x", "q_0": "y", "r_0": "x", "s_0": "", "t_0": "y", "u_0": "z", "v_0": "x"}
+    told = {c: Candidate(c, c[0], (label,) if label else ()) for c, label in clips.items()}
+    possible = {
+        frozenset(several) for several in combinations(clips, n_sources)
+        if all(meet(told[one], told[other]) for one, other in combinations(several, 2))
+    }  # fmt: skip
+    rows = drawn(clips, 1000, meet, n_sources=n_sources)
+    assert len(rows) == len(possible) and {frozenset(m.clips) for m in rows} == possible
+    assert possible
+
+
+def test_a_set_of_clips_comes_again_at_other_offsets_after_all_others():
+    rows = drawn(dict.fromkeys("abc", ""), 1000, moments=3, gain=(0.5, 1.5))
+    assert len(rows) == len({pieces(m) for m in rows}) == 3 * 3 * 3, "three pairs, nine pairs of offsets"
+    for i in range(0, 27, 3):
+        assert len({frozenset(m.clips) for m in rows[i : i + 3]}) == 3
+    gains = [gain for m in rows for gain in m.gains]
+    assert len(set(gains)) == len(gains) and 0.5 <= min(gains) < 0.7 < 1.3 < max(gains) <= 1.5
+
+
+def index_row(clip: str, *labels: str, split: str = "test", **changes: object) -> dict:
+    row = {"clip_id": clip, "media_id": clip.split("_")[0], "labels": list(labels), "split": split, "start_s": 0.0}
+    return row | changes
+
+
+def test_who_may_be_in_a_mixture():
+    rows = [index_row("none_0"), index_row("one_0", "flute"), index_row("two_0", "flute", "tuba"),
+            index_row("three_0", "flute", "tuba", "harp")]  # fmt: skip
+    found, left_out = mixtures.candidates(rows, True)
+    assert [(one.clip, one.label) for one in found] == [("one_0", "flute")] and left_out == {"labels": 3, "copies": 0}
+    found, left_out = mixtures.candidates(rows, False)
+    assert {one.clip: one.label for one in found} == {"none_0": "", "one_0": "flute", "two_0": ""}
+    assert left_out == {"labels": 1, "copies": 0}
+    clips = {one.clip: one for one in found}
+    assert unlike(clips["none_0"], clips["two_0"]) and not unlike(clips["one_0"], clips["two_0"])
+
+
+def test_of_copies_one_stands_for_all():
+    """The same piece of the same recording; another piece of it is another sound, which never meets the first."""
+    rows = [index_row("a_0", content="x"), index_row("b_0", "flute", content="x"), index_row("c_0", "tuba"),
+            index_row("b_2000", "flute", content="x", start_s=2.0)]  # fmt: skip
+    found, left_out = mixtures.candidates(rows, False)
+    assert [(one.clip, one.content) for one in found] == [("b_0", "x"), ("b_2000", "x"), ("c_0", "c")]
+    assert left_out == {"labels": 0, "copies": 1} and not distinct(*found[:2]) and distinct(*found[1:])
+
+
+TRANSFORM = sp.Transform(11025, 1022, 256, 64, 64)
+
+
+def split_of(store: Store, rows: list[dict], split: str = "test", count: int = 5, **changes: object) -> tuple:
+    return draw_split(rows, store, TRANSFORM, sizes(**changes), split, count, -60.0)
+
+
+def test_two_clips_make_one_mixture_and_a_line_says_so(store: Store, capsys: pytest.CaptureFixture):
+    rows = [index_row("a_0", "x"), index_row("b_0", "y")]
+    made, ledger = split_of(store, rows, count=200)
+    assert [(set(m.clips), m.gains) for m in made] == [({"a_0", "b_0"}, [1.0, 1.0])]
+    frames = {clip: len(store.dataset(clip, "stft")) for clip in LENGTHS}
+    assert dict(zip(made[0].clips, made[0].offsets, strict=True)) == {c: (frames[c] - 64) // 2 for c in ("a_0", "b_0")}
+    assert ledger == {"asked": 200, "drawn": 1, "clips": 2, "labels": 0, "copies": 0, "silent": 0, "usable": 2,
+                      "videos": 2}  # fmt: skip
+    told = (
+        "test: 1 of 200 mixtures: 2 clips of 2 videos make no more distinct ones; add videos, or set mixtures.offsets"
+    )
+    assert told in capsys.readouterr().out
+    made, _ = split_of(store, rows, count=200, offsets="random", gain=(0.5, 1.5))
+    assert len({pieces(m) for m in made}) == 200 and len({m.offsets[0] for m in made}) > 20
+    assert all(0 <= offset <= frames[clip] - 64 for m in made for clip, offset in pieces(m))
+    assert "mixtures" not in capsys.readouterr().out
+
+
+def test_the_clips_of_a_split_are_used_or_told(store: Store, capsys: pytest.CaptureFixture):
+    copies = [index_row("c_0", "z", content="same"), index_row("d_0", "z", content="same")]
+    rows = [index_row("a_0", "x"), index_row("b_0", "x", "y"), *copies, index_row("a_0", split="train"),
+            index_row("failed_0", "w")]  # fmt: skip
+    made, ledger = split_of(store, rows)
+    assert {*made[0].clips} == {"a_0", "c_0"} and made[0].contents == [c[0].replace("c", "same") for c in made[0].clips]
+    assert ledger["clips"] == 4 == sum(ledger[key] for key in ("labels", "copies", "silent", "usable"))
+    said = capsys.readouterr().out
+    assert "mixtures: test: 2 of 4 clips are left out: 1 without one label, 1 copies of others" in said
+
+
+def test_silent_crops_are_never_drawn(tmp_path: Path):
+    """A clip that is silent in the middle has other moments; one that is silent throughout has none."""
+    rng = np.random.default_rng(0)
+    items = {}
+    for clip, heard in (("a_0", slice(None)), ("b_0", slice(0, 9000)), ("c_0", slice(0, 0))):
+        wave = np.zeros(60000, np.int16)
+        wave[heard] = rng.integers(-9000, 9000, 60000)[heard]
+        items[clip] = Item({"stft": np.zeros((235, 2, 8), np.float16), "waveform": wave})
+    dimensions = {name: DIMENSIONS[name] for name in ("stft", "waveform")}
+    assemble(tmp_path / "store", Record("frames"), spread(items), lambda clip: (items[clip], ""), dimensions)
+    rows = [index_row(clip) for clip in items]
+    store, loose = Store(tmp_path / "store"), {"different_category": False}
+    with pytest.raises(AvsetError, match=r"'test' has 1 audible clips of 1 videos but mixtures\.n_sources = 2; add v"):
+        split_of(store, rows, **loose)
+    made, ledger = split_of(store, rows, count=20, offsets="random", **loose)
+    starts = [start for m in made for clip, start in pieces(m) if clip == "b_0"]
+    assert len(made) == len(starts) == 20 and max(starts) * 256 < 9000 and ledger["silent"] == 1
+
+
+def test_too_few_categories_say_so(store: Store, capsys: pytest.CaptureFixture):
+    rows = [index_row("a_0", "x"), index_row("b_0", "x"), index_row("c_0")]
+    with pytest.raises(AvsetError, match=r"1 categories but mixtures.n_sources = 2; .*different_category to false"):
+        split_of(store, rows)
+    made, _ = split_of(store, rows, different_category=False)
+    assert {frozenset(m.clips) for m in made} == {frozenset(("a_0", "c_0")), frozenset(("b_0", "c_0"))}
+    made, _ = split_of(store, rows[:2], different_category=False)
+    assert [m.labels for m in made] == [["x", "x"]] and "too few categories" in capsys.readouterr().out
     with pytest.raises(AvsetError, match="0 audible clips"):
-        drawn({}, different=False)
+        split_of(store, [], different_category=False)
     with pytest.raises(AvsetError, match="1 training clips"):
         TrainingMixtures(["a"], store, {}, 64, 64, 2, (1.0, 1.0), 0, 1)
+
+
+def test_mixtures_of_one_category_are_a_split_of_their_own(store: Store, capsys: pytest.CaptureFixture):
+    rows = [index_row("a_0", "x"), index_row("b_0", "x"), index_row("c_0", "y"), index_row("d_0")]
+    made, ledger = split_of(store, rows, "same_category")
+    assert [(m.mixture_id, m.split, {*m.clips}) for m in made] == [
+        ("same_category-0000", "same_category", {"a_0", "b_0"})
+    ]
+    assert (ledger["asked"], ledger["drawn"]) == (5, 1) and "same_category: 1 of 5 mixtures" in capsys.readouterr().out
+    assert split_of(store, rows[2:], "same_category")[0] == []
 
 
 def test_the_centre_of_a_clip():
@@ -172,11 +302,3 @@ def test_partners_are_drawn_as_from_the_list_of_all_others(store: Store, n_sourc
         found, after = data.choose(index)
         assert found.tolist() == chosen
         assert after.random() == plain.random(), "crops and gains go on from the same state"
-
-
-def test_who_may_be_in_a_mixture():
-    labels = {"none": [], "one": ["flute"], "two": ["flute", "tuba"], "three": ["flute", "tuba", "harp"]}
-    rows = [{"clip_id": clip, "labels": own, "split": "test"} for clip, own in labels.items()]
-    rows.append({"clip_id": "elsewhere", "labels": ["flute"], "split": "train"})
-    assert mixtures.eligible(rows, "test", True) == {"one": "flute"}
-    assert mixtures.eligible(rows, "test", False) == {"none": "", "one": "flute", "two": "flute"}

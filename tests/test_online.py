@@ -287,7 +287,7 @@ def test_music_from_its_list_to_the_report(server: Server, tmp_path: Path):
     captions = Store(project / "data" / "music" / "demo" / "captions")
     assert {captions.rows[clip]["of"] for clip in rows if rows[clip]["media_id"] == "tuba3"} == {"tuba3_2000"}
     corpus = Corpus.load(project / "data" / "music" / "demo")
-    assert all(len({corpus.videos[clip] for clip in m.clips}) == len(m.clips) for m in corpus.mixtures)
+    assert all(len({corpus.contents[clip] for clip in m.clips}) == len(m.clips) for m in corpus.mixtures)
     numbers = json.loads((project / "reports" / "music" / "demo" / "metrics.json").read_text())
     assert {"text", "video", "caption"} <= numbers["avset"].keys()
     covered = json.loads((project / "reports" / "music" / "demo" / "coverage.json").read_text())

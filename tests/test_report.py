@@ -116,6 +116,16 @@ def score_rows(key: str, gains: dict[str, float], n: int = 6) -> list[dict]:
     ]
 
 
+def mixture_rows(n: int = 3, split: str = "test", first: int = 0) -> list[dict]:
+    """Rows of a mixtures.parquet that fit those of `score_rows`; each mixture has two videos of its own."""
+    labels = list(PITCHES)
+    return [
+        {"mixture_id": f"m{i}", "split": split, "contents": [f"v{2 * i}", f"v{2 * i + 1}"],
+         "labels": [labels[2 * i % 3], labels[(2 * i + 1) % 3]]}
+        for i in range(first, first + n)
+    ]  # fmt: skip
+
+
 def write_table(path: Path, rows: list[dict]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), path)
@@ -131,9 +141,10 @@ def artifacts(root: Path, mixtures: int = 2, length: int = 8192, others: tuple[s
         write_table(data / f"scores/{other}/scores.parquet", score_rows(other, {"video": 1.0 + k}))
     bounds = score_rows("mixture", {"mixture": 0.0}) + score_rows("ideal", {"ideal": 11.0})
     write_table(data / "mixtures/scores.parquet", bounds)
+    write_table(data / "mixtures/mixtures.parquet", mixture_rows())
     fixed = {"label": "violin", "chance": 0.25}
     places = [
-        {"clip_id": f"c{i}", "attention": kind, "hit": i < hits, "iou": 0.2 + 0.1 * i, **fixed}
+        {"clip_id": f"c{i}", "content": f"v{i // 2}", "attention": kind, "hit": i < hits, "iou": 0.2 + 0.1 * i, **fixed}
         for kind, hits in (("text", 4), ("caption", 3), ("sound", 2))
         for i in range(5)
     ]
@@ -175,20 +186,23 @@ def built(tmp_path_factory):
     return arguments, write_report(**arguments), arguments["out"]
 
 
-def test_metrics_have_the_planted_means(built):
+def test_numbers_are_the_planted_means_and_metrics_has_some(built):
     _, numbers, out = built
-    assert json.loads((out / "metrics.json").read_text()) == numbers
     text = numbers["avset"]["text"]
-    assert (text["nsdr"], text["nsdr_median"], text["n"], text["silent"]) == (6, 6, 6, 0)
+    assert (text["nsdr"], text["nsdr_median"], text["n"], text["videos"], text["silent"]) == (6, 6, 6, 6, 0)
     assert (text["sdr"], text["sir"], text["sar"]) == (6.5, 11, 9)
-    assert text["nsdr_sem"] == round(np.std([-1, 0, 1, -1, 0, 1], ddof=1) / 6**0.5, 4)
-    assert text["per_class"] == {k: {"nsdr": v, "n": 2} for k, v in zip(list(PITCHES)[:3], (5, 6, 7), strict=True)}
+    assert text["nsdr_sem"] == pytest.approx(np.std([-0.5, 0, 0.5], ddof=1) / 3**0.5, rel=0.25), "of three mixtures"
+    assert text["per_class"] == {
+        k: {"nsdr": v, "n": 2, "videos": 2} for k, v in zip(list(PITCHES)[:3], (5, 6, 7), strict=True)
+    }
     assert numbers["avset"]["word"]["silent"] == 1
-    assert numbers["mixture"]["sdr"] == 0.5
-    assert numbers["mixture"]["nsdr"] == 0
-    assert numbers["ideal"]["nsdr"] == 11
-    assert numbers["nmf"]["video"]["nsdr"] == 1
-    assert numbers["encoder"] == {"zero_shot": 0.9877}
+    kept = json.loads((out / "metrics.json").read_text())
+    assert kept["avset"]["text"] == {"nsdr": 6, "sdr": 6.5, "sir": 11, "sar": 9, "n": 6}
+    assert kept["mixture"] == {"nsdr": 0, "sdr": 0.5, "sir": 5, "sar": 100, "n": 6, "of": 6, "videos": 6}
+    assert kept["ideal"]["nsdr"] == 11 and kept["nmf"]["video"]["nsdr"] == 1
+    assert kept["localization"]["text"] == {"pointing": 0.8, "ciou": 0.4}
+    assert kept["encoder"] == {"zero_shot": 0.9877}
+    assert kept.keys() == {"avset", "nmf", "mixture", "ideal", "localization", "encoder"}
 
 
 def test_metrics_are_sorted_and_end_with_a_line(built):
@@ -198,11 +212,11 @@ def test_metrics_are_sorted_and_end_with_a_line(built):
 
 def test_localisation_is_of_the_first_method_and_of_the_others_sounds(built):
     numbers = built[1]
-    assert numbers["localization"]["text"] == {"pointing": 0.8, "ciou": 0.4, "iou": 0.4, "n": 5}
+    assert numbers["localization"]["text"] == {"pointing": 0.8, "ciou": 0.4, "iou": 0.4, "n": 5, "videos": 3}
     assert numbers["localization"]["caption"]["pointing"] == 0.6
     assert numbers["localization"]["sound"]["pointing"] == 0.4
     assert numbers["localization"]["chance"] == {"pointing": 0.25}
-    assert numbers["nmf"]["localization"] == {"sound": {"pointing": 0, "ciou": 0.4, "iou": 0.4, "n": 5}}
+    assert numbers["nmf"]["localization"] == {"sound": {"pointing": 0, "ciou": 0.4, "iou": 0.4, "n": 5, "videos": 3}}
 
 
 def counted(ok: int, **reasons: int) -> dict:
@@ -262,15 +276,24 @@ def test_clips_of_many_classes_are_counted(tmp_path):
 
 def test_curves_have_a_row_per_method_query_and_class(built):
     lines = (built[2] / "nsdr_by_method.csv").read_text().splitlines()
-    assert lines[0] == "method,query,nsdr,sem"
+    assert lines[0] == "method,query,nsdr,sem,median,sdr,sir,sar,n,of,videos,silent,shared"
+    assert lines[1].endswith(",6.0,6.5,11.0,9.0,6,6,6,0,"), "nothing to share where all have all"
     assert [line.split(",")[:3] for line in lines[1:]] == [
         ["avset", "text", "6.0"], ["avset", "word", "4.0"], ["avset", "video", "7.0"],
         ["avset", "caption", "5.0"], ["nmf", "video", "1.0"], ["ideal", "", "11.0"],
     ]  # fmt: skip
     classes = (built[2] / "nsdr_by_class.csv").read_text().splitlines()
-    assert classes[0] == "method,query,label,nsdr,n"
-    assert "avset,text,violin,5.0,2" in classes
+    assert classes[0] == "method,query,label,nsdr,n,videos"
+    assert "avset,text,violin,5.0,2,2" in classes
     assert len(classes) == 1 + 6 * 3
+    places = (built[2] / "localization.csv").read_text().splitlines()
+    assert places[:2] == ["method,attention,pointing,ciou,iou,n,videos", ",text,0.8,0.4,0.4,5,3"]
+    assert [line.split(",")[:2] for line in places[2:]] == [
+        ["", "caption"],
+        ["", "sound"],
+        ["nmf", "sound"],
+        ["", "chance"],
+    ]
 
 
 @pytest.mark.parametrize("name", ["example", "localization", "queries"])
@@ -287,7 +310,7 @@ def test_the_same_artifacts_make_the_same_bytes(built, tmp_path):
     arguments, _, out = built
     write_report(**arguments | {"out": tmp_path})
     names = sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file())
-    assert len(names) == 8
+    assert len(names) == 9
     for name in names:
         assert (tmp_path / name).read_bytes() == (out / name).read_bytes(), name
 
@@ -450,7 +473,7 @@ def test_the_page_shows_scores_boxes_and_gains(built):
     assert f"<b>{example.separations['video'].nsdr[1]:+.1f}</b>" in html
     x0, y0, x1, _ = example.boxes[0][0]
     assert f"left:{100 * x0:.2f}%;top:{100 * y0:.2f}%;width:{100 * (x1 - x0):.2f}%" in html
-    assert "7.00 <small>± 0.37" in html
+    assert "7.00 <small>± 0." in html
     assert html.count('<span class="id">mixture_') == 2
     assert "its own frames" in html and "“video”" not in html
     assert "as published" not in html
@@ -476,8 +499,10 @@ def test_examples_beyond_the_budget_are_counted(built):
 def test_the_table_reads_from_bound_to_bound(built):
     lines = tables.numbers_as_text(built[1]).splitlines()
     assert [line.split()[0] for line in lines[2:9]] == ["mixture", *["avset"] * 4, "nmf", "ideal"]
-    assert lines[3].split() == ["avset", "text", "6.00", "0.37", "6.00", "6.50", "11.00", "9.00", "6", "0"]
-    assert lines[2].split()[-3:] == ["–", "6", "0"]  # a mixture holds no artefacts
+    assert [cell for i, cell in enumerate(lines[3].split()) if i != 3] == [
+        "avset", "text", "6.00", "6.00", "6.50", "11.00", "9.00", "6", "6", "0",
+    ]  # fmt: skip
+    assert lines[2].split()[-4:] == ["–", "6", "6", "0"]  # a mixture holds no artefacts
     assert any(line.split() == ["chance", "0.250"] for line in lines)
     assert any(line.split() == ["encoder.zero_shot", "0.9877"] for line in lines)
 
@@ -494,13 +519,63 @@ def test_a_report_without_examples_and_localisation(tmp_path):
     assert not (arguments["out"] / "example.png").exists()
 
 
-def test_a_single_score_has_no_standard_error(tmp_path):
+def test_a_single_mixture_has_no_standard_error(tmp_path):
     arguments = artifacts(tmp_path, others=())
-    write_table(arguments["scores"] / "avset/scores.parquet", score_rows("avset", {"text": 3.0}, n=1))
+    write_table(arguments["scores"] / "avset/scores.parquet", score_rows("avset", {"text": 3.0}, n=2))
+    write_table(arguments["mixtures"] / "mixtures.parquet", mixture_rows(1))
     (arguments["scores"] / "avset" / "examples.h5").unlink()
     numbers = write_report(**arguments)
     assert numbers["avset"]["text"]["nsdr_sem"] is None
+    assert "too few videos to know a standard error" in tables.numbers_as_text(numbers)
     assert "NaN" not in (arguments["out"] / "metrics.json").read_text()
+
+
+def test_queries_that_were_asked_of_fewer_sources_are_compared_on_the_shared_ones(tmp_path):
+    """Text was asked of the first and third source alone; a mixture of four that were drawn was not scored at all."""
+    arguments = artifacts(tmp_path, others=())
+    rows = score_rows("avset", {"text": 6.0, "video": 7.0})
+    rows = [row for i, row in enumerate(rows) if i in (0, 2) or row["query"] == "video"]
+    write_table(arguments["scores"] / "avset/scores.parquet", rows)
+    write_table(arguments["mixtures"] / "mixtures.parquet", mixture_rows(4))
+    (arguments["scores"] / "avset" / "examples.h5").unlink()
+    numbers = write_report(**arguments)
+    text, video = numbers["avset"]["text"], numbers["avset"]["video"]
+    assert (text["n"], text["of"], text["videos"], video["n"], video["of"], video["videos"]) == (2, 8, 4, 6, 8, 6)
+    assert (text["nsdr"], video["nsdr"]) == (6, 7), "gain - 1 and gain + 1; the mean of all"
+    assert (text["shared"], video["shared"]) == (6, 7) and numbers["ideal"]["shared"] == 11
+    kept = json.loads((arguments["out"] / "metrics.json").read_text())
+    assert (kept["avset"]["text"]["n"], kept["mixture"]["n"], kept["mixture"]["of"]) == (2, 6, 8)
+    said = tables.numbers_as_text(numbers)
+    html = " ".join((arguments["out"] / "html" / "index.html").read_text().split())
+    for told in (
+        "2 of 8 sources were not scored",
+        "text query: not asked of all sources, because a text needs a source with one label",
+        "Compare the column shared, the NSDR on the 2 sources",
+    ):
+        assert told in said and told in html
+    assert "2 of 8" in said.splitlines()[3] and "6 of 8" in said.splitlines()[4] and "<td>2 of 8</td>" in html
+    assert (arguments["out"] / "nsdr_by_method.csv").read_text().splitlines()[1].endswith(",2,8,4,0,6.0")
+
+
+def test_mixtures_of_one_category_stand_apart(tmp_path):
+    arguments = artifacts(tmp_path, others=())
+    rows = score_rows("avset", {"text": 6.0})
+    rows = [row | {"nsdr": -1.0} if row["mixture_id"] == "m2" else row for row in rows]
+    write_table(arguments["scores"] / "avset/scores.parquet", rows)
+    drawn = [*mixture_rows(2), mixture_rows(1, "same_category", 2)[0] | {"labels": ["piano", "piano"]}]
+    (arguments["scores"] / "avset" / "examples.h5").unlink()
+    write_table(arguments["mixtures"] / "mixtures.parquet", drawn)
+    numbers = write_report(**arguments)
+    assert numbers["avset"]["text"]["nsdr"] == np.mean([5, 6, 7, 5]) and numbers["mixture"]["n"] == 4
+    kept = json.loads((arguments["out"] / "metrics.json").read_text())
+    assert kept["same_category"]["avset"] == {"text": {"nsdr": -1, "n": 2}}
+    assert kept["same_category"].keys() == {"avset", "mixture", "ideal"}
+    said = tables.numbers_as_text(numbers)
+    assert "one category [dB]" in said and "In 1 of 1 mixtures two sources are of one category" in said
+    assert "same_category" not in said, "neither a method nor a fact"
+    html = (arguments["out"] / "html" / "index.html").read_text()
+    assert html.count("<h2>Sources of one category</h2>") == 1
+    assert "same_category" not in (arguments["out"] / "nsdr_by_class.csv").read_text()
 
 
 def test_what_is_missing_or_wrong_is_named(built, tmp_path, monkeypatch):
@@ -518,7 +593,7 @@ def test_what_is_missing_or_wrong_is_named(built, tmp_path, monkeypatch):
     with pytest.raises(AvsetError, match="nothing to report"):
         write_report(**arguments | {"methods": []})
     with pytest.raises(AvsetError, match="cannot be called 'ideal'"):
-        separation_means({"ideal": score_rows("ideal", {"text": 1.0})}, score_rows("mixture", {"": 0.0}) * 2)
+        separation_means({"ideal": score_rows("ideal", {"text": 1.0})}, score_rows("mixture", {"": 0.0}) * 2, [])
     broken = tmp_path / "examples.h5"
     with h5py.File(broken, "w") as file:
         file.create_group("m0").attrs["labels"] = "[]"

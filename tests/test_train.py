@@ -21,7 +21,6 @@ from avset.storage.store import Store
 from avset.training import train
 from avset.training.batches import TrainingMixtures
 from avset.training.dataset import Corpus
-from avset.training.mixtures import draw
 
 ROOT = Path(__file__).parents[1]
 PRESETS = {k: v for k, v in params.load(ROOT / "params.yaml").presets.items() if v.kind == "avset"}
@@ -308,7 +307,7 @@ def test_mixtures_of_several_are_of_several_videos(data: TrainingMixtures):
     for n_sources in (3, 4):
         mixed = mixer(data, list(CLIPS.values()), n_sources)
         chosen = [mixed.choose(i)[0] for i in range(900)]
-        assert all(len({mixed.videos[i] for i in clips}) == len(clips) == n_sources for clips in chosen)
+        assert all(len({mixed.contents[i] for i in clips}) == len(clips) == n_sources for clips in chosen)
         assert {clip for clips in chosen for clip in clips[1:]} == set(range(9))
 
 
@@ -327,27 +326,3 @@ def test_clips_that_are_videos_are_drawn_as_if_there_were_no_videos(data: Traini
 def test_too_few_videos_to_train_on_say_so(data: TrainingMixtures):
     with pytest.raises(AvsetError, match="5 training clips of 1 videos, but a mixture is of 2; add videos"):
         mixer(data, ["a"] * 5, 2, count=5)
-
-
-def drawn(clips: dict[str, str], videos: dict[str, str] | None, n_sources: int = 2, different: bool = False) -> list:
-    return [
-        m.clips for m in draw(clips, lambda c: 0, lambda c, o: c != "a_1", "test", 60, n_sources, different, 0, videos)
-    ]
-
-
-def test_evaluation_mixtures_are_of_several_videos():
-    clips = dict.fromkeys(CLIPS, "flute")
-    for n_sources in (2, 4):
-        chosen = drawn(clips, CLIPS, n_sources)
-        assert all(len({CLIPS[clip] for clip in mixture}) == n_sources for mixture in chosen)
-        assert Counter(mixture[0] for mixture in chosen).keys() == CLIPS.keys() - {"a_1"}
-    assert drawn(clips, None) == drawn(clips, {clip: clip for clip in clips}) != drawn(clips, CLIPS)
-    labels = {clip: "flute" if CLIPS[clip] in "ab" else "harp" for clip in CLIPS}
-    assert drawn(labels, None, different=True) == drawn(labels, CLIPS, different=True)
-
-
-def test_too_few_videos_to_evaluate_on_say_so():
-    clips = {f"a_{i}": "flute" for i in range(5)}
-    told = r"split 'test' has 4 audible clips of 1 videos but mixtures.n_sources = 2; add videos$"
-    with pytest.raises(AvsetError, match=told):
-        drawn(clips, dict.fromkeys(clips, "a"))

@@ -130,8 +130,18 @@ class Mixtures(Section):
     n_sources: int = Field(ge=2)
     validation: int = Field(ge=1)
     test: int = Field(ge=1)
+    same_category: int = Field(ge=0)  # test mixtures of one label each, reported apart
     different_category: bool
+    offsets: Literal["centre", "random"]  # where in its clip a crop starts
+    gain: Annotated[tuple[float, float], Strict(False)]  # range of the random gain of a source
     seed: Seed
+
+    @field_validator("gain")
+    @classmethod
+    def _audible(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1] < math.inf:
+            raise ValueError("must go from a gain above 0 up to the same or a larger one")
+        return value
 
 
 class Train(Section):

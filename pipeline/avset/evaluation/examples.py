@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
+import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
@@ -19,13 +20,20 @@ IDEAL = "ideal"  # the group of the ideal ratio masks
 
 @dataclass(frozen=True)
 class Separation:
-    """What one kind of query made of a mixture; `attention` is the separated sounds' over the regions."""
+    """What one kind of query made of a mixture; `attention` is the separated sounds' over the regions.
+
+    A source that the kind cannot ask for (a text, without a label) has NaN as `nsdr`, and zeros elsewhere.
+    """
 
     queries: list[str]
     estimates: Float[ndarray, "N L"]
     masks: Float[ndarray, "N M T"]
     attention: Float[ndarray, "N R"] | None
     nsdr: Float[ndarray, " N"] | None  # dB
+
+    def asked(self, source: int) -> bool:
+        """Whether a source was asked for."""
+        return self.nsdr is None or not np.isnan(self.nsdr[source])
 
 
 @dataclass(frozen=True)
@@ -41,13 +49,19 @@ class Example:
     mixture: Float[ndarray, " L"]
     references: Float[ndarray, "N L"]
     frames: UInt8[ndarray, "N H W 3"]
-    attention: Mapping[str, Float[ndarray, "N R"]]  # text, caption: the encoder's own, without any sound
+    attention: Mapping[str, Float[ndarray, "N R"]]  # text (NaN without a label), caption: the encoder's own, no sound
     separations: dict[str, Separation]  # by kind of query, and `IDEAL`
 
 
 def ordered(kinds: Mapping[str, object]) -> list[str]:
     """Kinds of queries in the order of `QUERIES`, others behind them by name, without `IDEAL`."""
     return sorted(set(kinds) - {IDEAL}, key=lambda k: (QUERIES.index(k) if k in QUERIES else len(QUERIES), k))
+
+
+def leading(shown: Example) -> str:
+    """The first kind of query that asked for every source; the first one if there is none."""
+    kinds, sources = ordered(shown.separations), range(len(shown.labels))
+    return next((kind for kind in kinds if all(map(shown.separations[kind].asked, sources))), kinds[0])
 
 
 def write(path: Path, shown: Sequence[Example]) -> None:

@@ -8,7 +8,7 @@ downwards; a score map is a row of R = rows * columns cells, row by row from the
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -144,8 +144,10 @@ def nsdr(estimate_sdr: Float[ndarray, "*n"], mixture_sdr: Float[ndarray, "*n"]) 
     return estimate_sdr - mixture_sdr
 
 
-def summary(values: Sequence[float] | ndarray) -> dict[str, float]:
-    """`mean`, `median`, `sem` (standard error of the mean, unbiased; NaN for one value) and `n`.
+def summary(values: Sequence[float] | ndarray, videos: Sequence[Collection[str]]) -> dict[str, float]:
+    """`mean`, `median`, `sem` (see `standard_error`), `n`, and the number of distinct `videos`.
+
+    `videos` are those that each score depends on: all of its mixture.
 
     Raises:
         AvsetError: there is no value, or one is not finite.
@@ -153,8 +155,36 @@ def summary(values: Sequence[float] | ndarray) -> dict[str, float]:
     data = np.asarray(values, np.float64).ravel()
     if data.size == 0 or not np.isfinite(data).all():
         raise AvsetError(f"cannot summarise {data.size} scores of which {np.isfinite(data).sum()} are finite")
-    sem = data.std(ddof=1) / math.sqrt(data.size) if data.size > 1 else math.nan
-    return {"mean": float(data.mean()), "median": float(np.median(data)), "sem": float(sem), "n": data.size}
+    return {"mean": float(data.mean()), "median": float(np.median(data)), "sem": standard_error(data, videos),
+            "n": data.size, "videos": len({video for several in videos for video in several})}  # fmt: skip
+
+
+def standard_error(values: Float[ndarray, " n"], videos: Sequence[Collection[str]]) -> float:
+    """Standard error of the mean of scores that share videos; more scores of the same videos make it no smaller.
+
+    With J(groups) = (G - 1) / G sum_g (mean without group g - mean)^2, the delete-one jackknife, it is the root of
+    max(J(videos) - (N - 1) J(mixtures), J(mixtures)). Without a video all its mixtures are left out, so J(videos)
+    has what is a mixture's own N times. Scores of the same N videos are one mixture here. If mixtures share no video,
+    this is the usual error of the means of mixtures; if N is 1, that of the means of videos.
+
+    NaN if it cannot be known: there is one mixture only, or a video is in all of them.
+    """
+    sets = [frozenset(several) for several in videos]
+    of_mixtures = _jackknife(values, [[one] for one in sets])
+    of_videos = _jackknife(values, sets)
+    return math.sqrt(max(of_videos - (len(sets[0]) - 1) * of_mixtures, of_mixtures))
+
+
+def _jackknife(values: Float[ndarray, " n"], groups: Sequence[Collection[Hashable]]) -> float:
+    """Variance of the mean by leaving out one group at a time; each value is in all of its `groups`."""
+    number: dict[Hashable, int] = {}
+    places = [(number.setdefault(group, len(number)), i) for i, own in enumerate(groups) for group in own]
+    at, of = np.array(places).T
+    left = len(values) - np.bincount(at)
+    if len(left) < 2 or not left.all():
+        return math.nan
+    means = (values.sum() - np.bincount(at, values[of])) / left
+    return float((len(left) - 1) / len(left) * ((means - values.mean()) ** 2).sum())
 
 
 def pointing(scores: Float[ndarray, " R"], grid: tuple[int, int], boxes: Float[ndarray, "n 4"]) -> bool:

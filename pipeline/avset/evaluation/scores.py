@@ -53,17 +53,18 @@ def rows_of(
     mixtures: Sequence[Mixture],
     scores: Sequence[dict[str, np.ndarray]],
     mixture_sdr: dict[tuple[str, int], float],
+    asked: Sequence[Sequence[int]] | None = None,
 ) -> list[dict[str, Any]]:
-    """One row per source of each mixture, for scores.parquet."""
+    """One row per source of each mixture that was asked for (None: all), for scores.parquet."""
     rows = []
-    for mixture, found in zip(mixtures, scores, strict=True):
-        for n, clip in enumerate(mixture.clips):
+    for i, (mixture, found) in enumerate(zip(mixtures, scores, strict=True)):
+        for n in range(len(mixture.clips)) if asked is None else asked[i]:
             values = {k: round(float(found[k][n]), DIGITS) for k in ("sdr", "sir", "sar")}
             own = mixture_sdr.get((mixture.mixture_id, n), values["sdr"])
             rows.append(
-                {"method": method, "query": query, "mixture_id": mixture.mixture_id, "source": n, "clip_id": clip,
-                 "label": mixture.labels[n], **values, "nsdr": round(values["sdr"] - own, DIGITS),
-                 "silent": bool(found["silent"][n])}
+                {"method": method, "query": query, "mixture_id": mixture.mixture_id, "source": n,
+                 "clip_id": mixture.clips[n], "label": mixture.labels[n], **values,
+                 "nsdr": round(values["sdr"] - own, DIGITS), "silent": bool(found["silent"][n])}
             )  # fmt: skip
     return rows
 

@@ -16,8 +16,9 @@ import soundfile
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
-from avset.evaluation.examples import IDEAL, Example, Separation, ordered
+from avset.evaluation.examples import IDEAL, Example, Separation, leading, ordered
 from avset.report import coverage, plots, tables
+from avset.report.numbers import APART
 from avset.report.published import published_rows
 
 QUALITY = 0.2  # of LAME's variable bit rate, 0 best, 1 smallest: about 38 kbit/s at 11 025 Hz
@@ -66,6 +67,7 @@ class ExampleView:
     """One example as the template draws it."""
 
     mixture_id: str
+    lead: str  # the kind of query whose scores stand in the heading
     seconds: float
     mixture: Card
     sources: list[SourceView]
@@ -87,8 +89,8 @@ def render_page(
 ) -> str:
     """The page as HTML of about `budget` bytes at most.
 
-    `numbers` and `covered` are the contents of metrics.json and coverage.json. `examples` has those of each method:
-    the first method's are shown in full, beside them the estimates that the other methods made of the same mixtures.
+    `numbers` are all of the report, `covered` is the content of coverage.json. `examples` has those of each method: the
+    first method's are shown in full, beside them the estimates that the other methods made of the same mixtures.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -102,24 +104,28 @@ def render_page(
         share=tables.format_share,
         thousands=tables.format_count,
         name=tables.display_name,
+        top=_top,
     )
     environment.globals.update(tables=tables, coverage=coverage, many=MANY, most=MOST)
-    rows = tables.separation_rows(numbers)
+    rows, apart = tables.separation_rows(numbers), numbers.get(APART)
     shown = list(_within(budget, _views(examples)))
     return environment.get_template("page.html").render(
         dataset=dataset,
         rows=rows,
-        top=max([s["nsdr"] for _, _, s in rows] + [1e-9]),
+        tabled=[("Separation", numbers), *([("Sources of one category", apart)] if apart else [])],
         classes=sorted({label for _, _, s in rows for label in s["per_class"]}),
         localization=tables.localization_rows(numbers),
         facts=tables.fact_rows(numbers),
         published=published_rows(dataset),
-        oracle=tables.oracle_note(numbers),
         covered=covered,
         examples=shown,
-        lead=rows[1][1],
         left_out=len(next(iter(examples.values()), [])) - len(shown),
     )
+
+
+def _top(rows: list[tuple[str, str, Mapping[str, Any]]]) -> float:
+    """The largest NSDR of some rows, for the length of their bars."""
+    return max([s["nsdr"] for _, _, s in rows] + [1e-9])
 
 
 def audio_uri(sound: Float[ndarray, " L"], sample_rate: int) -> str:
@@ -171,13 +177,13 @@ class _Layout:
         sources = [self._source(i) for i in range(len(self.example.labels))]
         mixture = self._card("mixture", "", self.example.mixture, "mixture")
         seconds = len(self.example.mixture) / self.example.sample_rate
-        return ExampleView(self.example.mixture_id, seconds, mixture, sources)
+        return ExampleView(self.example.mixture_id, leading(self.example), seconds, mixture, sources)
 
     def _source(self, i: int) -> SourceView:
         example, frame = self.example, self.example.frames[i]
         pictures = [("frame", image_uri(frame, "frame"))]
         for kind, title in (("caption", "latent caption"), ("text", "text query")):
-            if kind in example.attention:
+            if kind in example.attention and not np.isnan(example.attention[kind][i]).any():
                 heat = plots.heat_map(frame, example.attention[kind][i], example.grid)
                 pictures.append((title, image_uri(heat, "frame")))
         boxes = [(100 * x0, 100 * y0, 100 * (x1 - x0), 100 * (y1 - y0)) for x0, y0, x1, y1 in example.boxes[i]]
@@ -191,9 +197,11 @@ class _Layout:
         if IDEAL in separations:
             yield tables.display_name(IDEAL), "the best a mask can do", separations[IDEAL]
         for kind in ordered(separations):
-            yield kind, _note(kind, separations[kind].queries[i]), separations[kind]
+            if separations[kind].asked(i):
+                yield kind, _note(kind, separations[kind].queries[i]), separations[kind]
         for method, other in self.others.items():
-            for kind in ordered(other.separations)[:1]:
+            kind = leading(other)
+            if other.separations[kind].asked(i):
                 yield tables.display_name(method), tables.display_name(kind), other.separations[kind]
 
     def _estimate(self, title: str, note: str, made: Separation, i: int) -> Card:

@@ -21,7 +21,7 @@ from numpy import ndarray
 from PIL import Image
 
 from avset.evaluation import metrics
-from avset.evaluation.examples import Example, Separation, ordered
+from avset.evaluation.examples import Example, Separation, leading
 from avset.features import spectrograms
 from avset.storage.files import write_atomic
 
@@ -95,7 +95,7 @@ def figure_png(figure: Figure, colours: int = 256) -> bytes:
 def example_figure(shown: Example) -> bytes:
     """The mixture; and for each source the frame with the attention of the separated sound, the separated sound
     and the reference (PNG)."""
-    kind = ordered(shown.separations)[0]
+    kind = leading(shown)
     made, n = shown.separations[kind], len(shown.labels)
     figure = Figure(figsize=(11, 2.55 * n), layout="constrained")
     cells = figure.add_gridspec(n, 4, width_ratios=(1.35, 1, 1.2, 1.2))
@@ -117,15 +117,10 @@ def localization_figure(shown: Sequence[Example], columns: int = 6) -> bytes:
     distinct clips (PNG; the paper's Fig. 5 and 6)."""
     places = {clip: (e, i) for e in reversed(shown) for i, clip in reversed(list(enumerate(e.clip_ids)))}
     chosen = [places[clip] for clip in dict.fromkeys(c for e in shown for c in e.clip_ids)][:columns]
-    kind = ordered(shown[0].separations)[0]
     figure = Figure(figsize=(1.75 * len(chosen) + 0.4, 5.6), layout="constrained")
     cells = figure.add_gridspec(3, len(chosen))
     for column, (e, i) in enumerate(chosen):
-        maps = (
-            None,
-            e.attention.get("caption"),
-            e.separations[kind].attention if kind in e.separations else None,
-        )
+        maps = (None, e.attention.get("caption"), e.separations[leading(e)].attention)
         for row, scores in enumerate(maps):
             axes = _heat(figure, cells[row, column], e, i, scores)
             if row == 0:
@@ -138,7 +133,8 @@ def localization_figure(shown: Sequence[Example], columns: int = 6) -> bytes:
 def queries_figure(shown: Example, kinds: Sequence[str] = ("word", "text")) -> bytes:
     """The same mixture under different words: the mask and the separated sound of each, and the reference
     (PNG; the paper's Fig. 7)."""
-    kinds = [k for k in kinds if k in shown.separations] or ordered(shown.separations)[:1]
+    asked = {k for k, made in shown.separations.items() if all(map(made.asked, range(len(shown.labels))))}
+    kinds = [k for k in kinds if k in asked] or [leading(shown)]
     n, width = len(shown.labels), 2 + 2 * len(kinds)
     figure = Figure(figsize=(2 * width, 2.2 * n), layout="constrained")
     cells = figure.add_gridspec(n, width)
@@ -158,7 +154,7 @@ def queries_figure(shown: Example, kinds: Sequence[str] = ("word", "text")) -> b
 
 
 def _gain(made: Separation, source: int) -> str:
-    return "" if made.nsdr is None else f"  {made.nsdr[source]:+.1f} dB"
+    return f"  {made.nsdr[source]:+.1f} dB" if made.nsdr is not None and made.asked(source) else ""
 
 
 def _picture(figure: Figure, cell: SubplotSpec, picture: ndarray, title: str, aspect: Aspect = "equal") -> Axes:

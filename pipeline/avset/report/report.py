@@ -8,14 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from avset.errors import AvsetError
 from avset.evaluation import examples
 from avset.evaluation.examples import Example
 from avset.report import plots
 from avset.report.coverage import count_clips
-from avset.report.numbers import localization_means, merged, rounded, separation_means
+from avset.report.numbers import in_brief, localization_means, merged, rounded, separation_means
 from avset.report.page import render_page
-from avset.report.tables import separation_rows
+from avset.report.tables import localization_rows, separation_rows
 from avset.storage.files import write_json
 from avset.storage.tables import read_table
 
@@ -35,11 +37,11 @@ def write_report(
     out: Path,
     funnel: Mapping[str, Mapping[str, int]] | None = None,
 ) -> dict[str, Any]:
-    """Write the report of `methods` on a data set into `out`; returns the content of `metrics.json`.
+    """Write the report of `methods` on a data set into `out`; returns its numbers, of which `metrics.json` has some.
 
     scores    folder with a folder per method: `scores.parquet`, and if there are any, `localization.parquet` and
               `examples.h5`
-    mixtures  folder with the `scores.parquet` of the untouched mixtures and of the ideal masks
+    mixtures  folder with `mixtures.parquet`, and the `scores.parquet` of the untouched mixtures and of the ideal masks
     methods   the pictures, and the examples that the page shows in full, are of the first one; those of the
               localisation of the first one that localizes
     indices   the `index.parquet` of each stage, `clips` among them
@@ -54,12 +56,13 @@ def write_report(
         raise AvsetError("there is nothing to report: name at least one method")
     by_method = {m: read_table(scores / m / "scores.parquet") for m in methods}
     places = {m: read_table(p) for m in methods if (p := scores / m / "localization.parquet").exists()}
-    separation = separation_means(by_method, read_table(mixtures / "scores.parquet"))
-    numbers = rounded(merged(merged(separation, localization_means(places)), facts))
+    bounds, drawn = (read_table(mixtures / f"{name}.parquet") for name in ("scores", "mixtures"))
+    means = merged(separation_means(by_method, bounds, drawn), localization_means(places))
+    numbers = rounded(merged(means, facts))
     coverage = count_clips(indices) | ({"lists": funnel} if funnel else {})
     heard = {m: examples.read(p) for m in methods if (p := scores / m / "examples.h5").exists()}
     (out / "html").mkdir(parents=True, exist_ok=True)
-    write_json(out / "metrics.json", numbers)
+    write_json(out / "metrics.json", rounded(merged(in_brief(means), facts)))
     write_json(out / "coverage.json", coverage)
     _write_tables(out, numbers)
     if first := heard.get(methods[0]):
@@ -83,19 +86,22 @@ def typical_example(shown: Sequence[Example]) -> Example:
     """The example of median NSDR under the first kind of query: neither the best nor the worst one."""
 
     def gain(example: Example) -> float:
-        nsdr = example.separations[examples.ordered(example.separations)[0]].nsdr
-        return 0.0 if nsdr is None else float(nsdr.mean())
+        nsdr = example.separations[examples.leading(example)].nsdr
+        known = [] if nsdr is None else nsdr[~np.isnan(nsdr)]
+        return float(np.mean(known)) if len(known) else 0.0
 
     return sorted(shown, key=lambda e: (gain(e), e.mixture_id))[len(shown) // 2]
 
 
 def _write_tables(out: Path, numbers: Mapping[str, Any]) -> None:
     entries = [(m, k, s) for m, k, s in separation_rows(numbers) if m != "mixture"]
-    by_method = [(m, k, s["nsdr"], s["nsdr_sem"]) for m, k, s in entries]
-    by_class = [(m, k, c, v["nsdr"], v["n"]) for m, k, s in entries for c, v in s["per_class"].items()]
-    for name, head, rows in (
-        ("nsdr_by_method", ("method", "query", "nsdr", "sem"), by_method),
-        ("nsdr_by_class", ("method", "query", "label", "nsdr", "n"), by_class),
+    by_class = [(m, k, {"label": c, **v}) for m, k, s in entries for c, v in s["per_class"].items()]
+    scores = ("nsdr", "nsdr_sem", "nsdr_median", "sdr", "sir", "sar", "n", "of", "videos", "silent", "shared")
+    for table, kind, keys, rows in (
+        ("nsdr_by_method", "query", scores, entries),
+        ("nsdr_by_class", "query", ("label", "nsdr", "n", "videos"), by_class),
+        ("localization", "attention", ("pointing", "ciou", "iou", "n", "videos"), localization_rows(numbers)),
     ):
-        with (out / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([head, *rows])
+        names, lines = [key.removeprefix("nsdr_") for key in keys], [(m, k, *map(s.get, keys)) for m, k, s in rows]
+        with (out / f"{table}.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows([("method", kind, *names), *lines])

@@ -5,7 +5,7 @@ from typing import Any
 
 from avset.console import aligned
 from avset.evaluation.examples import ordered
-from avset.report.numbers import ATTENTIONS, BOUNDS
+from avset.report.numbers import APART, ATTENTIONS, BOUNDS
 
 DISPLAY_NAMES = {
     "text": "text query",
@@ -25,12 +25,12 @@ DISPLAY_NAMES = {
     "co_separation": "Co-Separation",
     "avsgs": "AVSGS",
 }
-Numbers = Mapping[str, Any]  # the content of metrics.json, or a part of it
+Numbers = Mapping[str, Any]  # all numbers of a report, or a part of them
 
 
 def separation_rows(numbers: Numbers) -> list[tuple[str, str, Numbers]]:
     """(method, kind of query, scores): the mixture, all methods, the ideal mask; the bounds have no query."""
-    methods = [(m, v) for m, v in numbers.items() if m not in BOUNDS and isinstance(v, Mapping)]
+    methods = [(m, v) for m, v in numbers.items() if m not in (*BOUNDS, APART) and isinstance(v, Mapping)]
     kinds = [(m, k, v[k]) for m, v in methods for k in ordered(v) if "nsdr_sem" in _mapping(v[k])]
     return [("mixture", "", numbers["mixture"]), *kinds, ("ideal", "", numbers["ideal"])]
 
@@ -57,29 +57,61 @@ def localization_rows(numbers: Numbers) -> list[tuple[str, str, Numbers]]:
 
 def fact_rows(numbers: Numbers) -> list[tuple[str, Any]]:
     """(dotted name, value) of all numbers that are neither separation nor localisation scores."""
-    scored = {m for m, _, _ in separation_rows(numbers)} | {"localization"}
+    scored = {m for m, _, _ in separation_rows(numbers)} | {"localization", APART}
     return [pair for key, value in numbers.items() if key not in scored for pair in _leaves(value, key)]
 
 
+def notes(numbers: Numbers) -> list[str]:
+    """What must be said of the rows of `separation_rows`: who knows no query, and which rows cannot be compared."""
+    rows, mixture = separation_rows(numbers), numbers["mixture"]
+    found = [note] if (note := oracle_note(numbers)) else []
+    if mixture["n"] < mixture["of"]:
+        lost = mixture["of"] - mixture["n"]
+        found.append(f"{lost} of {mixture['of']} sources were not scored: their mixtures have clips without features.")
+    if "shared" in mixture:
+        less = dict.fromkeys(display_name(kind) for _, kind, s in rows if kind and s["n"] < mixture["n"])
+        found.append(
+            f"{', '.join(less)}: not asked of all sources, because a text needs a source with one label; so the means "
+            f"are not of the same sources. Compare the column shared, the NSDR on the {mixture['shared_n']} sources "
+            "that every row has."
+        )
+    if mixture["alike"]:
+        found.append(
+            f"In {mixture['alike']} of {mixture['mixtures']} mixtures two sources are of one category, and no text can "
+            "tell them apart."
+        )
+    if any(s["nsdr_sem"] is None for _, _, s in rows):
+        found.append("There are too few videos to know a standard error (–).")
+    return found
+
+
 def numbers_as_text(numbers: Numbers) -> str:
-    """The metrics as plain text: separation between the two bounds, localisation, then the facts."""
-    lines: list[tuple[str, ...]] = [
-        ("separation [dB]", "query", "NSDR", "±", "median", "SDR", "SIR", "SAR", "n", "silent")
-    ]
-    for method, kind, s in separation_rows(numbers):
-        values = [s[k] for k in ("nsdr", "nsdr_sem", "nsdr_median", "sdr", "sir", "sar")]
-        lines.append((method, kind, *map(format_decibel, values), str(s["n"]), str(s["silent"])))
-    text = aligned(lines)
-    if note := oracle_note(numbers):
-        text += f"{note}\n"
+    """All numbers as plain text: separation between the two bounds, localisation, then the facts."""
+    text = _separation_as_text("separation [dB]", numbers)
+    if apart := numbers.get(APART):
+        text += "\n" + _separation_as_text("one category [dB]", apart)
     if rows := localization_rows(numbers):
-        head = ("localisation", "", "pointing", "cIoU@0.5", "IoU", "n")
+        head = ("localisation", "", "pointing", "cIoU@0.5", "IoU", "n", "videos")
         keys = ("pointing", "ciou", "iou")
-        lines = [(m, k, *(format_share(s.get(x)) for x in keys), str(s.get("n", ""))) for m, k, s in rows]
+        lines = [
+            (m, k, *(format_share(s.get(x)) for x in keys), *(str(s.get(x, "")) for x in ("n", "videos")))
+            for m, k, s in rows
+        ]
         text += "\n" + aligned([head, *lines])
     if facts := fact_rows(numbers):
         text += "\n" + aligned([("facts", "", ""), *((k, "", str(v)) for k, v in facts)])
     return text
+
+
+def _separation_as_text(title: str, numbers: Numbers) -> str:
+    """A table of separation with its notes."""
+    shared = ["shared"] if "shared" in numbers["mixture"] else []
+    lines = [(title, "query", "NSDR", "±", *shared, "median", "SDR", "SIR", "SAR", "n", "videos", "silent")]
+    for method, kind, s in separation_rows(numbers):
+        values = [s[k] for k in ("nsdr", "nsdr_sem", *shared, "nsdr_median", "sdr", "sir", "sar")]
+        counts = (format_part(s["n"], s["of"]), str(s["videos"]), str(s["silent"]))
+        lines.append((method, kind, *map(format_decibel, values), *counts))
+    return aligned(lines) + "".join(f"{note}\n" for note in notes(numbers))
 
 
 def display_name(key: str) -> str:
@@ -102,6 +134,11 @@ def format_percent(part: int, whole: int) -> str:
 def format_count(value: int) -> str:
     """A whole number with commas, nothing for none."""
     return f"{value:,}" if value else ""
+
+
+def format_part(part: int, whole: int) -> str:
+    """ "130 of 132"; one number if that is all."""
+    return str(part) if part == whole else f"{part} of {whole}"
 
 
 def format_share(value: float | None) -> str:

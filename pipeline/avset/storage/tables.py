@@ -33,6 +33,11 @@ def read_columns(path: Path, *names: str) -> Iterator[list[list[Any]]]:
             yield [piece[name].to_pylist() for name in names]
 
 
+def has_column(path: Path, name: str) -> bool:
+    """Whether a Parquet file has a column of that name."""
+    return name in pq.read_schema(require(path)).names
+
+
 class Rows(Mapping[str, dict[str, Any]]):
     """The rows of an index by clip, sorted. They are kept as columns: as a dict, a row takes ten times the memory."""
 

@@ -18,8 +18,8 @@ STRIP = 64  # STFT frames whose magnitudes are made at once
 class TrainingMixtures(Dataset[dict[str, Tensor]]):
     """Random mixtures for training, each a function of (seed, index): resumable, whatever the workers.
 
-    An epoch uses every clip once as the first source; each partner is uniform over the clips of the videos that
-    are not yet in the mixture, with no labels. `videos` is the video of each clip (None: each is one).
+    An epoch uses every clip once as the first source; each partner is uniform over the clips of the recordings that
+    are not yet in the mixture, with no labels. `contents` is the recording of each clip (None: each is one).
     Item: magnitudes `sources` (N, M, T) and `mixture` (M, T) on `bins` log frequencies (None: on all F linear ones),
     `clip` (N,) numbers of clips, and what `features` has, name -> store: `regions` (N, V, R, D), `frames`
     (N, V, H, W, 3), in the precision that they are stored in. With regions and `decoded`, a number of frames V' and of
@@ -28,19 +28,20 @@ class TrainingMixtures(Dataset[dict[str, Tensor]]):
 
     def __init__(
         self, clips: Sequence[str], spectrograms: Store, features: Mapping[str, Store], crop: int, bins: int | None,
-        n_sources: int, gain: tuple[float, float], seed: int, length: int, videos: Sequence[str] | None = None,
+        n_sources: int, gain: tuple[float, float], seed: int, length: int, contents: Sequence[str] | None = None,
         decoded: tuple[int | None, int | None] = (None, None),
     ):  # fmt: skip
         self.clips, self.spectrograms, self.features = list(clips), spectrograms, dict(features)
         self.crop, self.bins, self.n_sources = crop, bins, n_sources
         self.gain, self.seed, self.length, self.decoded = gain, seed, length, decoded
-        names, self.videos, counts = np.unique(
-            self.clips if videos is None else videos, return_inverse=True, return_counts=True
-        )
-        self.members = np.split(np.argsort(self.videos, kind="stable"), np.cumsum(counts)[:-1])  # of each video
+        numbers: dict[str, int] = {}
+        named = self.clips if contents is None else contents
+        self.contents = np.array([numbers.setdefault(name, len(numbers)) for name in named], int)
+        ends = np.cumsum(np.bincount(self.contents))[:-1]
+        self.members = np.split(np.argsort(self.contents, kind="stable"), ends)  # of each recording
         self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0, int))
-        if len(names) < n_sources:
-            have = f"{len(self.clips)} training clips of {len(names)} videos"
+        if len(numbers) < n_sources:
+            have = f"{len(self.clips)} training clips of {len(numbers)} videos"
             raise AvsetError(f"train: {have}, but a mixture is of {n_sources}; add videos")
 
     def __len__(self) -> int:
@@ -52,11 +53,11 @@ class TrainingMixtures(Dataset[dict[str, Tensor]]):
         rng = np.random.default_rng([self.seed, 1, index])
         chosen = [int(self._order(epoch)[place])]
         while len(chosen) < self.n_sources:
-            taken = np.sort(np.concatenate([self.members[self.videos[clip]] for clip in chosen]))
+            taken = np.sort(np.concatenate([self.members[self.contents[clip]] for clip in chosen]))
             missing = self.n_sources - len(chosen)
             for place in rng.choice(len(self.clips) - len(taken), missing, replace=False):
                 other = int(place) + int(np.searchsorted(taken - np.arange(len(taken)), place, "right"))
-                if self.videos[other] not in self.videos[chosen]:
+                if self.contents[other] not in self.contents[chosen]:
                     chosen.append(other)
         return np.array(chosen), rng
 

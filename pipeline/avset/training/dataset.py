@@ -15,7 +15,7 @@ from avset.features.boxes import centre_boxes
 from avset.params import clips_of, digest, folder_of
 from avset.storage.artifacts import ARTIFACTS, Record, identity_of
 from avset.storage.store import Store
-from avset.storage.tables import read_columns, read_table
+from avset.storage.tables import has_column, read_columns, read_table
 from avset.training.mixtures import Mixture
 
 
@@ -32,7 +32,7 @@ class Corpus:
     boxes: dict[str, Float[np.ndarray, "n 4"]]  # by "clip/label", of the centre frame, fractions of its picture
     labels: dict[str, list[str]]
     splits: dict[str, str]
-    videos: dict[str, str]  # media_id of each clip
+    contents: dict[str, str]  # of each clip: equal where the recordings are the same
 
     @classmethod
     def load(cls, data: Path) -> "Corpus":
@@ -41,18 +41,19 @@ class Corpus:
         check(data, stores)
         labels: dict[str, list[str]] = {}
         splits: dict[str, str] = {}
-        videos: dict[str, str] = {}
+        contents: dict[str, str] = {}
         sizes: dict[str, list[int]] = {}
-        names = ("clip_id", "labels", "split", "media_id", "width", "height")
-        for columns in read_columns(clips_of(data) / "index.parquet", *names):
-            for clip, label, split, video, *size in zip(*columns, strict=True):
-                labels[clip], splits[clip], videos[clip], sizes[clip] = label, split, video, size
+        index = clips_of(data) / "index.parquet"
+        recording = "content" if has_column(index, "content") else "media_id"
+        for columns in read_columns(index, "clip_id", "labels", "split", recording, "width", "height"):
+            for clip, label, split, content, *size in zip(*columns, strict=True):
+                labels[clip], splits[clip], contents[clip], sizes[clip] = label, split, content, size
         boxes = centre_boxes(read_table(clips_of(data) / "boxes.parquet"), sizes, stores["frames"])
         scores = read_table(data / "mixtures" / "scores.parquet")
         own = {(r["mixture_id"], r["source"]): r["sdr"] for r in scores if r["method"] == "mixture"}
         mixtures = [Mixture(**row) for row in read_table(data / "mixtures" / "mixtures.parquet")]
         return cls(
-            **stores, mixtures=mixtures, mixture_sdr=own, boxes=boxes, labels=labels, splits=splits, videos=videos
+            **stores, mixtures=mixtures, mixture_sdr=own, boxes=boxes, labels=labels, splits=splits, contents=contents
         )
 
     def complete(self) -> list[str]:
@@ -61,9 +62,14 @@ class Corpus:
         return sorted(set.intersection(*(set(store.clips) for store in stores)))
 
     def mixtures_of(self, split: str) -> list[Mixture]:
-        """The mixtures of a split whose clips have everything."""
+        """The mixtures of a split whose clips have everything; a line says how many others there are."""
         there = set(self.complete())
-        return [m for m in self.mixtures if m.split == split and there.issuperset(m.clips)]
+        drawn = [m for m in self.mixtures if m.split == split]
+        whole = [m for m in drawn if there.issuperset(m.clips)]
+        if len(whole) < len(drawn):
+            lost = len(drawn) - len(whole)
+            print(f"mixtures: {split}: {lost} of {len(drawn)} are left out: a clip has no regions or no caption")
+        return whole
 
     def features(self, needs: Collection[str]) -> dict[str, Store]:
         """The stores of what a method needs of each source of a batch, by name; AvsetError if there is no such thing.
@@ -111,7 +117,7 @@ class Corpus:
     def identity(self) -> str:
         """The identity of everything that training reads."""
         stores = (self.spectrograms, self.regions, self.captions, self.frames)
-        told = [store.digest for store in stores] + [repr(self.mixtures), repr(self.splits), repr(self.videos)]
+        told = [store.digest for store in stores] + [repr(self.mixtures), repr(self.splits), repr(self.contents)]
         return hashlib.sha256(repr(told).encode()).hexdigest()
 
 

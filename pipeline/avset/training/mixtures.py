@@ -4,8 +4,10 @@ A mixture is the mean of its N gained sources. What is called a source or a refe
 gained clip divided by N, so that the sources add up to the mixture.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,14 +19,20 @@ from avset.features.spectrograms import Transform
 from avset.params import Mixtures as Sizes
 from avset.storage.store import Store
 
+SAME_CATEGORY = "same_category"  # the split of test mixtures whose sources share a label; a part of no other
+
 
 @dataclass(frozen=True)
 class Mixture:
-    """One row: N clips, where each crop starts (in hops from the clip's start), and its gain."""
+    """One row: N clips, where each crop starts (in hops from the clip's start), and its gain.
+
+    `labels` has "" for a clip without a label, or with several; `contents` the recording that each clip is cut from.
+    """
 
     mixture_id: str
     split: str
     clips: list[str]
+    contents: list[str]
     labels: list[str]
     offsets: list[int]
     gains: list[float]
@@ -35,87 +43,226 @@ class Mixture:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A clip that may be in a mixture: the recording that it is cut from, and its labels."""
+
+    clip: str
+    content: str
+    labels: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """Its label; "" if it has none, or several."""
+        return self.labels[0] if len(self.labels) == 1 else ""
+
+
+Meet = Callable[[Candidate, Candidate], bool]  # whether two clips may be in one mixture
+Moments = Callable[[str, np.random.Generator], Iterator[int]]  # the audible offsets of a clip, as they are to be tried
+
+
+def distinct(one: Candidate, other: Candidate) -> bool:
+    """Of two recordings."""
+    return one.content != other.content
+
+
+def unlike(one: Candidate, other: Candidate) -> bool:
+    """Of two recordings, and with no label in common."""
+    return distinct(one, other) and not set(one.labels) & set(other.labels)
+
+
+def alike(one: Candidate, other: Candidate) -> bool:
+    """Of two recordings, with one and the same label."""
+    return distinct(one, other) and one.label != "" and one.label == other.label
+
+
 def centre_offset(frames: int, crop: int) -> int:
     """Start of the crop in the middle of a clip of `frames` STFT frames: around its centre picture."""
     return max(0, (frames - crop) // 2)
 
 
 def draw(
-    clips: dict[str, str],
-    offset_of: Callable[[str], int],
-    audible: Callable[[str, int], bool],
+    clips: Sequence[Candidate],
+    moments: Moments,
     split: str,
     count: int,
-    n_sources: int,
-    different_category: bool,
-    seed: int,
-    videos: dict[str, str] | None = None,
+    sizes: Sizes,
+    meet: Meet,
 ) -> list[Mixture]:
-    """Draw `count` evaluation mixtures of clips of distinct videos, every clip about equally often, gains one.
+    """Draw `count` distinct evaluation mixtures, every clip about equally often; fewer if no more are possible.
 
-    `clips` maps the usable clips to a label; with `different_category` the labels of a mixture differ.
-    `videos` maps them to their videos (None: each clip is one). Clips whose crop is not `audible` are never
-    drawn: a silent reference has no score. AvsetError if there are too few videos, or categories, for a mixture.
+    A mixture is the set of its clips with their offsets: none is drawn twice. Every set of clips comes once before one
+    comes again, at other offsets.
     """
-    offsets = {clip: offset_of(clip) for clip in clips}
-    usable = [clip for clip in sorted(clips) if audible(clip, offsets[clip])]
-    group = clips if different_category else videos or {clip: clip for clip in clips}
-    groups = {group[clip] for clip in usable}
-    if len(groups) < n_sources:
-        what, cure = f"{len(usable)} audible clips of {len(groups)} videos", "add videos"
-        if different_category:
-            what = f"{len(groups)} categories"
-            cure = "add clips, label them, or set mixtures.different_category to false"
-        raise AvsetError(f"mixtures: split {split!r} has {what} but mixtures.n_sources = {n_sources}; {cure}")
-    rng = np.random.default_rng([seed, sum(split.encode())])
+    rng = np.random.default_rng([sizes.seed, sum(split.encode())])
     rows: list[Mixture] = []
-    order: list[str] = []
-    for i in range(count):
-        if not order:
-            order = [usable[k] for k in rng.permutation(len(usable))]
-        chosen = [order.pop()]
-        while len(chosen) < n_sources:
-            taken = {group[c] for c in chosen}
-            partners = [c for c in usable if group[c] not in taken]
-            chosen.append(partners[rng.integers(len(partners))])
-        labels, starts = [clips[c] for c in chosen], [offsets[c] for c in chosen]
-        rows.append(Mixture(f"{split}-{i:04d}", split, chosen, labels, starts, [1.0] * n_sources, seed))
+    seen: set[frozenset[tuple[str, int]]] = set()
+    while len(rows) < count:
+        before = len(rows)
+        for chosen in _sets(clips, sizes.n_sources, meet, rng):
+            starts = _unseen([one.clip for one in chosen], moments, seen, rng)
+            if starts is not None:
+                seen.add(frozenset(zip((one.clip for one in chosen), starts, strict=True)))
+                rows.append(_mixture(f"{split}-{len(rows):04d}", split, chosen, starts, sizes, rng))
+            if len(rows) == count:
+                break
+        if len(rows) == before:
+            break
     return rows
 
 
-def eligible(rows: Sequence[dict[str, Any]], split: str, different_category: bool) -> dict[str, str]:
-    """The clips of a split that may be in a mixture, and the label of each: "" without one.
+def _mixture(
+    name: str, split: str, chosen: Sequence[Candidate], starts: list[int], sizes: Sizes, rng: np.random.Generator
+) -> Mixture:
+    clips, contents = [one.clip for one in chosen], [one.content for one in chosen]
+    gains = [float(rng.uniform(*sizes.gain)) for _ in chosen]
+    return Mixture(name, split, clips, contents, [one.label for one in chosen], starts, gains, sizes.seed)
 
-    `rows` are rows of clips/index.parquet. With `different_category` a clip needs one label, no more; without it a clip
-    may also have none, or two.
+
+def _sets(
+    clips: Sequence[Candidate], n_sources: int, meet: Meet, rng: np.random.Generator
+) -> Iterator[list[Candidate]]:
+    """All sets of clips that may meet, in random order, each once; every clip is first about equally often."""
+    seen: set[frozenset[str]] = set()
+
+    def complete(chosen: list[Candidate]) -> Iterator[list[Candidate]]:
+        if len(chosen) == n_sources:
+            yield chosen
+            return
+        for k in rng.permutation(len(clips)):
+            if all(meet(one, clips[k]) for one in chosen):
+                yield from complete([*chosen, clips[k]])
+
+    first = list(clips)
+    while first:
+        left = []
+        for k in rng.permutation(len(first)):
+            keyed = ((frozenset(one.clip for one in made), made) for made in complete([first[k]]))
+            if new := next(((key, made) for key, made in keyed if key not in seen), None):
+                seen.add(new[0])
+                left.append(first[k])
+                yield new[1]
+        first = left
+
+
+def _unseen(
+    clips: Sequence[str], moments: Moments,
+    seen: set[frozenset[tuple[str, int]]], rng: np.random.Generator,
+) -> list[int] | None:  # fmt: skip
+    """Offsets at which these clips were not mixed before; None if there are no more."""
+
+    def complete(starts: list[int]) -> Iterator[list[int]]:
+        if len(starts) == len(clips):
+            yield starts
+            return
+        for start in moments(clips[len(starts)], rng):
+            yield from complete([*starts, start])
+
+    return next((s for s in complete([]) if frozenset(zip(clips, s, strict=True)) not in seen), None)
+
+
+def content_of(row: dict[str, Any]) -> str:
+    """What the recordings of a row of clips/index.parquet are told apart by: their content, else the video's name."""
+    return str(row.get("content") or row["media_id"])
+
+
+def candidates(rows: Sequence[dict[str, Any]], different_category: bool) -> tuple[list[Candidate], dict[str, int]]:
+    """The clips of some rows of clips/index.parquet that may be in a mixture, sorted; and why how many others may not.
+
+    With `different_category` a clip needs one label, no more; without it a clip may also have none, or two. Of clips
+    that hold the same piece of the same recording one stands for all, a labelled one if there is any.
     """
-    labels = {row["clip_id"]: row["labels"] for row in rows if row["split"] == split}
     counts = {1} if different_category else {0, 1, 2}
-    return {clip: (own or [""])[0] for clip, own in labels.items() if len(own) in counts}
+    left_out = {"labels": 0, "copies": 0}
+    found: dict[tuple[str, Any], Candidate] = {}
+    for row in sorted(rows, key=lambda row: (len(row["labels"]) != 1, row["clip_id"])):
+        piece = (content_of(row), row.get("start_s", row["clip_id"]))
+        if len(row["labels"]) not in counts:
+            left_out["labels"] += 1
+        elif piece in found:
+            left_out["copies"] += 1
+        else:
+            found[piece] = Candidate(row["clip_id"], piece[0], tuple(row["labels"]))
+    return sorted(found.values(), key=lambda one: one.clip), left_out
 
 
 def draw_split(
     rows: Sequence[dict[str, Any]], store: Store, transform: Transform, sizes: Sizes, split: str, count: int,
     silence: float,
-) -> list[Mixture]:  # fmt: skip
-    """`draw` the mixtures of a split from the clips of `rows` that `store` has; AvsetError if there are too few.
+) -> tuple[list[Mixture], dict[str, int]]:  # fmt: skip
+    """`draw` the mixtures of a split from the clips of `rows` that `store` has; and the ledger of the split's clips.
 
-    A clip whose centre crop is below `silence` (dBFS) is never drawn.
+    Sources have no label in common, if labels allow that. The split `SAME_CATEGORY` is of the test clips; it may stay
+    empty. A crop below `silence` (dBFS) is never drawn: a silent reference has no score. The ledger: mixtures `asked`
+    for and `drawn`; `clips` = those left out for their `labels`, as `copies` of others, as `silent`, and those `usable`
+    ones, of so many `videos`, distinct recordings.
+
+    AvsetError if there are too few videos, or categories, for a mixture.
     """
-    there = set(store.clips)
-    rows = [row for row in rows if row["clip_id"] in there]
+    there, same = set(store.clips), split == SAME_CATEGORY
+    rows = [row for row in rows if row["clip_id"] in there and row["split"] == ("test" if same else split)]
 
-    def offset_of(clip: str) -> int:
-        return centre_offset(store.dataset(clip, "stft").shape[0], transform.crop)
-
+    @cache
     def audible(clip: str, offset: int) -> bool:
         start = offset * transform.hop_length
         crop = store.read(clip, "waveform", slice(start, start + transform.length))
         return not is_silent(from_int16(crop), silence)
 
-    videos = {row["clip_id"]: row["media_id"] for row in rows}
-    clips = eligible(rows, split, sizes.different_category)
-    return draw(clips, offset_of, audible, split, count, sizes.n_sources, sizes.different_category, sizes.seed, videos)
+    def moments(clip: str, rng: np.random.Generator) -> Iterator[int]:
+        frames = store.dataset(clip, "stft").shape[0]
+        starts = [centre_offset(frames, transform.crop)]
+        if sizes.offsets == "random":
+            starts = rng.permutation(max(1, frames - transform.crop + 1)).tolist()
+        return (start for start in starts if audible(clip, start))
+
+    clips, left_out = candidates(rows, same or sizes.different_category)
+    usable = [one for one in clips if next(moments(one.clip, np.random.default_rng(0)), None) is not None]
+    drawn = _draw_alike(usable, moments, count, sizes) if same else _draw_unlike(usable, moments, split, count, sizes)
+    ledger = {"asked": count, "drawn": len(drawn), "clips": len(rows), **left_out}
+    ledger |= {"silent": len(clips) - len(usable), "usable": len(usable), "videos": len({c.content for c in usable})}
+    _tell(split, ledger, sizes)
+    return drawn, ledger
+
+
+def _draw_unlike(usable: Sequence[Candidate], moments: Moments, split: str, count: int, sizes: Sizes) -> list[Mixture]:
+    """Mixtures without a common label; if those are impossible and `different_category` is false, whatever the labels.
+
+    AvsetError if none is possible.
+    """
+    videos, categories = {one.content for one in usable}, {one.label or one.clip for one in usable}
+    what, cure = f"{len(usable)} audible clips of {len(videos)} videos", "add videos"
+    if sizes.different_category and len(categories) < sizes.n_sources:
+        what = f"{len(categories)} categories"
+        cure = "add clips, label them, or set mixtures.different_category to false"
+    enough = len(categories) >= sizes.n_sources
+    drawn = draw(usable, moments, split, count, sizes, unlike) if enough else []
+    if not drawn and not sizes.different_category and len(videos) >= sizes.n_sources:
+        print(f"mixtures: {split}: the clips have too few categories, so sources of one category are mixed")
+        drawn = draw(usable, moments, split, count, sizes, distinct)
+    if not drawn:
+        raise AvsetError(f"mixtures: split {split!r} has {what} but mixtures.n_sources = {sizes.n_sources}; {cure}")
+    return drawn
+
+
+def _draw_alike(usable: Sequence[Candidate], moments: Moments, count: int, sizes: Sizes) -> list[Mixture]:
+    """Mixtures of one label each; none if no label has enough recordings."""
+    videos = Counter(label for label, _ in {(one.label, one.content) for one in usable})
+    several = [one for one in usable if videos[one.label] >= sizes.n_sources]
+    return draw(several, moments, SAME_CATEGORY, count, sizes, alike)
+
+
+def _tell(split: str, ledger: dict[str, int], sizes: Sizes) -> None:
+    """Lines about what was left out, and about mixtures that were asked for and are not possible."""
+    whys = {"labels": "without one label", "copies": "copies of others", "silent": "silent"}
+    if left := [f"{ledger[key]} {why}" for key, why in whys.items() if ledger[key]]:
+        out = ledger["clips"] - ledger["usable"]
+        print(f"mixtures: {split}: {out} of {ledger['clips']} clips are left out: {', '.join(left)}")
+    if ledger["drawn"] < ledger["asked"]:
+        cure = "add videos" + (", or set mixtures.offsets to random" if sizes.offsets == "centre" else "")
+        print(
+            f"mixtures: {split}: {ledger['drawn']} of {ledger['asked']} mixtures: {ledger['usable']} clips of "
+            f"{ledger['videos']} videos make no more distinct ones; {cure}"
+        )
 
 
 def references(mixture: Mixture, store: Store, length: int, hop_length: int) -> Float32[np.ndarray, "N {length}"]:

@@ -34,9 +34,9 @@ def main(path: ParamsFile = PARAMS) -> None:
         facts: dict[str, Any] = next((one for one in known if "captions" in one), {})  # equal for all that have them
         facts = {name: facts[name] for name in ("captions", "encoder") if name in facts}
         funnel = Record.read(p.clips_folder).facts["funnel"]
-        numbers = write_report(
-            p.dataset, scores, p.data / "mixtures", list(p.methods), indices, facts, p.reports, funnel
-        )
+        scores, models, mixtures = (p.data / name for name in ("scores", "models", "mixtures"))
+        methods = list(p.methods)
+        numbers = write_report(p.dataset, scores, models, mixtures, methods, indices, facts, p.reports, funnel)
     print(numbers_as_text(numbers))
     print(f"\nlisten: {(p.reports / 'html' / 'index.html').absolute()}")
 

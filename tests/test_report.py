@@ -174,8 +174,9 @@ def artifacts(root: Path, mixtures: int = 2, length: int = 8192, others: tuple[s
         "frames": write_table(data / "frames/index.parquet", frames),
     }
     return {
-        "dataset": "demo", "scores": data / "scores", "mixtures": data / "mixtures", "methods": ["avset", *others],
-        "indices": indices, "facts": {"encoder": {"zero_shot": 0.98765}}, "out": root / "reports" / "demo" / "demo",
+        "dataset": "demo", **{name: data / name for name in ("scores", "models", "mixtures")},
+        "methods": ["avset", *others], "indices": indices,
+        "facts": {"encoder": {"zero_shot": 0.98765}}, "out": root / "reports" / "demo" / "demo",
     }  # fmt: skip
 
 
@@ -582,7 +583,12 @@ def test_what_is_missing_or_wrong_is_named(built, tmp_path, monkeypatch):
     arguments, _, out = built
     monkeypatch.chdir(out.parents[2])
     data = Path("data/demo/demo")
-    arguments = arguments | {"out": tmp_path, "scores": data / "scores", "mixtures": data / "mixtures"}
+    arguments = arguments | {
+        "out": tmp_path,
+        "scores": data / "scores",
+        "models": data / "models",
+        "mixtures": data / "mixtures",
+    }
     with pytest.raises(MissingArtifact, match=r"ours/scores.parquet is not there; make it with `dvc repro evaluate`"):
         write_report(**arguments | {"methods": ["avset", "ours"]})
     indices = {"clips": data.parent / "clips/index.parquet", "captions": data / "captions/index.parquet"}

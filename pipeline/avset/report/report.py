@@ -4,7 +4,7 @@ Reads artifacts on disk and nothing else, and writes the same bytes for the same
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from avset.evaluation import examples
 from avset.evaluation.examples import Example
 from avset.report import plots
 from avset.report.coverage import count_clips
+from avset.report.curves import CURVES, training_rows
 from avset.report.numbers import in_brief, localization_means, merged, rounded, separation_means
 from avset.report.page import render_page
 from avset.report.tables import localization_rows, separation_rows
@@ -23,13 +24,14 @@ from avset.storage.tables import read_table
 
 WRITTEN = (
     "metrics.json", "coverage.json", "nsdr_by_method.csv", "nsdr_by_class.csv", "example.png", "localization.png",
-    "queries.png", "html/index.html",
+    "queries.png", "localization.csv", "training.csv", "html/index.html",
 )  # fmt: skip
 
 
 def write_report(
     dataset: str,
     scores: Path,
+    models: Path,
     mixtures: Path,
     methods: Sequence[str],
     indices: Mapping[str, Path],
@@ -41,6 +43,7 @@ def write_report(
 
     scores    folder with a folder per method: `scores.parquet`, and if there are any, `localization.parquet` and
               `examples.h5`
+    models    folder with a folder per method; where it has `curves/`, they are in `training.csv`
     mixtures  folder with `mixtures.parquet`, and the `scores.parquet` of the untouched mixtures and of the ideal masks
     methods   the pictures, and the examples that the page shows in full, are of the first one; those of the
               localisation of the first one that localizes
@@ -65,6 +68,7 @@ def write_report(
     write_json(out / "metrics.json", rounded(merged(in_brief(means), facts)))
     write_json(out / "coverage.json", coverage)
     _write_tables(out, numbers)
+    _write_csv(out / "training.csv", ("method", "step", *CURVES), training_rows(models, methods))
     if first := heard.get(methods[0]):
         (out / "example.png").write_bytes(plots.example_figure(typical_example(first)))
         (out / "localization.png").write_bytes(plots.localization_figure(_localizing(heard) or first))
@@ -103,5 +107,9 @@ def _write_tables(out: Path, numbers: Mapping[str, Any]) -> None:
         ("localization", "attention", ("pointing", "ciou", "iou", "n", "videos"), localization_rows(numbers)),
     ):
         names, lines = [key.removeprefix("nsdr_") for key in keys], [(m, k, *map(s.get, keys)) for m, k, s in rows]
-        with (out / f"{table}.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([("method", kind, *names), *lines])
+        _write_csv(out / f"{table}.csv", ("method", kind, *names), lines)
+
+
+def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([head, *rows])

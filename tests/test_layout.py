@@ -58,13 +58,13 @@ DOORS = {  # who may import a package
 }  # fmt: skip
 
 TESTED_IN = {  # modules whose tests are in the file of another that they work for
+    "architecture": "params", "values": "params",
     "compute/making": "stages", "compute/ray_train": "distributed", "compute/worker": "crew", "errors": "store",
     "evaluation/estimates": "evaluate", "evaluation/examples": "report", "features/padding": "encoder",
     "features/samples": "waveforms", "features/weights": "encoder", "models/checkpoint": "separate",
     "models/contract": "train", "models/unet": "avset", "presets": "train", "sources/dry_run": "clips",
     "storage/artifacts": "inspect", "storage/cache": "store", "storage/files": "store", "storage/gc": "inspect",
-    "storage/items": "store", "storage/tables": "store", "training/batches": "mixtures", "architecture": "params",
-    "values": "params",
+    "storage/items": "store", "storage/tables": "store", "training/batches": "mixtures",
 }  # fmt: skip
 TESTED_THROUGH = {  # modules that tests reach through their stage or command alone
     "compute/process", "console", "evaluation/evaluate", "evaluation/scores", "inference/localize", "sources/names",

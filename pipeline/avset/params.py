@@ -25,16 +25,17 @@ from avset.values import check_plain, checked, choose, known_keys, mapping, read
 NAME = r"\w[\w-]*"  # of a data set, a scale, a method, a query: a part of paths, of DVC's keys, and of tables
 KINDS_OF_QUERY = {"video", "caption", "sound", "oracle", "mixture", "ideal", "chance", "localization"}
 NO_METHODS = {"mixture", "ideal", "localization", "captions", "encoder"}  # other entries of metrics.json
+LONGEST = 1e7  # s of any waiting: clocks of the system take no more than some years
 LEAST_OVERLAP = 1e-10  # sum of squared Hann windows at a sample; with less, no inverse transform brings it back
 
 
 class Download(Section):
     """How to ask a site for videos. Never part of an artifact, a key or a log."""
 
-    workers: int = Field(ge=1)  # downloads at once
-    pace: float = Field(ge=0)  # s between the starts of two downloads, of all workers together
+    workers: int = Field(ge=1, le=1024)  # downloads at once
+    pace: float = Field(ge=0, le=LONGEST)  # s between the starts of two downloads, of all workers together
     retries: int = Field(ge=0)  # of a download, each with a fresh extraction
-    timeout: float = Field(gt=0)  # s without a byte
+    timeout: float = Field(gt=0, le=LONGEST)  # s without a byte
     give_up_after: int = Field(ge=1)  # refusals or dead connections in a row that end the stage
     cookies: str | None  # path of a cookies.txt
     cookies_from_browser: str | None  # firefox, chrome, ...
@@ -45,11 +46,11 @@ class Runtime(Section):
     """How to compute, never what: tracked by no stage."""
 
     executor: Literal["inline", "processes", "ray"]
-    workers: int = Field(ge=1)
+    workers: int = Field(ge=1, le=4096)
     gpus_per_worker: float = Field(ge=0)  # at most 1, or whole
     device: Literal["auto", "cpu", "cuda"]
     min_free_gb: float = Field(ge=0)
-    time_limit: float = Field(gt=0)  # s for one clip
+    time_limit: float = Field(gt=0, le=LONGEST)  # s for one clip
     download: Download
 
     @field_validator("gpus_per_worker")
@@ -74,8 +75,8 @@ class Clips(Section):
 class Frames(Section):
     """The grid of pictures of a clip."""
 
-    size: int = Field(ge=16)  # px, shorter side, then centre crop
-    count: int = Field(ge=1)  # V
+    size: int = Field(ge=16, le=8192)  # px, shorter side, then centre crop
+    count: int = Field(ge=1, le=1024)  # V
     spacing: float = Field(gt=0)  # s
 
 
@@ -83,7 +84,7 @@ class Spectrograms(Section):
     """The transform of App. A.6."""
 
     sample_rate: int = Field(ge=1000, le=384_000)  # Hz
-    window_length: int = Field(ge=16)  # samples, = FFT size; F = window_length / 2 + 1
+    window_length: int = Field(ge=16, le=65_536)  # samples, = FFT size; F = window_length / 2 + 1
     hop_length: int = Field(ge=1)  # samples
     precision: Literal["float16", "float32"]
 
@@ -119,9 +120,11 @@ class Captions(Section):
 class Model(Section):
     """Sizes of the spectrogram crop and of the U-Net."""
 
-    log_bins: int = Field(ge=4)  # M
-    crop: int = Field(ge=4)  # T, STFT frames
-    channels: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)  # above the bottleneck, whose width is D
+    log_bins: int = Field(ge=4, le=65_536)  # M
+    crop: int = Field(ge=4, le=65_536)  # T, STFT frames
+    channels: list[Annotated[int, Field(ge=1, le=65_536)]] = Field(
+        min_length=1
+    )  # above the bottleneck, whose width is D
 
 
 class Mixtures(Section):

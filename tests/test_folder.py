@@ -171,11 +171,11 @@ def test_an_exact_name_comes_first_and_an_ambiguous_one_is_an_error(tmp_path: Pa
 def test_rows_without_a_file_are_errors_that_name_the_nearest(tmp_path: Path) -> None:
     fill(tmp_path, "flute 1.mp4", "deep/er/harp.mp4")
     one = error(tmp_path, table=str(table(tmp_path, "file,label\nflute 1.mp4,x\nflute_1.mp4,y\n")))
-    assert re.search(r"1 of 2 rows .*line 3 .*'flute_1\.mp4', near is 'flute 1\.mp4'", one)
-    assert "near is 'deep/er/harp.mp4'" in error(tmp_path, table=str(table(tmp_path, "file,label\nharp.mp4,x\n")))
+    assert re.search(r"1 of 2 rows .*line 3 .*'flute_1\.mp4' \(nearest: 'flute 1\.mp4'", one)
+    assert "(nearest: 'deep/er/harp.mp4')" in error(tmp_path, table=str(table(tmp_path, "file,label\nharp.mp4,x\n")))
     many = "file,label\n" + "".join(f"{i}{i}{i},x\n" for i in range(9))
     assert re.search(
-        r"9 of 9 rows .*'222', no name is near; and 6 more", error(tmp_path, table=str(table(tmp_path, many)))
+        r"9 of 9 rows .*'222' \(nearest: .*; and 6 more", error(tmp_path, table=str(table(tmp_path, many)))
     )
 
 

@@ -43,8 +43,10 @@ class Options(BaseModel, extra="forbid"):
         description="CSV with the header file,label or file,label,split; files are relative to path, a label "
         "may be empty or a list like flute;violin, a split may be empty",
     )
-    validation: float = Field(default=0.1, ge=0, lt=0.5, description="fraction of the files that have no split")
-    test: float = Field(default=0.1, ge=0, lt=0.5, description="fraction of the files that have no split")
+    validation: float = Field(
+        default=0.1, ge=0, lt=0.5, description="fraction of the files that have no split; enough for a mixture at least"
+    )
+    test: float = Field(default=0.1, ge=0, lt=0.5, description="likewise")
     extensions: list[Annotated[str, Field(pattern=r"^\.\w+$")]] = Field(
         default=[
             ".mp4",
@@ -196,18 +198,16 @@ def _matched(table: list[Row], videos: list[str], there: list[str], options: Opt
         else:
             rows[found[0]] = row
     if lost:
-        told = [f"{row.where}: {row.name!r}, {_nearest(names, row.name)}" for row in lost[:SHOWN]]
+        told = [
+            f"{row.where}: {row.name!r} (nearest: {', '.join(map(repr, names.nearest(row.name))) or 'none'})"
+            for row in lost[:SHOWN]
+        ]
         more = f"; and {len(lost) - SHOWN} more" if len(lost) > SHOWN else ""
         raise AvsetError(
             f"{len(lost)} of {len(table)} rows of the table have no file in {options.path!r}: {'; '.join(told)}{more}; "
             "mend the names, remove the rows, or set clips.options.path"
         )
     return rows
-
-
-def _nearest(names: Names, name: str) -> str:
-    near = " and ".join(map(repr, names.nearest(name)))
-    return f"near is {near}" if near else "no name is near"
 
 
 def _media_ids(names: list[str]) -> dict[str, str]:

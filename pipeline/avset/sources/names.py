@@ -62,7 +62,7 @@ class Names:
         known = {folded(video): video for video in sorted(self._videos)}
         wanted = folded(name)
         elsewhere = [video for one, video in known.items() if one.split("/")[-1] == wanted.split("/")[-1]]
-        return elsewhere[:NEAR] or [known[one] for one in difflib.get_close_matches(wanted, known, NEAR, cutoff=0.5)]
+        return elsewhere[:NEAR] or [known[one] for one in difflib.get_close_matches(wanted, known, NEAR, cutoff=0.0)]
 
 
 def _plain(name: str) -> str:

@@ -206,9 +206,7 @@ def test_two_clips_make_one_mixture_and_a_line_says_so(store: Store, capsys: pyt
     assert dict(zip(made[0].clips, made[0].offsets, strict=True)) == {c: (frames[c] - 64) // 2 for c in ("a_0", "b_0")}
     assert ledger == {"asked": 200, "drawn": 1, "clips": 2, "labels": 0, "copies": 0, "silent": 0, "usable": 2,
                       "videos": 2}  # fmt: skip
-    told = (
-        "test: 1 of 200 mixtures: 2 clips of 2 videos make no more distinct ones; add videos, or set mixtures.offsets"
-    )
+    told = "test: 1 of 200 mixtures: 2 clips of 2 videos make no more that are distinct; add videos, or set mixtures.o"
     assert told in capsys.readouterr().out
     made, _ = split_of(store, rows, count=200, offsets="random", gain=(0.5, 1.5))
     assert len({pieces(m) for m in made}) == 200 and len({m.offsets[0] for m in made}) > 20

@@ -198,6 +198,12 @@ def split_of(store: Store, rows: list[dict], split: str = "test", count: int = 5
     return draw_split(rows, store, TRANSFORM, sizes(**changes), split, count, -60.0)
 
 
+@pytest.mark.parametrize("gain", [(1.5, 0.5), (0.0, 1.0), (1.0, float("inf")), (float("nan"), 1.0)])
+def test_gains_go_up_and_are_audible(gain: tuple[float, float]):
+    with pytest.raises(ValueError, match="gain"):
+        sizes(gain=gain)
+
+
 def test_two_clips_make_one_mixture_and_a_line_says_so(store: Store, capsys: pytest.CaptureFixture):
     rows = [index_row("a_0", "x"), index_row("b_0", "y")]
     made, ledger = split_of(store, rows, count=200)

@@ -4,8 +4,6 @@ Makes data/<dataset>/<scale>/mixtures/: mixtures.parquet (clips, offsets, gains 
 scores.parquet (what the mixture itself and the ideal ratio mask score), record.json.
 """
 
-import numpy as np
-
 from avset.compute.making import making
 from avset.evaluation import scores
 from avset.storage.artifacts import Record
@@ -35,9 +33,9 @@ def main(path: ParamsFile = PARAMS) -> None:
         inputs = {"spectrograms": store.digest}
         facts = {"drawn": {split: ledger for split, (_, ledger) in drawn.items()}}
         Record("mixtures", recipe=p.mixtures.recipe(), inputs=inputs, facts=facts).write(fresh)
-    for method in ("mixture", "ideal"):
-        mean = np.mean([row["sdr"] for row in own if row["method"] == method])
-        print(f"mixtures: {len(rows)} mixtures, mean SDR of the {method}: {mean:.2f} dB")
+    for split, (made, _) in drawn.items():
+        means = [f", mean SDR of the {of} {sdr:.2f} dB" for of, sdr in scores.mean_sdr(own, made).items()]
+        print(f"mixtures: {split}: {len(made)} mixtures{''.join(means)}")
 
 
 if __name__ == "__main__":

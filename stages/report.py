@@ -34,9 +34,10 @@ def main(path: ParamsFile = PARAMS) -> None:
         facts: dict[str, Any] = next((one for one in known if "captions" in one), {})  # equal for all that have them
         facts = {name: facts[name] for name in ("captions", "encoder") if name in facts}
         funnel = Record.read(p.clips_folder).facts["funnel"]
+        drawn = Record.read(p.data / "mixtures").facts.get("drawn")
         scores, models, mixtures = (p.data / name for name in ("scores", "models", "mixtures"))
         methods = list(p.methods)
-        numbers = write_report(p.dataset, scores, models, mixtures, methods, indices, facts, p.reports, funnel)
+        numbers = write_report(p.dataset, scores, models, mixtures, methods, indices, facts, p.reports, funnel, drawn)
     print(numbers_as_text(numbers))
     print(f"\nlisten: {(p.reports / 'html' / 'index.html').absolute()}")
 

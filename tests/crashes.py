@@ -102,6 +102,8 @@ def project(folder: Path, clips: dict[str, int], worth: int = 1, held: str = "",
     tree = toy.params(datasets__demo__clips__min_success=0.5)
     tree["runtime"] |= {"executor": "inline", "min_free_gb": 0, **runtime}
     folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "pipeline").exists():  # params.yaml names the files of its methods
+        (folder / "pipeline").symlink_to(toy.ROOT / "pipeline")
     (folder / "params.yaml").write_text(yaml.safe_dump(tree))
     (folder / "clips.yaml").write_text(yaml.safe_dump({"clips": clips, "worth": worth}))
     (folder / HELD).write_text(" ".join(held))

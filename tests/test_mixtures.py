@@ -198,6 +198,12 @@ def split_of(store: Store, rows: list[dict], split: str = "test", count: int = 5
     return draw_split(rows, store, TRANSFORM, sizes(**changes), split, count, -60.0)
 
 
+@pytest.mark.parametrize("gain", [(1.5, 0.5), (0.0, 1.0), (1.0, float("inf")), (float("nan"), 1.0)])
+def test_gains_go_up_and_are_audible(gain: tuple[float, float]):
+    with pytest.raises(ValueError, match="gain"):
+        sizes(gain=gain)
+
+
 def test_two_clips_make_one_mixture_and_a_line_says_so(store: Store, capsys: pytest.CaptureFixture):
     rows = [index_row("a_0", "x"), index_row("b_0", "y")]
     made, ledger = split_of(store, rows, count=200)
@@ -206,9 +212,7 @@ def test_two_clips_make_one_mixture_and_a_line_says_so(store: Store, capsys: pyt
     assert dict(zip(made[0].clips, made[0].offsets, strict=True)) == {c: (frames[c] - 64) // 2 for c in ("a_0", "b_0")}
     assert ledger == {"asked": 200, "drawn": 1, "clips": 2, "labels": 0, "copies": 0, "silent": 0, "usable": 2,
                       "videos": 2}  # fmt: skip
-    told = (
-        "test: 1 of 200 mixtures: 2 clips of 2 videos make no more distinct ones; add videos, or set mixtures.offsets"
-    )
+    told = "test: 1 of 200 mixtures: 2 clips of 2 videos make no more that are distinct; add videos, or set mixtures.o"
     assert told in capsys.readouterr().out
     made, _ = split_of(store, rows, count=200, offsets="random", gain=(0.5, 1.5))
     assert len({pieces(m) for m in made}) == 200 and len({m.offsets[0] for m in made}) > 20

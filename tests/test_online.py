@@ -275,7 +275,7 @@ def test_music_from_its_list_to_the_report(server: Server, tmp_path: Path):
         "length": 2.0,
         "options": {"solos": server.url + "/list.json", "address": server.url + "/{id}.mp4"},
     }
-    sizes["mixtures"] = {"validation": 2, "test": 3}
+    sizes["mixtures"] |= {"validation": 2, "test": 3}
     sizes["train"] |= {"steps": 4, "validate_every": 2}
     tree["runtime"]["download"] |= {"pace": 0.0}
     project = toy.project(tmp_path / "project", tree)

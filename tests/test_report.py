@@ -425,6 +425,12 @@ def test_the_page_folds_many_classes_and_leaves_out_the_smallest(built):
     assert len(hundreds) < 200_000
 
 
+def test_the_page_says_what_became_of_the_clips_of_a_split(built):
+    ledger = {"asked": 200, "drawn": 1, "clips": 9, "labels": 4, "copies": 2, "silent": 1, "usable": 2, "videos": 2}
+    found = Reader(page.render_page("demo", built[1], {}, {}, drawn={"test": ledger}))
+    assert found.table("split")[1] == ["test", *map(str, ledger.values())]
+
+
 def test_the_page_draws_the_funnel_of_lists(built):
     funnel = {"unbalanced": {"kept": 1455, "rows": 22160}, "balanced": {"lines": 0}}
     html = page.render_page("demo", built[1], covers(["violin"], lists=funnel), {})

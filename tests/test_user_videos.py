@@ -75,7 +75,7 @@ def settings(videos: Path, **options: Any) -> dict[str, Any]:
     own["clips"] |= {"options": {"path": str(videos), **options}, "length": 2.0, "min_success": 0.3}
     own["mixtures"] = {"different_category": True}
     sizes["frames"] = {"size": 128, "count": 3, "spacing": 0.5}
-    sizes["mixtures"] = {"validation": 2, "test": 3}
+    sizes["mixtures"] |= {"validation": 2, "test": 3}
     sizes["train"] |= {"steps": 4, "validate_every": 2}
     return tree
 

@@ -24,7 +24,14 @@ from avset.values import check_plain, checked, choose, known_keys, mapping, read
 
 NAME = r"\w[\w-]*"  # of a data set, a scale, a method, a query: a part of paths, of DVC's keys, and of tables
 KINDS_OF_QUERY = {"video", "caption", "sound", "oracle", "mixture", "ideal", "chance", "localization"}
-NO_METHODS = {"mixture", "ideal", "localization", "captions", "encoder"}  # other entries of metrics.json
+NO_METHODS = {
+    "mixture",
+    "ideal",
+    "localization",
+    "captions",
+    "encoder",
+    "same_category",
+}  # other entries of metrics.json
 LONGEST = 1e7  # s of any waiting: clocks of the system take no more than some years
 LEAST_OVERLAP = 1e-10  # sum of squared Hann windows at a sample; with less, no inverse transform brings it back
 

@@ -1,10 +1,12 @@
 """Scores of estimates as rows of a table, spread over processes; and those of the mixtures themselves."""
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -80,3 +82,12 @@ def own_scores(mixtures: Sequence[Mixture], store: Store, transform: Transform, 
     rows = rows_of("mixture", "", mixtures, found[: len(pairs)], {})
     own = {(row["mixture_id"], row["source"]): row["sdr"] for row in rows}
     return rows + rows_of("ideal", "", mixtures, found[len(pairs) :], own)
+
+
+def mean_sdr(rows: Sequence[dict[str, Any]], mixtures: Sequence[Mixture]) -> dict[str, float]:
+    """The mean SDR of some mixtures by method, in dB."""
+    names, values = {one.mixture_id for one in mixtures}, defaultdict[str, list[float]](list)
+    for row in rows:
+        if row["mixture_id"] in names:
+            values[row["method"]].append(row["sdr"])
+    return {method: fmean(found) for method, found in values.items()}

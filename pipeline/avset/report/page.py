@@ -8,6 +8,7 @@ import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
@@ -86,11 +87,13 @@ def render_page(
     covered: Mapping[str, Any],
     examples: Mapping[str, list[Example]],
     budget: int = BUDGET,
+    drawn: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
 ) -> str:
     """The page as HTML of about `budget` bytes at most.
 
     `numbers` are all of the report, `covered` is the content of coverage.json. `examples` has those of each method: the
     first method's are shown in full, beside them the estimates that the other methods made of the same mixtures.
+    `drawn` says what became of the clips of each split when mixtures were drawn.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -118,6 +121,7 @@ def render_page(
         facts=tables.fact_rows(numbers),
         published=published_rows(dataset),
         covered=covered,
+        drawn=drawn,
         examples=shown,
         left_out=len(next(iter(examples.values()), [])) - len(shown),
     )

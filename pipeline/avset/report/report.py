@@ -38,6 +38,7 @@ def write_report(
     facts: Mapping[str, Any],
     out: Path,
     funnel: Mapping[str, Mapping[str, int]] | None = None,
+    drawn: Mapping[str, Mapping[str, int]] | None = None,
 ) -> dict[str, Any]:
     """Write the report of `methods` on a data set into `out`; returns its numbers, of which `metrics.json` has some.
 
@@ -50,6 +51,7 @@ def write_report(
     indices   the `index.parquet` of each stage, `clips` among them
     facts     numbers to merge into the metrics
     funnel    how the source's lists were narrowed down: list -> step -> rows
+    drawn     what became of the clips of each split when mixtures were drawn: split -> what -> number
 
     Raises:
         MissingArtifact: a table is not there; the text names the command that makes it.
@@ -59,8 +61,8 @@ def write_report(
         raise AvsetError("there is nothing to report: name at least one method")
     by_method = {m: read_table(scores / m / "scores.parquet") for m in methods}
     places = {m: read_table(p) for m in methods if (p := scores / m / "localization.parquet").exists()}
-    bounds, drawn = (read_table(mixtures / f"{name}.parquet") for name in ("scores", "mixtures"))
-    means = merged(separation_means(by_method, bounds, drawn), localization_means(places))
+    bounds, mixed = (read_table(mixtures / f"{name}.parquet") for name in ("scores", "mixtures"))
+    means = merged(separation_means(by_method, bounds, mixed), localization_means(places))
     numbers = rounded(merged(means, facts))
     coverage = count_clips(indices) | ({"lists": funnel} if funnel else {})
     heard = {m: examples.read(p) for m in methods if (p := scores / m / "examples.h5").exists()}
@@ -73,7 +75,7 @@ def write_report(
         (out / "example.png").write_bytes(plots.example_figure(typical_example(first)))
         (out / "localization.png").write_bytes(plots.localization_figure(_localizing(heard) or first))
         (out / "queries.png").write_bytes(plots.queries_figure(typical_example(first)))
-    html = render_page(dataset, numbers, coverage, heard)
+    html = render_page(dataset, numbers, coverage, heard, drawn=drawn or {})
     (out / "html" / "index.html").write_text(html, encoding="utf-8")
     return numbers
 

@@ -258,10 +258,11 @@ def _tell(split: str, ledger: dict[str, int], sizes: Sizes) -> None:
         out = ledger["clips"] - ledger["usable"]
         print(f"mixtures: {split}: {out} of {ledger['clips']} clips are left out: {', '.join(left)}")
     if ledger["drawn"] < ledger["asked"]:
+        what = "of one label" if split == SAME_CATEGORY else "distinct"
         cure = "add videos" + (", or set mixtures.offsets to random" if sizes.offsets == "centre" else "")
         print(
             f"mixtures: {split}: {ledger['drawn']} of {ledger['asked']} mixtures: {ledger['usable']} clips of "
-            f"{ledger['videos']} videos make no more distinct ones; {cure}"
+            f"{ledger['videos']} videos make no more that are {what}; {cure}"
         )
 
 

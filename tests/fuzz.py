@@ -20,6 +20,7 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -282,12 +283,15 @@ def corpus(folder: Path, count: int, seed: int, port: int = 9) -> Iterator[Case]
 
 def outcome(path: Path) -> tuple[str, str, int]:
     """Reason or "clip", what was seen, and the number of clips, as the stages make them."""
-    from avset.errors import ClipError
+    from avset.errors import AvsetError, ClipError
     from avset.media.container import probe
     from avset.media.frames import decode_frames, frame_times
+    from avset.media.recordings import read_blocks
     from avset.media.waveforms import decode_audio
     from avset.sources.clips import cells as grid
 
+    with suppress(AvsetError):
+        assert all(block.size for block, _ in read_blocks(path))
     try:
         found = probe(path)
         assert all(isinstance(value, int | float) and 0 <= value < 1e13 for value in vars(found).values()), found

@@ -12,6 +12,7 @@ import soundfile
 from media import make_video, tone_samples
 
 from avset.errors import AvsetError
+from avset.media.pieces import pieces
 from avset.media.recordings import read_audio
 
 PLAIN = ("WAV", "RF64", "W64", "AIFF", "AU", "CAF")  # containers of samples as they are
@@ -58,6 +59,7 @@ def test_files_one_behind_the_other_are_read_to_the_last_end(tmp_path: Path, for
         parts = [recording(format_, 1.0), recording(format_, 2.0, 48000, 2, 880.0)]
     (first, rate), (second, other) = (read(tmp_path, part) for part in parts)
     found, same = read(tmp_path, b"".join([*parts, parts[0]]))
+    assert [piece.start for piece in pieces(tmp_path / "a")] == [0, len(parts[0]), len(parts[0]) + len(parts[1])]
     assert same == rate != other and len(found) == len(first) == 1
     ends = np.cumsum([first.shape[1], second.shape[1] * rate / other, first.shape[1]])
     assert found.shape[1] == pytest.approx(ends[-1], abs=2) and ends[-1] / rate == pytest.approx(4.0, abs=0.3)

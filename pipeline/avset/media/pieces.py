@@ -178,7 +178,7 @@ def _samples_of(data: Any, start: int, end: int) -> Piece:
     field, layout, extra, samples = chunk
     size = struct.unpack_from(layout, data, field)[0] % 2**64
     if any(low <= size <= high for low, high in TOLD_LATER):
-        size = end - samples + extra
+        size = max(0, end - samples) + extra
         most = 256 ** struct.calcsize(layout) - 1
         return Piece(start, end, end, samples, (field, struct.pack(layout, min(size, most))))
     told = samples + size - extra

@@ -13,6 +13,7 @@ from avset.evaluation import examples
 from avset.evaluation.examples import Example
 from avset.report import plots
 from avset.report.coverage import count_clips
+from avset.report.ledger import ledger
 from avset.report.numbers import localization_means, merged, rounded, separation_means
 from avset.report.page import render_page
 from avset.report.tables import separation_rows
@@ -57,6 +58,7 @@ def write_report(
     separation = separation_means(by_method, read_table(mixtures / "scores.parquet"))
     numbers = rounded(merged(merged(separation, localization_means(places)), facts))
     coverage = count_clips(indices) | ({"lists": funnel} if funnel else {})
+    coverage["ledger"] = ledger(indices, funnel or {}, mixtures, {m: scores / m for m in methods})
     heard = {m: examples.read(p) for m in methods if (p := scores / m / "examples.h5").exists()}
     (out / "html").mkdir(parents=True, exist_ok=True)
     write_json(out / "metrics.json", numbers)

@@ -63,7 +63,7 @@ TESTED_IN = {  # modules whose tests are in the file of another that they work f
     "storage/items": "store", "storage/tables": "store", "storage/tensors": "separate", "training/batches": "mixtures",
 }  # fmt: skip
 TESTED_THROUGH = {  # modules that tests reach through their stage or command alone
-    "compute/process", "console", "evaluation/evaluate", "evaluation/scores", "inference/localize", "sources/reuse",
+    "compute/process", "evaluation/evaluate", "evaluation/scores", "inference/localize", "sources/reuse",
     "storage/hdf5", "storage/previous",
 }  # fmt: skip
 

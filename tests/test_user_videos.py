@@ -148,8 +148,10 @@ def test_what_failed_is_told_again_and_by_name(labelled: Path, tmp_path: Path, c
     folder = toy.clone(labelled, tmp_path / "project")
     toy.run(folder, labelled.parent / "cache", "clips", "spectrograms")
     said = capsys.readouterr().err
-    assert "failed: 3 corrupt, 1 missing, 1 no_audio, 1 no_video, 1 truncated (7 of them before);" in said
+    assert "failed: 3 corrupt, 1 missing, 1 no_audio, 1 no_video (6 of them before);" in said
     assert "failed: 1 silent (1 of them before);" in said
+    assert "clips: of 19 clips 11 ok, 3 corrupt, 1 missing, 1 no_audio, 1 no_video, 1 too_short, 1 truncated" in said
+    assert "spectrograms: of 19 clips 10 ok, 1 silent, 8 upstream" in said
     told = {Path(one["file"]).name: (one["stage"], one["reason"]) for one in failures(folder / "data/folder/demo")}
     expected = {name: next((s, r) for s, r in zip(("clips", "frames", "spectrograms"), BAD[name], strict=True) if r)
                 for name in BAD}  # fmt: skip

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))  # the library o
 from avset import params
 from avset.compute.identity import Recipe
 from avset.compute.making import enough_room
-from avset.console import HELP_OPTIONS, TYPED, speak_plainly
+from avset.console import HELP_OPTIONS, TYPED, complain, speak_plainly
 from avset.errors import AvsetError
 from avset.params import Params
 from avset.storage.files import FULL
@@ -29,12 +29,12 @@ def command(main: Callable[..., None]) -> None:
     try:
         app()
     except AvsetError as e:
-        typer.secho(f"error: {e}", fg="red", err=True)
+        complain(e)
         sys.exit(1)
     except OSError as e:
         if e.errno not in FULL:
             raise
-        typer.secho(f"error: cannot write {e.filename or 'a file'}: {e.strerror}; free space", fg="red", err=True)
+        complain(f"cannot write {e.filename or 'a file'}: {e.strerror}; free space")
         sys.exit(1)
 
 

@@ -1,6 +1,7 @@
 """What a per-clip stage reuses: items, kept shards, the store that was there; and what it refuses to reuse."""
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import toy
 from test_store import tree_digest
 
 import stages.frames
-from avset.compute.build import largest_difference
+from avset.compute.build import gate, largest_difference
 from avset.compute.identity import RECIPES
 from avset.errors import AvsetError
 from avset.storage.artifacts import Record
@@ -80,6 +81,15 @@ def test_other_results_are_not_adopted_and_a_new_version_reuses_nothing(
     second = Store(project / FRAMES)
     assert second.record.version.startswith("2-") and first.record.version.startswith("1-")
     assert np.ptp(second.read(second.clips[0], "frames") ^ first.read(first.clips[0], "frames")) == 0
+
+
+def test_a_stage_tells_both_ends(capsys: pytest.CaptureFixture):
+    gate("toy", Counter({("", ""): 3, ("corrupt", "a"): 1, ("corrupt", "b"): 1, ("upstream", ""): 2}), 0.5)
+    assert capsys.readouterr().err == "toy: of 7 clips 3 ok, 2 corrupt, 2 upstream\n"
+    gate("toy", Counter({("", ""): 3}), 1.0)
+    assert not capsys.readouterr().err, "nothing failed"
+    with pytest.raises(AvsetError, match="3 of 5 clips succeeded"):
+        gate("toy", Counter({("", ""): 3, ("corrupt", "a"): 2, ("upstream", ""): 9}), 0.7)
 
 
 def test_differences_are_told_by_outcome_field_and_array():

@@ -7,6 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import open_clip
@@ -348,6 +349,32 @@ def test_no_network_is_one_sentence(hub: Path, tmp_path: Path, monkeypatch: pyte
     with pytest.raises(AvsetError, match=r"no route to host.*check the network") as caught:
         export("RN50-quickgelu", "openai", tmp_path / "encoder")
     assert isinstance(caught.value.__cause__, OSError)
+
+
+@pytest.mark.parametrize("broken", [Exception("[Errno 111]\nConnection refused"), None])
+def test_a_model_of_the_hub_without_a_net_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: Exception | None
+):
+    """Whether the hub's client is told to stay offline, or what it raises is no OSError."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    if broken:
+        monkeypatch.setattr("open_clip.factory.download_pretrained_from_hf", Mock(side_effect=broken))
+    with pytest.raises(AvsetError, match=r"^hf-hub:timm/none could not be fetched \(.*\); check the network") as caught:
+        export("hf-hub:timm/none", "weights.pt", tmp_path / "encoder")
+    assert len(str(caught.value).splitlines()) == 1 and not (tmp_path / "encoder").exists()
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_weights_of_a_compiled_or_parallel_model_are_those_of_the_model(hub: Path, tmp_path: Path, prefix: str):
+    state = random_clip(config()).state_dict()
+    named = {prefix + name.replace("transformer.", "transformer._orig_mod."): one for name, one in state.items()}
+    torch.save({"state_dict": named}, tmp_path / "wrapped.pt")
+    (tmp_path / "gelu.json").write_text(json.dumps(config(quick_gelu=False)))
+    for file, folder in ((hub, "plain"), (tmp_path / "wrapped.pt", "wrapped")):
+        export(str(tmp_path / "gelu.json"), str(file), tmp_path / folder)
+    one, other = ((tmp_path / name / "weights.safetensors").read_bytes() for name in ("plain", "wrapped"))
+    assert one == other
 
 
 def test_wrong_names_and_files_are_named(hub: Path, tmp_path: Path):

@@ -64,10 +64,10 @@ TESTED_IN = {  # modules whose tests are in the file of another that they work f
     "features/samples": "waveforms", "features/weights": "encoder", "models/checkpoint": "separate",
     "models/contract": "train", "models/unet": "avset", "presets": "train", "sources/dry_run": "clips",
     "storage/artifacts": "inspect", "storage/cache": "store", "storage/files": "store", "storage/gc": "inspect",
-    "storage/items": "store", "storage/tables": "store", "training/batches": "mixtures",
+    "storage/items": "store", "storage/tables": "store", "storage/tensors": "separate", "training/batches": "mixtures",
 }  # fmt: skip
 TESTED_THROUGH = {  # modules that tests reach through their stage or command alone
-    "compute/process", "console", "evaluation/evaluate", "evaluation/scores", "inference/localize", "sources/names",
+    "compute/process", "evaluation/evaluate", "evaluation/scores", "inference/localize", "sources/names",
     "sources/reuse", "storage/hdf5", "storage/previous",
 }  # fmt: skip
 
@@ -219,7 +219,8 @@ def test_a_method_knows_no_other():
 def test_models_know_no_clips_and_no_parameters():
     for path in (ROOT / LIBRARY / "models").glob("*.py"):
         ours = {n for n in imports(str(path.relative_to(ROOT))) if n.startswith("avset.")}
-        known = ("avset.models", "avset.features", "avset.errors", "avset.presets", "avset.storage.files")
+        known = ("avset.models", "avset.features", "avset.errors", "avset.presets", "avset.storage.files",
+                 "avset.storage.tensors")  # fmt: skip
         assert all(n.startswith(known) for n in ours), f"{path.name}: a model knows too much"
 
 

@@ -160,6 +160,7 @@ def artifacts(root: Path, mixtures: int = 2, length: int = 8192, others: tuple[s
     clips = [
         {
             "clip_id": f"c{i}",
+            "media_id": f"c{i}",
             "status": "failed" if reason else "ok",
             "reason": reason,
             "split": "test" if i % 2 else "train",
@@ -236,7 +237,14 @@ def test_coverage_counts_reasons_splits_and_labels(built):
         "splits": {"test": counted(4, upstream=1), "train": counted(3, no_video=1, upstream=1)},
         "labels": {"piano": counted(0, no_video=1), "violin": counted(7, no_video=1, upstream=2)},
     }
-    assert covered.keys() == {"clips", "frames"}, "no lists without a funnel"
+    assert covered.keys() == {"clips", "frames", "ledger"}, "no lists without a funnel"
+    assert [list(line.values()) for line in covered["ledger"]] == [
+        [{"corrupt": 1, "silent": 1}, 10, "", 8, "media", "media"], [{}, 8, "media", 8, "clips", "clips"],
+        [{"no_video": 1}, 8, "clips", 7, "frames", "clips"],
+    ]  # fmt: skip
+    rows = Reader((built[2] / "html" / "index.html").read_text()).table("step")
+    assert rows[1:] == [["media", "media", "10", "8", "corrupt 1, silent 1"], ["clips", "clips", "8", "8", ""],
+                        ["frames", "clips", "8", "7", "no_video 1"]]  # fmt: skip
 
 
 def test_a_clip_counts_once_under_each_of_its_labels_or_as_unlabelled(tmp_path):

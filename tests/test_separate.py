@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from avset import params
 from avset.errors import AvsetError, MissingArtifact
@@ -16,6 +18,7 @@ from avset.media.recordings import AudioWriter
 from avset.media.waveforms import BLOCK, resample_blocks
 from avset.models.checkpoint import SeparationModel, Settings
 from avset.models.contract import Conditions, Sizes
+from avset.storage.tensors import named_as
 from bench import separation as bench
 
 TRANSFORM = sp.Transform(11025, 1022, 256, 64, 64)
@@ -44,6 +47,25 @@ def test_a_checkpoint_needs_no_parameters(tmp_path: Path, shared: bool):
     assert loaded.method.mean_caption[0] == 0.25
     loaded.save(tmp_path, {"step": 3})
     assert (tmp_path / "model.safetensors").read_bytes() == first
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "_orig_mod.module."])
+def test_a_checkpoint_of_a_compiled_or_parallel_method_is_that_of_the_method(tmp_path: Path, prefix: str):
+    model = make_model()
+    model.save(tmp_path, {})
+    path = tmp_path / "model.safetensors"
+    with safe_open(path, "pt") as file:
+        named = {f"{prefix}{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        save_file(named, path, file.metadata())
+    loaded = SeparationModel.load(tmp_path).method.own_state()
+    assert loaded.keys() == model.method.own_state().keys()
+    assert all(torch.equal(loaded[name], one) for name, one in model.method.own_state().items())
+
+
+def test_names_fit_whichever_side_was_wrapped():
+    assert named_as(["a.b", "c"], {"module.a._orig_mod.b": 1, "c": 2, "x": 3}) == {"a.b": 1, "c": 2, "x": 3}
+    assert named_as(["net._orig_mod.b"], {"net.b": 1}) == {"net._orig_mod.b": 1}
+    assert named_as(["a.module.b", "a.b"], {"a.module.b": 1, "a.b": 2}) == {"a.module.b": 1, "a.b": 2}
 
 
 def test_files_that_are_no_checkpoint(tmp_path: Path):

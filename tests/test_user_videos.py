@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import toy
 from media import make_video
+from test_ledger import check
 
 from avset.errors import AvsetError
 from avset.sources import SPLITS
+from avset.storage.inspect import failures
 from avset.storage.store import Store
 from avset.storage.tables import read_table
 from avset.training.dataset import Corpus
@@ -137,8 +139,27 @@ def test_the_rest_is_evaluated_and_reported(labelled: Path):
     reasons = {"corrupt": 3, "missing": 1, "no_audio": 1, "no_video": 1, "too_short": 1, "truncated": 1}
     assert covered["clips"]["reasons"] == reasons
     assert covered["spectrograms"]["reasons"].keys() == {"upstream", "silent"}
+    check(covered["ledger"])
+    lines = {line["step"]: line for line in covered["ledger"]}
+    assert (lines["media"]["in"], lines["media"]["failed"]) == (len(GOOD) + len(BAD), reasons)
+    assert lines["spectrograms"]["failed"] == {"silent": 1} and not lines["captions"]["failed"]
+    assert lines["avset.text"]["in"] == lines["avset.text"]["ok"] == 2 * lines["mixtures.test"]["ok"] > 0
     assert covered["clips"]["labels"]["drum"] == {"ok": 2, "failed": 0, "reasons": {}}
     assert (out / "html" / "index.html").stat().st_size > 100_000
+
+
+def test_what_failed_is_told_again_and_by_name(labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    folder = toy.clone(labelled, tmp_path / "project")
+    toy.run(folder, labelled.parent / "cache", "clips", "spectrograms")
+    said = capsys.readouterr().err
+    assert "failed: 3 corrupt, 1 missing, 1 no_audio, 1 no_video (6 of them before);" in said
+    assert "failed: 1 silent (1 of them before);" in said
+    assert "clips: of 19 clips 11 ok, 3 corrupt, 1 missing, 1 no_audio, 1 no_video, 1 too_short, 1 truncated" in said
+    assert "spectrograms: of 19 clips 10 ok, 1 silent, 8 upstream" in said
+    told = {Path(one["file"]).name: (one["stage"], one["reason"]) for one in failures(folder / "data/folder/demo")}
+    expected = {name: next((s, r) for s, r in zip(("clips", "frames", "spectrograms"), BAD[name], strict=True) if r)
+                for name in BAD}  # fmt: skip
+    assert told == {f"{name}.mp4": fate for name, fate in expected.items()}
 
 
 def test_without_labels_everything_but_text_works(tmp_path: Path):

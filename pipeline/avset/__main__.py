@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from avset import __version__
-from avset.console import HELP_OPTIONS, TYPED, aligned, speak_plainly
+from avset.console import HELP_OPTIONS, TYPED, aligned, complain, speak_plainly
 from avset.errors import AvsetError
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False, context_settings=HELP_OPTIONS)
@@ -75,7 +75,7 @@ def separate(
 
     done = separate_file_to_file(Separator.load(*folders), file, query, output, residual, overwrite)
     if done.clipped:
-        typer.echo("note: louder than full scale in places, clipped there", err=True)
+        print("note: louder than full scale in places, clipped there", file=sys.stderr)
     print(f"{output}: {done.seconds:.1f} s at {done.sample_rate} Hz, {done.energy:.0%} of the mixture's energy")
 
 
@@ -262,7 +262,7 @@ def main() -> None:
     try:
         app()
     except AvsetError as e:
-        typer.secho(f"error: {e}", fg="red", err=True)
+        complain(e)
         sys.exit(1)
 
 

@@ -26,6 +26,12 @@ def speak_plainly() -> None:
             stream.reconfigure(errors="avset")
 
 
+def complain(error: object) -> None:
+    """An error as a line on stderr, red on a terminal."""
+    text = f"error: {error}"
+    print(f"\033[31m{text}\033[0m" if sys.stderr.isatty() else text, file=sys.stderr)
+
+
 def _plain(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -254,7 +255,12 @@ def store_payloads(store: Store) -> Payloads:
 
 
 def gate(stage: str, outcomes: Counter[tuple[str, str]], min_success: float) -> None:
-    """AvsetError if too few clips got through this stage: clips by reason ("": none) and detail."""
+    """Tell on stderr what failed; AvsetError if too few clips got through: clips by reason ("": none) and detail."""
+    counts = Counter[str]()
+    for (reason, _), n in outcomes.items():
+        counts[reason] += n
+    if failed := ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items()) if reason):
+        print(f"{stage}: of {counts.total()} clips {counts['']} ok, {failed}", file=sys.stderr, flush=True)
     tried = sum(count for (reason, _), count in outcomes.items() if reason != "upstream")
     ok = sum(count for (reason, _), count in outcomes.items() if not reason)
     if ok == 0 or ok < min_success * tried:

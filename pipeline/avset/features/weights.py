@@ -6,8 +6,11 @@ The door to open_clip's catalogue and to checkpoint files; `avset.features.encod
 import difflib
 import hashlib
 import json
+import logging
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from torch import Tensor
 
 from avset.errors import AvsetError
 from avset.features.encoder import DESCRIPTION, WEIGHTS, model_without_weights
+from avset.storage.tensors import plain
 
 REQUIRED = {"embed_dim", "vision_cfg", "text_cfg", "vision_cfg.image_size"}  # in a model config
 OPTIONAL = {  # what else a model config may say: any other key would change the computation
@@ -127,7 +131,8 @@ def _config(architecture: str) -> tuple[dict[str, Any], dict[str, Any]]:
         except (OSError, ValueError) as e:
             raise AvsetError(f"the model config {architecture} cannot be read: {e}") from e
     else:
-        tree = open_clip.get_model_config(architecture)
+        with _fetching(architecture):
+            tree = open_clip.get_model_config(architecture)
     if not isinstance(tree, dict):
         near = ", ".join(difflib.get_close_matches(architecture, open_clip.list_models(), cutoff=0.3))
         raise AvsetError(f"{architecture!r} is neither an architecture of open_clip ({near}) nor a config file")
@@ -169,12 +174,25 @@ def _checkpoint(architecture: str, weights: str, config: dict[str, Any]) -> tupl
             f'take {architecture}-quickgelu, else a model config (.json) with "quick_gelu": false'
         )
     if published:
-        try:
-            state, _ = _read_checkpoint(Path(open_clip.download_pretrained(published)))
-        except (OSError, RuntimeError, ValueError) as e:
-            cure = "check the network, or give the path of a checkpoint"
-            raise AvsetError(f"{architecture} / {weights} could not be fetched ({e}); {cure}") from e
+        with _fetching(f"{architecture} / {weights}"):
+            place = Path(open_clip.download_pretrained(published))
+        state, _ = _read_checkpoint(place)
     return state, published
+
+
+@contextmanager
+def _fetching(what: str) -> Iterator[None]:
+    """One sentence if the block cannot fetch: whatever a client of the hub raises, and without its retries as lines."""
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.CRITICAL)
+    try:
+        yield
+    except Exception as e:
+        why = " ".join(str(e).split())[:300].rstrip(".")
+        raise AvsetError(f"{what} could not be fetched ({why}); check the network, or give the path of a file") from e
+    finally:
+        hub.setLevel(level)
 
 
 def _read_checkpoint(file: Path) -> tuple[dict[str, Tensor], bool]:
@@ -194,9 +212,9 @@ def _read_checkpoint(file: Path) -> tuple[dict[str, Tensor], bool]:
             state = load_tensors(file.read_bytes())
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
-        state = dict(state.get("state_dict", state))
+        state = {plain(name): tensor for name, tensor in state.get("state_dict", state).items()}
     except Exception as e:  # a broken or foreign file may make its reader raise anything
         raise AvsetError(f"{file} cannot be read as a checkpoint ({type(e).__name__}: {str(e)[:200]})") from e
     openai = script or bool(OPENAI_MARKS & set(state))
     dropped = OPENAI_MARKS | {"attn_mask"}  # a TorchScript archive has the mask, and the model makes its own
-    return {k.removeprefix("module."): v for k, v in state.items() if k not in dropped}, openai
+    return {k: v for k, v in state.items() if k not in dropped}, openai

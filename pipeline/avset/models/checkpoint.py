@@ -17,6 +17,7 @@ from avset.features import spectrograms as sp
 from avset.models.contract import Conditions, Localizes, Method, Sizes
 from avset.presets import MethodSettings, module_of, settings_type
 from avset.storage.files import require, write_atomic
+from avset.storage.tensors import named_as
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,6 @@ class SeparationModel:
         except (SafetensorError, LookupError, TypeError, ValueError) as e:
             raise AvsetError(f"{path} is not a checkpoint of this version; train it again") from e
         method = method_of(settings)
-        if strange := method.load_own_state(state):
+        if strange := method.load_own_state(named_as(method.own_state(), state)):
             raise AvsetError(f"{path} does not fit its own settings ({strange[0]}); train it again")
         return cls(settings, method.eval().requires_grad_(False))

@@ -50,8 +50,8 @@ def _counts(reasons: Counter[str]) -> dict[str, Any]:
 
 
 def counts_by_stage(coverage: Mapping[str, Any]) -> dict[str, Counts]:
-    """The counts of each stage, without the source's lists."""
-    return {stage: counts for stage, counts in coverage.items() if stage != "lists"}
+    """The counts of each stage, without the source's lists and without the ledger."""
+    return {stage: counts for stage, counts in coverage.items() if stage not in ("lists", "ledger")}
 
 
 def reached(counts: Counts) -> int:
@@ -74,6 +74,7 @@ def class_rows(counts: Counts) -> list[tuple[str, Counts]]:
 def reason_rows(coverage: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(reason, its meaning) of all reasons that occur."""
     seen = {reason for counts in counts_by_stage(coverage).values() for reason in own_failures(counts)}
+    seen |= {reason for line in coverage.get("ledger", ()) for reason in line["failed"]} & REASONS.keys()
     return [(reason, REASONS.get(reason, "")) for reason in sorted(seen, key=lambda r: ([*REASONS, r].index(r), r))]
 
 

@@ -16,6 +16,7 @@ from avset.evaluation.examples import Example
 from avset.report import plots
 from avset.report.coverage import count_clips
 from avset.report.curves import CURVES, training_rows
+from avset.report.ledger import ledger
 from avset.report.numbers import in_brief, localization_means, merged, rounded, separation_means
 from avset.report.page import render_page
 from avset.report.tables import localization_rows, separation_rows
@@ -65,6 +66,7 @@ def write_report(
     means = merged(separation_means(by_method, bounds, mixed), localization_means(places))
     numbers = rounded(merged(means, facts))
     coverage = count_clips(indices) | ({"lists": funnel} if funnel else {})
+    coverage["ledger"] = ledger(indices, funnel or {}, mixtures, {m: scores / m for m in methods})
     heard = {m: examples.read(p) for m in methods if (p := scores / m / "examples.h5").exists()}
     (out / "html").mkdir(parents=True, exist_ok=True)
     write_json(out / "metrics.json", rounded(merged(in_brief(means), facts)))

@@ -210,7 +210,7 @@ def test_a_recording_under_two_names_is_one_content_in_one_split(videos: Path, c
     facts = Record.read(folder).facts
     assert facts["moved"] == {"v0": ["train", "test"]}
     assert facts["funnel"] == {
-        "files": {"rows": 9, "videos": 8}, "media": {"rows": 8, "of distinct content": 6},
+        "files": {"rows": 9, "no videos": 1, "used": 8}, "recordings": {"rows": 8, "repeated": 2, "distinct": 6},
     }  # fmt: skip
 
 

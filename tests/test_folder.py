@@ -100,7 +100,7 @@ def test_companions_and_what_programs_leave_behind_are_no_videos(tmp_path: Path)
     assert "16 hidden or unfinished" in error(tmp_path)
     fill(tmp_path, "a.mp4", "part.mp4", "part.1.mp4", "trash/b.mp4")
     assert sorted(listed(tmp_path)) == ["a.mp4", "part.1.mp4", "part.mp4", "trash/b.mp4"]
-    assert listing(Options(path=str(tmp_path))).funnel == {"files": {"rows": 20, "videos": 4}}
+    assert listing(Options(path=str(tmp_path))).funnel == {"files": {"rows": 20, "no videos": 16, "used": 4}}
     named = table(tmp_path, "file,label\n.hidden.mp4,flute\n")
     assert listed(tmp_path, table=str(named))[".hidden.mp4"].labels == ("flute",), "who names it, wants it"
 

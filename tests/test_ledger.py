@@ -9,7 +9,10 @@ from avset.report.ledger import Line, ledger
 from avset.storage.artifacts import Record
 from avset.storage.tables import write_table
 
-FUNNEL = {"a": {"distinct": 5, "rows": 9, "one class": 4}, "b": {"rows": 3}, "splits": {"rows": 99, "distinct": 7}}
+FUNNEL = {
+    "a": {"repeated": 4, "rows": 9, "without a class": 1, "used": 4}, "b": {"rows": 3, "invalid": 1, "used": 2},
+    "splits": {"rows": 99, "used": 7}, "recordings": {"rows": 6, "repeated": 2, "distinct": 4},
+}  # fmt: skip
 MEDIA = {  # the clips of each medium: their reasons in the indices of clips, spectrograms, regions
     "m0": [("", "", ""), ("", "silent", "")], "m1": [("", "", "error"), ("too_short", "upstream", "upstream")],
     "m2": [("removed", "upstream", "upstream")], "m3": [("corrupt", "upstream", "upstream")] * 2,
@@ -60,9 +63,9 @@ def test_the_ledger_adds_up_from_the_lists_to_the_queries(tmp_path: Path):
     lines = made(tmp_path)
     check(lines)
     assert told(lines) == {
-        "a": (9, 4, {"not distinct": 4, "not one class": 1}),
-        "b": (3, 3, {}),
-        "media": (7, 4, {"removed": 1, "corrupt": 1, "invalid": 1}),
+        "a": (9, 4, {"repeated": 4, "without a class": 1}),
+        "b": (3, 2, {"invalid": 1}),
+        "media": (6, 4, {"removed": 1, "corrupt": 1}),
         "clips": (6, 5, {"too_short": 1}),
         "frames": (5, 4, {"error": 1}),
         "spectrograms": (5, 4, {"silent": 1}),

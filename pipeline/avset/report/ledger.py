@@ -6,7 +6,6 @@ What a line takes in is what the line named `of` gave, where both count the same
 
 from collections import Counter
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from avset.storage.artifacts import ARTIFACTS, RECORD, Record
 from avset.storage.tables import read_columns
 
 Line = dict[str, Any]
-SPLITS = "splits"  # the funnel of a table that only names splits: its rows are no media
+NO_LISTS = {"splits", "recordings"}  # entries of the funnel whose rows are no media: names in a table, and contents
 
 
 def line(step: str, of: str, unit: str, came: int, ok: int, failed: Mapping[str, int]) -> Line:
@@ -31,7 +30,7 @@ def ledger(
     """The lines, in the order of the stages.
 
     indices   the `index.parquet` of each stage, `clips` among them
-    funnel    list -> step -> rows left
+    funnel    list -> "rows", and what became of them, of which "used" are media
     mixtures  folder of the frozen mixtures
     scores    method -> folder of its scores
     """
@@ -52,22 +51,24 @@ def ledger(
 
 
 def list_lines(funnel: Mapping[str, Mapping[str, int]]) -> list[Line]:
-    """A line for each list of the source: its rows, the videos that are left, and what each filter took away."""
-    lines = []
-    for name, steps in funnel.items():
-        left = sorted(steps.items(), key=lambda step: (-step[1], step[0] != "rows"))  # as JSON keeps no order
-        if name != SPLITS and left:
-            taken = {step: before - after for (_, before), (step, after) in pairwise(left)}
-            lines.append(line(name, "", "rows", left[0][1], left[-1][1], {f"not {k}": n for k, n in taken.items()}))
-    return lines
+    """A line for each list of the source: its rows, the media that they name, and why the others name none."""
+    return [
+        line(name, "", "rows", rows["rows"], rows["used"], {k: n for k, n in rows.items() if k not in ("rows", "used")})
+        for name, rows in funnel.items()
+        if name not in NO_LISTS
+    ]
 
 
 def clip_lines(index: Path, given: int | None) -> list[Line]:
-    """The line of the media, and that of the clips of those media that have one; `given`: media of the lists."""
+    """The line of the media, and that of the clips of those media that have one; `given`: media of the lists.
+
+    Invalid rows are media of the index, but not of the lists.
+    """
     of: dict[str, Counter[str]] = {}
     for media, reasons in read_columns(index, "media_id", "reason"):
         for name, reason in zip(media, reasons, strict=True):
-            of.setdefault(name, Counter())[reason] += 1
+            if given is None or reason != "invalid":
+                of.setdefault(name, Counter())[reason] += 1
     usable = [reasons for reasons in of.values() if reasons[""]]
     lost = Counter(reasons.most_common(1)[0][0] for reasons in of.values() if not reasons[""])
     parts = sum(usable, Counter[str]())

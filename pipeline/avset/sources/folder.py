@@ -96,7 +96,9 @@ def listing(options: Options) -> Listing:
             raise AvsetError(f"the name {os.fsencode(name)!r} in {options.path!r} is not UTF-8; rename the file")
     ids = _media_ids(taken)
     entries = [_entry(root, name, ids[name], rows.get(name), options) for name in taken]
-    funnel = {"files": {"rows": len(taken) + len(passed), "videos": len(taken)}} if passed else {}
+    funnel = (
+        {"files": {"rows": len(taken) + len(passed), "no videos": len(passed), "used": len(taken)}} if passed else {}
+    )
     return Listing(sorted(entries, key=lambda entry: entry.media_id), funnel, filled=True)
 
 

@@ -85,9 +85,10 @@ def settle(rows: Iterable[dict[str, Any]], found: Iterable[Recording]) -> None:
 
 
 def funnel(found: list[Recording]) -> dict[str, dict[str, int]]:
-    """How many media there are, and how many recordings they hold; {} if each holds its own."""
+    """How many media there are, and how many of them repeat the recording of another; {} if none does."""
     media = sum(len(one.members) for one in found)
-    return {"media": {"rows": media, "of distinct content": len(found)}} if media > len(found) else {}
+    repeated = media - len(found)
+    return {"recordings": {"rows": media, "repeated": repeated, "distinct": len(found)}} if repeated else {}
 
 
 def moved(found: Iterable[Recording]) -> dict[str, list[str]]:

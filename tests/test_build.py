@@ -54,7 +54,7 @@ def test_a_tidying_is_refused_until_it_is_adopted_and_computes_nothing(
 ):
     before, recipes = tree_digest(project / FRAMES), (project / RECIPES).read_text()
     edit(project, "grid", "lattice")
-    with pytest.raises(AvsetError, match=r"the code of frames changed since version 1: adopt it"):
+    with pytest.raises(AvsetError, match=r"the code of frames changed since version \d: adopt it"):
         run(project)
     assert tree_digest(project / FRAMES) == before
     run(project, adopt=5)
@@ -79,7 +79,7 @@ def test_other_results_are_not_adopted_and_a_new_version_reuses_nothing(
     run(project, new_version=True)
     assert f"frames: {CLIPS}/{CLIPS} clips (0 cached)" in capsys.readouterr().err
     second = Store(project / FRAMES)
-    assert second.record.version.startswith("2-") and first.record.version.startswith("1-")
+    assert int(second.record.version[0]) == int(first.record.version[0]) + 1
     assert np.ptp(second.read(second.clips[0], "frames") ^ first.read(first.clips[0], "frames")) == 0
 
 
@@ -104,7 +104,7 @@ def test_differences_are_told_by_outcome_field_and_array():
 
 def test_nothing_to_compare_with_is_said(project: Path):
     shutil.rmtree(project / FRAMES)
-    with pytest.raises(AvsetError, match=r"frames: no item of version 1 is here to compare with; .*dvc pull frames"):
+    with pytest.raises(AvsetError, match=r"frames: no item of version \d is here to compare with; .*dvc pull frames"):
         run(project, "empty", adopt=5)
 
 

@@ -273,7 +273,7 @@ def test_a_tidied_training_is_adopted_and_restored(
         toy.run(folder, tmp_path / "cache", "train", adopt=3)
     monkeypatch.setattr(losses, "mask_loss", real)
     toy.run(folder, tmp_path / "cache", "train", adopt=3)
-    assert "the first 3 steps have the same losses; the code keeps version 1" in capsys.readouterr().out
+    assert "the first 3 steps have the same losses; the code keeps version" in capsys.readouterr().out
     monkeypatch.setattr("avset.training.train.fit", lambda *_: pytest.fail("trained again"))
     toy.run(folder, tmp_path / "cache", "train")
     assert model(folder) == model(scored)

@@ -353,7 +353,7 @@ def test_files_of_a_user_in_the_folder_of_the_cache_stay(cache: dict[str, Path],
     for folder in ("partial/thesis", ".fetch-mail"):
         aged(private_cache / folder, 999)
     sweep(private_cache, 30.0, fetched=True)
-    forget(ItemCache(), [], None)
+    forget(ItemCache(), [])
     assert all(path.exists() for path in own) and not cache["old"].exists() and not cache["fetch"].exists()
 
 

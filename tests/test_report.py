@@ -319,7 +319,7 @@ def test_the_same_artifacts_make_the_same_bytes(built, tmp_path):
     arguments, _, out = built
     write_report(**arguments | {"out": tmp_path})
     names = sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file())
-    assert len(names) == 9
+    assert len(names) == 10
     for name in names:
         assert (tmp_path / name).read_bytes() == (out / name).read_bytes(), name
 
@@ -526,7 +526,7 @@ def test_a_report_without_examples_and_localisation(tmp_path):
     arguments = artifacts(tmp_path, others=())
     for name in ("examples.h5", "localization.parquet"):
         (arguments["scores"] / "avset" / name).unlink()
-    funnel = {"list": {"rows": 20, "kept": 10}}
+    funnel = {"list": {"rows": 20, "invalid": 10, "used": 10}}
     numbers = write_report(**arguments, funnel=funnel)
     assert json.loads((arguments["out"] / "coverage.json").read_text())["lists"] == funnel
     assert "localization" not in numbers

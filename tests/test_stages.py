@@ -123,7 +123,8 @@ def test_mixtures_are_of_one_split_and_different_categories(toy_data: Path):
     for m in drawn:
         assert [rows[clip]["split"] for clip in m["clips"]] == [m["split"]] * 2
         assert [rows[clip]["labels"] for clip in m["clips"]] == [[label] for label in m["labels"]]
-        assert len(set(m["labels"])) == 2 and m["gains"] == [1.0, 1.0] and m["offsets"] == [11, 11]
+        assert len(set(m["labels"])) == 2 and all(0.5 <= gain <= 1.5 for gain in m["gains"])
+        assert all(0 <= offset <= 22 for offset in m["offsets"])
     gains = {(row["method"], row["mixture_id"], row["source"]): row["nsdr"] for row in own}
     assert len(gains) == 2 * 7 * 2
     assert all((gain == 0) if method == "mixture" else (gain > 3) for (method, _, _), gain in gains.items())
@@ -238,7 +239,8 @@ def test_a_file_of_a_user_in_the_folder_of_an_artifact_stays(copy: tuple[Path, P
 
 
 def test_the_report_replaces_what_it_made_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    outs = [next(iter(out)) if isinstance(out, dict) else out for out in body("report")["outs"]]
+    stage = body("report")
+    outs = [next(iter(out)) if isinstance(out, dict) else out for out in stage["outs"] + stage["plots"]]
     assert {Path(out).name for out in outs} == {name.split("/")[0] for name in WRITTEN}
     toy.project(tmp_path, toy.params())
     scores, reports = tmp_path / "data" / "demo" / "demo" / "scores", tmp_path / "reports" / "demo" / "demo"
@@ -250,6 +252,8 @@ def test_the_report_replaces_what_it_made_and_nothing_else(tmp_path: Path, monke
     (reports / "example.png").write_text("of the last report")
     Record("scores").write(scores / "former")
     Record("clips", facts={"funnel": {}}).write(tmp_path / "data/demo/clips")
+    (scores.parent / "mixtures").mkdir()
+    Record("mixtures").write(scores.parent / "mixtures")
     report = import_module("stages.report")
     monkeypatch.setattr(report, "write_report", lambda *arguments: {})
     monkeypatch.setattr(report, "numbers_as_text", str)

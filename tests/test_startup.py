@@ -14,7 +14,7 @@ HEAVY = {
 STORES = {"h5py", "pyarrow"}
 SOUND = {"torch", "av"}
 BROUGHT = {  # beyond STORES, by the import of a stage
-    "clips": {"av"},
+    "clips": {"av", "PIL"},
     "frames": {"av", "PIL"},
     "spectrograms": SOUND,
     "encoder": {"torch"},

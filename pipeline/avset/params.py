@@ -281,7 +281,7 @@ def stage_of(path: Path) -> str:
 
 def load(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml; ParamsError names the key that is wrong, and what it may be."""
-    return resolve(_at_home(read(path)), path.parent)
+    return resolve(read(path), path.parent)
 
 
 def _at_home(value: Any) -> Any:
@@ -299,6 +299,7 @@ def resolve(tree: dict[str, Any], root: Path = Path()) -> Params:
     ParamsError if a value is wrong by itself or beside the others; `root` is the folder of the files that it names.
     """
     check_plain(tree)
+    tree = _at_home(tree)
     for key in tree:
         choose(key, TOP_KEYS | set(SECTIONS), "params.yaml, top level")
     if missing := sorted(TOP_KEYS - set(tree)):

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,8 @@ def test_home_is_known_wherever_a_path_is_typed(home: Path, monkeypatch: pytest.
     tree = toy.params(dataset="folder", datasets__folder__clips__options={"path": "~/films", "extensions": ["~", "~x"]})
     tree["scales"]["demo"]["encoder"] = {"architecture": "~/clip.json", "weights": "~/clip.pt"}
     tree["runtime"]["download"]["cookies"] = "~/cookies.txt"
-    (home / "params.yaml").write_text(yaml.safe_dump(tree))
+    shutil.copy(toy.ROOT / "pipeline" / "avset" / "sources" / "demo" / "encoder.json", home / "clip.json")
+    toy.project(home, tree)
     p = params.load(home / "params.yaml")
     assert p.clips.options == {"path": str(home / "films"), "extensions": [str(home), "~x"]}
     assert (p.encoder.architecture, p.encoder.weights) == (str(home / "clip.json"), str(home / "clip.pt"))

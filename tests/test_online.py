@@ -97,7 +97,7 @@ def test_pieces_are_fetched_and_every_row_is_told(project: Path, server: Server,
     assert good["content"] == rows["late_5000"]["content"]
     assert good["media"] == "media/good-one.mkv" and 0 <= good["start_s"] <= 2.0
     funnel = json.loads((project / "data" / "vggsound" / "clips" / "record.json").read_text())["facts"]["funnel"]
-    assert funnel["table"]["rows"] == 9 and funnel["media"] == {"rows": 3, "of distinct content": 1}
+    assert funnel["table"]["rows"] == 9 and funnel["recordings"] == {"rows": 3, "repeated": 2, "distinct": 1}
     inside = {path.name for path in (project / "data" / "vggsound" / "clips" / "media").iterdir()}
     assert inside == {"good-one.mkv", "-dash-first.mkv", "late.mkv"}
     assert "/other.mp4" not in {request.path for request in server.log}

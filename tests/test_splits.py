@@ -44,7 +44,7 @@ def test_a_recording_is_in_the_most_held_out_of_its_splits():
     assert splits.moved(found) == {"a": ["train", "validation"], "c": ["train", "test"]}
     said = " ".join(splits.as_text(found))
     assert "'a' = 'b'" in said and "'a' from train to validation" in said and "'c' from train to test" in said
-    assert splits.funnel(found) == {"media": {"rows": 4, "of distinct content": 2}}
+    assert splits.funnel(found) == {"recordings": {"rows": 4, "repeated": 2, "distinct": 2}}
     rows = [{"media_id": name, "status": status} for name in "ace" for status in ("ok", "failed")]
     splits.settle(rows, found)
     assert [(row.get("split"), row.get("content")) for row in rows] == [

@@ -8,7 +8,7 @@ import json
 import shutil
 from typing import Any
 
-from avset.compute.making import only_writer
+from avset.compute.making import making
 from avset.params import folder_of
 from avset.report.report import write_report
 from avset.report.tables import numbers_as_text
@@ -25,15 +25,12 @@ def main(path: ParamsFile = PARAMS) -> None:
         if folder.name not in p.methods:  # of an earlier list of methods; DVC's cache has it
             print(f"report: {folder} is not in `methods`, removed")
             shutil.rmtree(folder)
-    with only_writer(p.reports):
-        shutil.rmtree(p.reports, ignore_errors=True)
+    with making(p.reports) as fresh:
         indices = {a.name: folder_of(p.data, a.name) / "index.parquet" for a in ARTIFACTS.values() if a.per_clip}
         known = [json.loads(require(scores / name / "facts.json").read_text()) for name in p.methods]
         facts: dict[str, Any] = next(filter(None, known), {})  # the same for all methods that use encoder and captions
         funnel = Record.read(p.clips_folder).facts["funnel"]
-        numbers = write_report(
-            p.dataset, scores, p.data / "mixtures", list(p.methods), indices, facts, p.reports, funnel
-        )
+        numbers = write_report(p.dataset, scores, p.data / "mixtures", list(p.methods), indices, facts, fresh, funnel)
     print(numbers_as_text(numbers))
     print(f"\nlisten: {(p.reports / 'html' / 'index.html').absolute()}")
 

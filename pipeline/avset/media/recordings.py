@@ -17,6 +17,7 @@ from jaxtyping import Float32
 from avset.errors import AvsetError, ClipError
 from avset.media.container import SPARSEST, TAIL, declared_end, open_media, track
 from avset.media.waveforms import sound_blocks
+from avset.storage.files import place
 
 WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
 SAMPLES_AT_ONCE = 65536  # that are read or written; libsndfile's Vorbis encoder keeps as many on its stack
@@ -130,7 +131,7 @@ class AudioWriter:
             with self._told():
                 self._files.close()
                 if error is None and self._sound is not None:
-                    self._temporary.replace(self.path)
+                    place(self._temporary, self.path)
         finally:
             with suppress(OSError):
                 self._temporary.unlink()

@@ -414,7 +414,7 @@ def full(root: str, place: str) -> dict[str, Any]:
 def all_full(root: str, stages: dict[str, Any], built: Sequence[str]) -> dict[str, Any]:
     """Run each stage with half the room that it needs in the cache, and in the workspace; those that are `built` as
     others are only run."""
-    found, disks = {}, (Path(root) / "cache", Path(root) / "project" / "data")
+    found, disks = {}, tuple(Path(root) / name for name in ("cache", "project/data", "project/reports"))
     for disk in disks:
         mount(disk)
     for name, given in stages.items():

@@ -10,6 +10,7 @@ import json
 import os
 import random
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -48,7 +49,7 @@ class Order:
 
         def watched_fsync(descriptor: int) -> None:
             fsync(descriptor)
-            key, content = _content(Path(f"/dev/fd/{descriptor}").resolve())
+            key, content = _content(descriptor)
             self._held[key] = content
             self._named.pop(key, None)
 
@@ -79,13 +80,11 @@ class Order:
                 self.faults.append(f"{target}: {path} may not be on the disk")
 
 
-def _content(path: Path) -> tuple[tuple[int, int], Any]:
-    """A file or folder, by its number, and what says that it changed."""
-    told = path.stat()
-    return (told.st_dev, told.st_ino), sorted(p.name for p in path.iterdir()) if path.is_dir() else (
-        told.st_size,
-        told.st_mtime_ns,
-    )
+def _content(place: Path | int) -> tuple[tuple[int, int], Any]:
+    """A file or folder, by path or open, by its number; and what says that it changed."""
+    told = os.stat(place)  # noqa: PTH116
+    names = sorted(os.listdir(place)) if stat.S_ISDIR(told.st_mode) else None  # noqa: PTH208
+    return (told.st_dev, told.st_ino), names or (told.st_size, told.st_mtime_ns)
 
 
 def passing(target: Path) -> bool:

@@ -18,14 +18,20 @@ check: .venv/ready  ## what a change must pass
 encoder: .venv/ready  ## train the demo's encoder anew (minutes)
 	$(BIN)/python -m avset.sources.demo.train_encoder
 
-lock: .venv/ready  ## pin the versions that are installed now
-	$(BIN)/uv pip freeze -q -p $(BIN)/python --exclude-editable | sort -f > requirements.lock
+lock: .venv/ready  ## pin the versions that are installed now, each with the hashes of all its files, and tell their licences
+	$(BIN)/uv pip freeze -q -p $(BIN)/python --exclude-editable | $(BIN)/uv pip compile -q -p $(BIN)/python \
+		--all-extras --generate-hashes --no-annotate --no-header --constraints - -o requirements.lock pyproject.toml
+	$(BIN)/python tests/notice.py
 
+# The pip that comes with Python installs two packages by their hashes, and goes. uv installs all else by hashes; what has
+# to be built is built with the pinned setuptools.
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet -p $(BIN)/python -r requirements.lock
-	$(BIN)/uv pip install --quiet -p $(BIN)/python --no-deps -e .
+	sed -nE '/^(setuptools|uv)==/,/[^\\]$$/p' requirements.lock > .venv/first.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .venv/first.txt
+	$(BIN)/uv pip uninstall --quiet -p $(BIN)/python pip
+	$(BIN)/uv pip sync --quiet -p $(BIN)/python --require-hashes --no-build-isolation requirements.lock
+	$(BIN)/uv pip install --quiet -p $(BIN)/python --no-deps --no-build-isolation --offline -e .
 	touch $@
 
 clean:  ## remove what can be made again

@@ -6,9 +6,11 @@ in git), and html/index.html (self-contained, in the DVC cache).
 
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from avset.compute.making import only_writer
+from avset.compute.making import making
 from avset.params import folder_of
 from avset.report.report import WRITTEN, write_report
 from avset.report.tables import numbers_as_text
@@ -26,9 +28,7 @@ def main(path: ParamsFile = PARAMS) -> None:
         if made and folder.name not in p.methods:  # of an earlier list of methods; DVC's cache has it
             print(f"report: {folder} is not in `methods`, removed")
             shutil.rmtree(folder)
-    with only_writer(p.reports):
-        for name in WRITTEN:
-            (p.reports / name).unlink(missing_ok=True)
+    with making(p.reports) as fresh:
         indices = {a.name: folder_of(p.data, a.name) / "index.parquet" for a in ARTIFACTS.values() if a.per_clip}
         known = [json.loads(require(scores / name / "facts.json").read_bytes()) for name in p.methods]
         facts: dict[str, Any] = next((one for one in known if "captions" in one), {})  # equal for all that have them
@@ -37,9 +37,16 @@ def main(path: ParamsFile = PARAMS) -> None:
         drawn = Record.read(p.data / "mixtures").facts.get("drawn")
         scores, models, mixtures = (p.data / name for name in ("scores", "models", "mixtures"))
         methods = list(p.methods)
-        numbers = write_report(p.dataset, scores, models, mixtures, methods, indices, facts, p.reports, funnel, drawn)
+        numbers = write_report(p.dataset, scores, models, mixtures, methods, indices, facts, fresh, funnel, drawn)
+        if p.reports.exists():
+            shutil.copytree(p.reports, fresh, ignore=made_by_us(p.reports), dirs_exist_ok=True)
     print(numbers_as_text(numbers))
     print(f"\nlisten: {(p.reports / 'html' / 'index.html').absolute()}")
+
+
+def made_by_us(reports: Path) -> Callable[[str, list[str]], list[str]]:
+    """Tells `shutil.copytree` what a former report wrote; the rest is the user's, and stays."""
+    return lambda folder, names: [n for n in names if (Path(folder) / n).relative_to(reports).as_posix() in WRITTEN]
 
 
 if __name__ == "__main__":

@@ -56,9 +56,12 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
 def toy_data(once: Once) -> Path:
     """A project folder with all stages up to the mixtures done on a tiny data set. Read it, don't change it."""
     import toy
+    from power import Order
 
     def fill(root: Path) -> None:
-        toy.run(toy.project(root / "project", toy.params()), root / "cache")
+        with Order().watching() as order:
+            toy.run(toy.project(root / "project", toy.params()), root / "cache")
+        (root / "faults").write_text("\n".join(order.faults))
 
     return once("toy", fill) / "project"
 
@@ -67,9 +70,13 @@ def toy_data(once: Once) -> Path:
 def scored(toy_data: Path, once: Once) -> Path:
     """The toy project with a trained, evaluated and reported model. Read it, don't change it."""
     import toy
+    from power import Order
 
     def fill(root: Path) -> None:
         root.mkdir()
-        toy.run(toy.clone(toy_data, root / "project"), root / "cache", "train", "evaluate", "report")
+        project = toy.clone(toy_data, root / "project")
+        with Order().watching() as order:
+            toy.run(project, root / "cache", "train", "evaluate", "report")
+        (root / "faults").write_text("\n".join(order.faults))
 
     return once("scored", fill) / "project"

@@ -52,7 +52,8 @@ MADE = Path("made")  # the clips that were worked on, a line each
 POISON, HELD = Path("poison"), Path("held")  # clips that end their process; that wait until the file is gone
 DISK, PAGE = 64 * 2**20, 4096  # bytes
 CALL = (
-    "import crashes, json, sys; name, given = json.load(sys.stdin); print(json.dumps(getattr(crashes, name)(**given)))"
+    "import importlib, json, sys; (module, name), given = json.load(sys.stdin); "
+    "print(json.dumps(getattr(importlib.import_module(module), name)(**given)))"
 )
 
 
@@ -122,10 +123,10 @@ def environment(root: Path) -> dict[str, str]:
     return {**os.environ, **told, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
-def apart(name: str, root: Path, within: Sequence[str] = (), **given: Any) -> Any:
-    """A function of this module, called in a process of its own; `within` is a command that starts it."""
+def apart(name: str, root: Path, within: Sequence[str] = (), module: str = "crashes", **given: Any) -> Any:
+    """A function of this module or another, called in a process of its own; `within` is a command that starts it."""
     done = subprocess.run(
-        [*within, sys.executable, "-c", CALL], input=json.dumps([name, {"root": str(root), **given}]),
+        [*within, sys.executable, "-c", CALL], input=json.dumps([[module, name], {"root": str(root), **given}]),
         env=environment(root), cwd=root, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -153,7 +154,7 @@ class Trial:
         self.folders = {self.cache: self.before / "cache", self.project: self.before / "project"}
         os.chdir(self.project)
         settings(Path.cwd())
-        if stage in toy.STAGES or stage in ("train", "evaluate"):
+        if stage in (*toy.STAGES, "train", "evaluate", "report"):
             import_module(f"stages.{stage}")
         shutil.rmtree(self.before, ignore_errors=True)
         for folder, kept in self.folders.items():
@@ -265,13 +266,18 @@ class Trial:
             self.fault(f"{what}: exit {code}, no sentence with a cure")
         return code != 0
 
-    def recover(self, what: str) -> None:
-        """Nothing that is there is half; the next run finishes, does nothing twice, and gives the same bytes."""
+    def recover(self, what: str, torn_items: bool = False) -> None:
+        """Nothing that is there is half; the next run finishes, does nothing twice, and gives the same bytes.
+
+        With `torn_items`, items that say of themselves that they are half are no fault.
+        """
         if self.digest() not in [{}, *self.good]:
             self.fault(f"{what}: {self.artifact.name} is half there")
         finished = {path: path.stat().st_mtime_ns for path in self.cache.glob("**/items/??/[!.]*")}
-        if torn := [path for path in finished if not ItemCache(path.parents[2]).get(path.parent.name + path.name)]:
+        torn = {path for path in finished if not ItemCache(path.parents[2]).get(path.parent.name + path.name)}
+        if torn and not torn_items:
             self.fault(f"{what}: half there is {torn}")
+        finished = {path: then for path, then in finished.items() if path not in torn}
         if code := self.forked(lambda: None):
             return self.fault(f"{what}: the next run ends with {code}")
         if self.digest() != self.good[1]:
@@ -410,7 +416,7 @@ def full(root: str, place: str) -> dict[str, Any]:
 def all_full(root: str, stages: dict[str, Any], built: Sequence[str]) -> dict[str, Any]:
     """Run each stage with half the room that it needs in the cache, and in the workspace; those that are `built` as
     others are only run."""
-    found, disks = {}, (Path(root) / "cache", Path(root) / "project" / "data")
+    found, disks = {}, tuple(Path(root) / name for name in ("cache", "project/data", "project/reports"))
     for disk in disks:
         mount(disk)
     for name, given in stages.items():

@@ -26,10 +26,14 @@ from avset.storage.items import Item
 from avset.storage.store import Store
 
 CLIPS = {name: number for number, name in enumerate("abcdefgh")}  # b and e share a shard
-STAGES = {name: {"artifact": name if name == "clips" else f"demo/{name}"} for name in toy.STAGES} | {
-    name: {"artifact": f"demo/{folder}/avset", "arguments": ["avset"]}
-    for name, folder in (("train", "models"), ("evaluate", "scores"))
-}
+STAGES = (
+    {name: {"artifact": name if name == "clips" else f"demo/{name}"} for name in toy.STAGES}
+    | {
+        name: {"artifact": f"demo/{folder}/avset", "arguments": ["avset"]}
+        for name, folder in (("train", "models"), ("evaluate", "scores"))
+    }
+    | {"report": {"artifact": "../../reports/demo/demo"}}
+)
 PRIVATE = ("unshare", "-rm")  # a command in which we may mount, and nobody sees it
 mounting = pytest.mark.skipif(
     subprocess.run([*PRIVATE, "true"], capture_output=True, check=False).returncode != 0
@@ -144,8 +148,12 @@ def test_killed_at_every_moment_a_stage_goes_on(tmp_path: Path, before: dict[str
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw(tmp_path_factory.mktemp("videos"))
+
+
+def draw(folder: Path) -> Path:
     """Seven short videos of three labels in three splits, in a folder with a table."""
-    folder = tmp_path_factory.mktemp("videos")
+    folder.mkdir(exist_ok=True)
     rows = ["file,label,split"]
     for split, labels in (
         ("train", ("cello", "flute", "tuba")),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from notice import pins
 
 from avset.presets import KINDS
 from avset.storage.artifacts import ARTIFACTS
@@ -263,7 +264,24 @@ def test_help_is_quick_because_nothing_heavy_is_imported():
     assert done.returncode == 0, done.stderr
 
 
-def test_the_lock_pins_versions_and_names_no_host():
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
-    assert len(lines) > 100
-    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!-]+", line)] == []
+def test_one_place_gives_names_to_what_is_finished():
+    """There it is on the disk before: see `avset.storage.files.place`."""
+    for file in modules():
+        calls = [node for node in ast.walk(ast.parse((ROOT / file).read_text())) if isinstance(node, ast.Call)]
+        named = [(call.func.attr, len(call.args)) for call in calls if isinstance(call.func, ast.Attribute)]
+        naming = [n for n in named if n in {("rename", 1), ("replace", 1), ("rename", 2), ("link", 2), ("move", 2)}]
+        assert not naming or file == f"{LIBRARY}/storage/files.py", f"{file}: use place, link, or replace_folder"
+
+
+def test_the_lock_pins_versions_by_hashes_and_names_no_host():
+    entries = re.split(r"\n(?! )", (ROOT / "requirements.lock").read_text().strip())
+    assert len(entries) > 100
+    form = r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!-]+( \\\n    --hash=sha256:[0-9a-f]{64})+"
+    assert [entry for entry in entries if not re.fullmatch(form, entry)] == []
+    assert {"uv", "setuptools"} <= pins().keys() and "pip" not in pins()
+
+
+def test_the_notice_tells_of_every_pin():
+    """`make lock` writes both."""
+    told = re.findall(r"^(\w[\w.-]*) ([\w.+!-]+): \S", (ROOT / "NOTICE").read_text(), re.MULTILINE)
+    assert dict(told) == pins()

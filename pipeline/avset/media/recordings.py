@@ -20,6 +20,7 @@ from avset.media.container import SPARSEST, TAIL, declared_end, declared_length,
 from avset.media.pieces import Piece, PieceReader, pieces
 from avset.media.targets import WRITABLE
 from avset.media.waveforms import resample_blocks, sound_blocks
+from avset.storage.files import place
 
 SAMPLES_AT_ONCE = 65536  # that are read or written; libsndfile's Vorbis encoder keeps as many on its stack
 UNKNOWN = 2**62  # and more samples: libsndfile's count of a file that does not tell it
@@ -196,7 +197,7 @@ class AudioWriter:
                 if error is None and self._sound is not None:
                     if self._target.exists() and not self.overwrite:
                         raise AvsetError(f"cannot write {str(self.path)!r}: another process made it meanwhile")
-                    self._temporary.replace(self._target)
+                    place(self._temporary, self._target)
         finally:
             with suppress(OSError):
                 self._temporary.unlink()

@@ -25,7 +25,7 @@ from avset.params import Clips, Download, Runtime, checked, digest
 from avset.sources import Entry
 from avset.sources.download import settle
 from avset.storage.cache import ABANDONED, DAY, FETCHING, ItemCache, fetched_items, kept_media
-from avset.storage.files import link, make_folder, share
+from avset.storage.files import link, make_folder, place, share
 from avset.storage.items import Item
 
 INDEX = pa.schema(
@@ -213,7 +213,7 @@ class Fetch:
             fields = {"sha256": _sha256(target), "suffix": suffix, "start": result.start}
             kept = kept_media(self.cache, fields)
             make_folder(kept.parent)
-            target.replace(kept)
+            place(target, kept)
             share(kept)
         stat = kept.stat()
         boxes = [asdict(box) for box in result.boxes]
@@ -324,7 +324,7 @@ def collect(
         rows += own
         boxes += [box for row in usable for box in boxes_of(row, item)]
         if usable:
-            link(kept_media(cache, item.fields), folder / usable[0]["media"])
+            link(kept_media(cache, item.fields), folder / usable[0]["media"], lasting=False)
             prints[entry.media_id] = Fingerprint(**item.arrays)
     return rows, boxes, prints
 

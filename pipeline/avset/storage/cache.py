@@ -58,17 +58,23 @@ def cache_folder(name: str) -> Path:
 
 
 class ItemCache:
-    """Items by key, in the folder $AVSET_CACHE or in another one. Any number of writers, no locks."""
+    """Items by key, in the folder $AVSET_CACHE or in another one. Any number of writers, no locks.
 
-    def __init__(self, root: Path | None = None):
-        self.root = root or cache_root()
+    An item waits for no disk, unless the cache is `lasting`: what a power cut tears is made again.
+    """
+
+    def __init__(self, root: Path | None = None, lasting: bool = False):
+        self.root, self.lasting = root or cache_root(), lasting
 
     def path(self, key: str) -> Path:
         """Where the item of `key` lies, or would."""
         return self.root / "items" / key[:2] / key[2:]
 
     def __contains__(self, key: str) -> bool:
-        return self.path(key).is_file()
+        path = self.path(key)
+        with suppress(FileNotFoundError):
+            return path.is_file() and path.stat().st_size > 0  # a power cut leaves empty files
+        return False
 
     def put(self, key: str, item: Item) -> None:
         """Keep an item, unless its failure is one to be tried again."""
@@ -76,7 +82,7 @@ class ItemCache:
             return
         made = (item.made or versions()).encode()
         data = item.dump() + made + len(made).to_bytes(2, "big")
-        write_atomic(self.path(key), hashlib.sha256(data).digest() + data)
+        write_atomic(self.path(key), hashlib.sha256(data).digest() + data, self.lasting)
 
     def reason(self, key: str) -> str | None:
         """Why a kept item failed, "" if it did not; None if there is no such item. No array of it is read."""
@@ -113,7 +119,7 @@ class ItemCache:
 
 def fetched_items(cache: ItemCache) -> ItemCache:
     """Where the cache keeps what became of each medium that was asked for, by the medium's `identity` alone."""
-    return ItemCache(cache.root / "fetched")
+    return ItemCache(cache.root / "fetched", lasting=True)
 
 
 def kept_media(cache: ItemCache, fields: dict[str, Any]) -> Path:

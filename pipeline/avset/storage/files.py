@@ -1,4 +1,9 @@
-"""Files and folders that are there whole or not at all."""
+"""Files and folders that are there whole or not at all, also after a power cut.
+
+The one place where something gets its name: `place`, `replace_folder` and `link`. Before, the disk holds its bytes
+(`sync`); afterwards it holds the name. What need not outlive a power cut is not `lasting`: the disk takes it when it
+likes, and who reads it must notice by a checksum that it is torn.
+"""
 
 import errno
 import json
@@ -23,6 +28,7 @@ def make_folder(folder: Path) -> None:
         with suppress(FileExistsError):
             folder.mkdir()
             share(folder)
+            sync_names(folder.parent)
 
 
 def share(path: Path) -> None:
@@ -33,6 +39,7 @@ def share(path: Path) -> None:
         path.chmod(own | rights)
 
 
+UNASKED = {errno.EACCES, errno.EINVAL, errno.ENOTSUP}  # errors of a file system that is not asked to sync a folder
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # errors of a disk: no clip is to blame
 
 
@@ -46,28 +53,67 @@ def writing(path: Path) -> Iterator[None]:
         raise AvsetError(f"cannot write {path}: {why}; free space, or point AVSET_CACHE elsewhere") from e
 
 
+def sync(path: Path) -> None:
+    """Wait until the disk holds a file, or a folder and all in it.
+
+    In a folder, a file that has another name already is on the disk: no file gets one before, see `link`.
+    """
+    if not path.is_dir():
+        return _fsync(path)
+    for inner in path.iterdir():
+        if inner.is_dir() or inner.stat().st_nlink == 1:
+            sync(inner)
+    sync_names(path)
+
+
+def sync_names(folder: Path) -> None:
+    """Wait until the disk holds which names are in a folder; some file systems do so anyway, and refuse to be asked."""
+    try:
+        _fsync(folder)
+    except OSError as e:
+        if e.errno not in UNASKED:
+            raise
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def place(temporary: Path, path: Path, lasting: bool = True) -> None:
+    """Give a finished file its name, in the same folder or another of the same disk."""
+    if lasting:
+        sync(temporary)
+    temporary.replace(path)
+    if lasting:
+        sync_names(path.parent)
+
+
 def replace_folder(fresh: Path, folder: Path) -> None:
     """Put the folder `fresh` in the place of `folder`. Until then the old one is whole."""
     old = folder.with_name(f".{folder.name}.old")
+    with writing(fresh):
+        sync(fresh)
     shutil.rmtree(old, ignore_errors=True)
     with suppress(FileNotFoundError):
         folder.rename(old)
     fresh.rename(folder)
+    sync_names(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file that is there whole or not at all, also after a power cut."""
+def write_atomic(path: Path, data: bytes, lasting: bool = True) -> None:
+    """Write a file that is there whole or not at all; if it is not `lasting`, a power cut may tear it."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")  # no process id: machines may share the folder
     with writing(path):
         try:
             make_folder(path.parent)
-            with temporary.open("wb") as f:
-                f.write(data)
-                f.flush()
-                os.fsync(f.fileno())
+            temporary.write_bytes(data)
             share(temporary)
-            temporary.replace(path)
+            place(temporary, path, lasting)
         except OSError:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -93,8 +139,11 @@ def count_as_used(path: Path) -> None:
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
-def link(source: Path, target: Path) -> None:
-    """Give a file another name: a hard link where that is possible, else a copy that is whole or not there."""
+def link(source: Path, target: Path, lasting: bool = True) -> None:
+    """Give a file another name: a hard link where that is possible, else a copy that is whole or not there.
+
+    Not `lasting` is a name in a folder that `replace_folder` puts in its place, of a file that the disk holds.
+    """
     temporary = target.with_name(f".{target.name}.{uuid4().hex[:8]}")
     with writing(target):
         make_folder(target.parent)
@@ -104,7 +153,7 @@ def link(source: Path, target: Path) -> None:
             except OSError:  # another disk, another owner
                 shutil.copy2(source, temporary)
                 share(temporary)
-            temporary.replace(target)
+            place(temporary, target, lasting)
         finally:
             with suppress(OSError):  # still there if both were one file, or if it failed
                 temporary.unlink(missing_ok=True)

@@ -226,7 +226,7 @@ def assemble(
     for shard in shards:
         target, table = fresh / "shards" / f"{shard.name}.h5", shard.rows
         if shard.path and table is not None:
-            link(shard.path, target)
+            link(shard.path, target, lasting=False)
         else:
             rows = write_shard(target, shard, item_of, dimensions)
             table = _table(rows)

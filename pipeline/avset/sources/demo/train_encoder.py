@@ -28,6 +28,7 @@ from avset.sources.demo.descriptions import Facts, facts_of, sentence_about
 from avset.sources.demo.motion import Motion
 from avset.sources.demo.pictures import Painter, Scene
 from avset.sources.demo.scenes import LABELS, scene
+from avset.storage.files import write_atomic
 
 Clip = Any  # open_clip.model.CLIP, which is imported where it is needed
 CONFIG_FILE, WEIGHTS_FILE = (Path(__file__).with_name(f"encoder.{kind}") for kind in ("json", "safetensors"))
@@ -225,7 +226,7 @@ def save_weights(model: Clip, vocabulary: Int[Tensor, " U"], target: Path) -> No
     table[vocabulary] = model.token_embedding.weight.detach()
     table[0] = 0
     tensors["token_embedding.weight"] = table.half()
-    target.write_bytes(save_tensors({key: tensors[key].contiguous() for key in sorted(tensors)}))
+    write_atomic(target, save_tensors({key: tensors[key].contiguous() for key in sorted(tensors)}))
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from avset.params import folder_of
 from avset.report.report import write_report
 from avset.report.tables import numbers_as_text
 from avset.storage.artifacts import ARTIFACTS, Record
+from avset.storage.checksums import checked
 from avset.storage.files import require
 from stages import PARAMS, ParamsFile, begin, command
 
@@ -28,7 +29,7 @@ def main(path: ParamsFile = PARAMS) -> None:
     with only_writer(p.reports):
         shutil.rmtree(p.reports, ignore_errors=True)
         indices = {a.name: folder_of(p.data, a.name) / "index.parquet" for a in ARTIFACTS.values() if a.per_clip}
-        known = [json.loads(require(scores / name / "facts.json").read_text()) for name in p.methods]
+        known = [json.loads(checked(scores / name / "facts.json").read_text()) for name in p.methods]
         facts: dict[str, Any] = next(filter(None, known), {})  # the same for all methods that use encoder and captions
         funnel = Record.read(p.clips_folder).facts["funnel"]
         numbers = write_report(

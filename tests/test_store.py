@@ -46,7 +46,7 @@ def make(folder: Path, clips: list[str]) -> None:
         folder,
         Record("frames", recipe={"a": 1}),
         spread(items),
-        lambda clip: (items[clip], f"digest of {clip}"),
+        lambda clip: (items[clip], hashlib.sha256(items[clip].dump()).hexdigest()),
         DIMENSIONS,
     )
 
@@ -97,9 +97,10 @@ def test_a_store_reads_back_with_labels_and_reasons(tmp_path: Path):
     assert np.array_equal(store.read("b_0", "x"), item(1).arrays["x"])
     assert np.array_equal(store.read("b_0", "y", slice(2, 4)), item(1).arrays["y"][2:4])
     assert [d.label for d in store.dataset("a_0", "x").dims] == ["T", "D"]
+    failed = Item.failed(ClipError("corrupt", "no header"))
     assert store.rows["bad_0"] == {
         "clip_id": "bad_0", "status": "failed", "reason": "corrupt", "detail": "no header", "shard": "1000",
-        "digest": "digest of bad_0", "input": "", "made": "", "cosine": None, "words": None,
+        "digest": hashlib.sha256(failed.dump()).hexdigest(), "input": "", "made": "", "cosine": None, "words": None,
     }  # fmt: skip
     assert store.record.recipe == {"a": 1}
 

@@ -136,10 +136,10 @@ def diff(
 @store.command()
 def verify(
     folder: StoreFolder,
-    count: Annotated[int, typer.Option(min=0, help="Clips to read and hash.")] = 20,
+    count: Annotated[int | None, typer.Option(min=0, help="Clips to read and hash; by default all.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the choice of clips.")] = 0,
 ) -> None:
-    """Check that every clip is in its place, and that some have the hash they had. The exit code is 1 if not."""
+    """Check that every file and every clip has the hash that it had. The exit code is 1 if not."""
     from avset.storage import inspect
 
     read, damaged = inspect.verify(folder, count, seed)

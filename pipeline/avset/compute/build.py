@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from avset.storage.shards import Kept, Part, Shard, assemble, spread
 from avset.storage.store import Store
 from avset.storage.tables import read_columns
 
+TOLERANCE = (
+    0.01  # of the largest number of an array: another processor rounds otherwise, and a captions' search adds up
+)
 Payloads = dict[str, dict[str, Any] | None]  # of the jobs of all clips; None: the clip failed in an earlier stage
 
 
@@ -118,7 +122,7 @@ class Plan:
         elsewhere, missing = self._elsewhere(shards)
         if not missing:
             return elsewhere
-        with previous(self.folder) as store:
+        with suppress(AvsetError), previous(self.folder) as store:  # one that is damaged is made anew
             if store is None or Record.read(store).differs(self.record):
                 return elsewhere
             self.kept.inherit(store, self.key_of)
@@ -139,15 +143,25 @@ class Plan:
         return self.kept.item(key, elsewhere[key]) if key in elsewhere else self.cache.get(key)
 
     def verify(self, count: int) -> None:
-        """Make some clips of the store anew and print the largest difference; AvsetError if the store is another's."""
+        """Make some clips of the store anew and print the largest difference.
+
+        AvsetError if it is more than the last bits, see `TOLERANCE`, or if the store is another's.
+        """
         store = Store(self.folder)
         if other := store.record.differs(self.record):
             raise AvsetError(f"{self.folder} was made with other {', '.join(other)}; run `dvc repro {self.stage}`")
         usable = set(store.clips)
         there = [job for job in self.jobs.values() if job.clip_id in usable]
         drawn = random.sample(there, min(count, len(there)))
-        for name, apart in recompute(store, drawn, self.factory).items():
-            print(f"{self.folder}: {name} of {len(drawn)} clips made anew differs by at most {apart:g}")
+        found = recompute(store, drawn, self.factory)
+        for name, (apart, allowed) in found.items():
+            told = f"{name} of {len(drawn)} clips made anew differs by at most {apart:g}"
+            print(f"{self.folder}: {told} (allowed: {allowed:g})")
+        if wrong := [name for name, (apart, allowed) in found.items() if not apart <= allowed]:
+            raise AvsetError(
+                f"{self.folder}: {', '.join(wrong)} differ by more than {TOLERANCE:.0%} of the largest number, so the "
+                f"store is not of this code and these inputs; run `avset store verify` on it and on those before it"
+            )
 
     def adopt(self, count: int) -> None:
         """Give the code as it is the version that it had before, if some clips come out the same to the byte.
@@ -212,16 +226,19 @@ def largest_difference(pairs: list[tuple[Item, Item]]) -> str:
     return ", ".join(f"{k}: {f'at most {v:g}' if isinstance(v, float) else v}" for k, v in sorted(words.items()))
 
 
-def recompute(store: Store, jobs: list[Job], factory: Callable[[], Mapper]) -> dict[str, float]:
-    """The largest absolute difference of each array between the store and what the mapper makes of `jobs` now.
+def recompute(store: Store, jobs: list[Job], factory: Callable[[], Mapper]) -> dict[str, tuple[float, float]]:
+    """The largest difference of each array between the store and what the mapper makes of `jobs` now, and the allowed.
 
     Infinite where a clip has the array on one side only, or in another shape. The item cache is not asked.
     """
-    largest: dict[str, float] = {}
+    largest: dict[str, tuple[float, float]] = {}
     for job, item in zip(jobs, Worker(factory).attempt(jobs), strict=True):
         stored = store.arrays(job.clip_id) if store.rows[job.clip_id]["status"] == "ok" else {}
         for name in stored.keys() | item.arrays.keys():
-            largest[name] = max(largest.get(name, 0.0), apart(stored.get(name), item.arrays.get(name)))
+            before, allowed = largest.get(name, (0.0, 0.0))
+            old, new = stored.get(name), item.arrays.get(name)
+            size = 0.0 if old is None else apart(old, np.zeros_like(old))
+            largest[name] = (max(before, apart(old, new)), max(allowed, TOLERANCE * size))
     return dict(sorted(largest.items()))
 
 

@@ -35,6 +35,7 @@ def main(path: ParamsFile = PARAMS) -> None:
         numbers = write_report(
             p.dataset, scores, p.data / "mixtures", list(p.methods), indices, facts, p.reports, funnel
         )
+        Record("reports").write(p.reports)
     print(numbers_as_text(numbers))
     print(f"\nlisten: {(p.reports / 'html' / 'index.html').absolute()}")
 

@@ -17,7 +17,7 @@ from toy import ROOT
 from avset.errors import AvsetError, ClipError, MissingArtifact
 from avset.storage.artifacts import Record
 from avset.storage.cache import ItemCache
-from avset.storage.files import require
+from avset.storage.files import require, write_atomic
 from avset.storage.items import Item
 from avset.storage.shards import assemble, spread
 from avset.storage.store import Store
@@ -72,6 +72,26 @@ def test_a_damaged_item_is_removed_and_never_served():
     assert key in cache
     assert cache.get(key) is None
     assert key not in cache
+
+
+def test_an_item_holds_its_key_and_its_input_and_is_served_under_no_other_key():
+    cache, (one, two) = ItemCache(), ("ab" * 32, "cd" * 32)
+    cache.put(one, item(1), "input of one")
+    cache.put(two, item(2), "input of two")
+    assert b'{"input": "input of one", "key": "' + one.encode() in cache.path(one).read_bytes()
+    data = cache.path(one).read_bytes()
+    cache.path(one).write_bytes(cache.path(two).read_bytes())
+    cache.path(two).write_bytes(data)
+    assert cache.get(one) is None and cache.get(two) is None
+    assert one not in cache and two not in cache, "both are made again"
+
+
+def test_an_item_of_before_it_held_its_key_is_still_read():
+    cache, made = ItemCache(), b"av 1, torch 2"
+    data = item(1).dump() + made + len(made).to_bytes(2, "big")
+    write_atomic(cache.path("ab" * 32), hashlib.sha256(data).digest() + data)
+    found, _ = cache.get("ab" * 32)
+    assert found.made == made.decode() and found.fields == item(1).fields
 
 
 @pytest.mark.parametrize(

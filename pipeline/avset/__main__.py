@@ -150,6 +150,26 @@ def verify(
 
 
 @store.command()
+def forget(
+    stage: Annotated[str, typer.Argument(help="A stage with clips: clips, frames, spectrograms, regions, captions.")],
+    clips: Annotated[list[str] | None, typer.Argument(help="Clips; by default all.")] = None,
+    reason: Annotated[str, typer.Option(help="Failures of this reason alone.")] = "",
+) -> None:
+    """Forget failures that are remembered, so that the next run of the stage tries these clips again."""
+    from avset import params
+    from avset.errors import REASONS
+    from avset.storage.artifacts import ARTIFACTS
+    from avset.storage.forget import forget as forget_failures
+
+    params.choose(stage, [name for name, artifact in ARTIFACTS.items() if artifact.per_clip], "STAGE")
+    params.choose(reason, ["", *REASONS], "--reason")
+    chosen = forget_failures(params.folder_of(params.load().data, stage), reason, clips or [])
+    for clip in chosen:
+        print(clip)
+    print(f"{stage}: {len(chosen)} failures are forgotten; `dvc repro -s -f {stage}` tries these clips again")
+
+
+@store.command()
 def gc(
     days: Annotated[float, typer.Option(min=1, help="Remove what was not used for so many days.")] = 30,
     fetched: Annotated[

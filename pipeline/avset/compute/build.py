@@ -17,7 +17,7 @@ from avset.errors import REASONS, AvsetError
 from avset.params import Params, digest
 from avset.storage.artifacts import ARTIFACTS, Record, encoder_facts, identity_of
 from avset.storage.cache import ItemCache
-from avset.storage.items import SCHEMA, Item
+from avset.storage.items import Item
 from avset.storage.previous import previous
 from avset.storage.shards import Kept, Part, Shard, assemble, spread
 from avset.storage.store import Store
@@ -71,10 +71,9 @@ class Plan:
         }
         facts = {"encoder": encoder_facts(p.data / "encoder")} if "encoder" in inputs else {}
         self.record = Record(stage, self.code.version, recipe, inputs, facts=facts)
-        self.base = digest([SCHEMA, stage, self.record.version, recipe, inputs])
         self.makers = {clip: clip if of is None else of.get(clip, clip) for clip in clips}
         self.jobs = {
-            clip: Job(clip, self.key_of(clip, input_of(payload)), payload)
+            clip: Job(clip, self.key_of(clip, input_of(payload)), payload, input_of(payload))
             for clip, payload in clips.items()
             if payload is not None and (of is None or of[clip] == clip)
         }
@@ -86,7 +85,7 @@ class Plan:
 
     def key_of(self, clip: str, input: str) -> str:
         """The name of a clip's item in the cache: everything that decides its value."""
-        return digest([self.base, clip, input])
+        return self.record.key_of(clip, input)
 
     def make(self) -> None:
         """Compute what is missing, assemble the store; AvsetError if the code is not that of its version."""

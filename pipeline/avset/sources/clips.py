@@ -107,23 +107,28 @@ def intact(cache: ItemCache, fields: dict[str, Any]) -> bool:
 
 
 def forget(cache: ItemCache, jobs: list[Job], retry: str | None) -> int:
-    """Drop from the cache what is to be fetched again: damaged media, and failures if `retry` names them.
+    """Drop from the cache what is to be fetched again: damaged media, and failures if `retry` names them or
+    `avset store forget` did.
 
     `transient` failures are those that depend on when, where and as whom one asks; `all` are all. Returns how many
     items were dropped. What killed downloads left long ago goes too.
     """
     reasons = {"transient": TRANSIENT, None: set()}.get(retry)
-    dropped = 0
+    forgotten, dropped = cache.forgotten(), 0
     for job in jobs:
         for items, key in ((cache, job.key), (fetched_items(cache), job.payload["kept"])):
             kept = items.get(key)  # this removes an item that is damaged itself
             if kept is None:
                 continue
             item, _ = kept
-            again = (reasons is None or item.reason in reasons) if item.reason else not intact(cache, item.fields)
+            told = reasons is None or item.reason in reasons or job.payload["kept"] in forgotten
+            again = told if item.reason else not intact(cache, item.fields)
             if again:
                 items.path(key).unlink(missing_ok=True)
                 dropped += items is cache
+    for job in jobs:
+        if job.payload["kept"] in forgotten:
+            (cache.root / "forgotten" / job.payload["kept"]).unlink(missing_ok=True)
     for pattern, age in ABANDONED.items():
         for folder in cache.root.glob(pattern):
             with suppress(FileNotFoundError):  # another process fetches

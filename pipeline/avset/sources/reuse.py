@@ -51,6 +51,8 @@ def inherit(folder: Path, jobs: list[Job]) -> None:
             if row["kept"] not in missing:
                 continue
             if row["reason"]:
+                if row["kept"] in root.forgotten():
+                    continue
                 cache.put(row["kept"], Item(reason=row["reason"], detail=row["detail"]))
                 continue
             medium = (before / "media" / f"{row['media_id']}{row['suffix']}").resolve()

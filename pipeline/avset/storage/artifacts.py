@@ -8,10 +8,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from avset.errors import AvsetError
+from avset.params import digest
 from avset.storage.checksums import RECORD, as_text, checked, damaged, seal, unsealed
 from avset.storage.items import SCHEMA
 
@@ -62,6 +64,9 @@ ARTIFACTS = {
     )
 }  # fmt: skip
 
+REPORTS = Artifact("reports", "report", (), files=("coverage.json", "metrics.json"), identity=("metrics.json",))
+EVERY = {**ARTIFACTS, REPORTS.name: REPORTS}  # with those of reports/, which no stage reads
+
 
 @dataclass(frozen=True)
 class Record:
@@ -97,6 +102,15 @@ class Record:
         except TypeError as e:
             raise damaged(folder / RECORD, e) from e
 
+    @cached_property
+    def base(self) -> str:
+        """What the keys of all items of the artifact are made of."""
+        return digest([self.schema, self.artifact, self.version, self.recipe, self.inputs])
+
+    def key_of(self, clip: str, input: str) -> str:
+        """The name of a clip's item in the cache: everything that decides its value."""
+        return digest([self.base, clip, input])
+
     def differs(self, other: "Record") -> list[str]:
         """Which of the entries that decide the content differ between two records."""
         return [
@@ -106,11 +120,11 @@ class Record:
 
 def identity_of(folder: Path, name: str) -> str:
     """The identity of the artifact `name` in `folder`: sha256 of the files that its row names, without checksums."""
-    if name not in ARTIFACTS:
+    if name not in EVERY:
         raise AvsetError(f"{folder} is of a kind that this version does not know, {name!r}; is it of a newer one?")
     content = b"".join(
         as_text(unsealed(folder)) if file == RECORD else checked(folder / file).read_bytes()
-        for file in ARTIFACTS[name].identity
+        for file in EVERY[name].identity
     )
     return hashlib.sha256(content).hexdigest()
 

@@ -23,6 +23,7 @@ from avset.storage.files import require, write_atomic
 RECORD = "record.json"
 ELSEWHERE = "media"  # a folder whose files the index promises
 Stamp = tuple[int, int, int]
+memory: dict[tuple[Path, Stamp], Any] = {}  # of this process: the sha256 of a file, or what a record says
 
 
 def seal(folder: Path, told: Mapping[str, Any], known: Mapping[str, str] | None = None) -> None:
@@ -100,16 +101,19 @@ def finite(path: Path, tensors: Mapping[str, Any]) -> None:
 
 
 def names(folder: Path) -> Iterator[str]:
-    """The files of an artifact by their paths below its folder, without the record and the media."""
+    """The files of an artifact by their paths below its folder, without the record, the media, and what DVC hides."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        if path.is_file() and name.parts[0] not in (RECORD, ELSEWHERE):
+        if path.is_file() and name.parts[0] not in (RECORD, ELSEWHERE) and not path.name.startswith("."):
             yield name.as_posix()
 
 
 def sha256_of(path: Path) -> str:
     """sha256 of a file's content; a file that is as it was is read once in each process."""
-    return _sha256(path.absolute(), stamp_of(path))
+    if (at := (path.absolute(), stamp_of(path))) not in memory:
+        with path.open("rb") as f:
+            memory[at] = hashlib.file_digest(f, "sha256").hexdigest()
+    return str(memory[at])
 
 
 def stamp_of(path: Path) -> Stamp:
@@ -118,20 +122,14 @@ def stamp_of(path: Path) -> Stamp:
     return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
-@cache
-def _sha256(path: Path, stamp: Stamp) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
 def _record(folder: Path) -> dict[str, Any]:
     path = require(folder / RECORD)
-    return _parsed(path, stamp_of(path))
+    if (at := (path.absolute(), stamp_of(path))) not in memory:
+        memory[at] = _parsed(path, path.read_bytes())
+    return dict(memory[at])
 
 
-@cache
-def _parsed(path: Path, stamp: Stamp) -> dict[str, Any]:
-    data = path.read_bytes()
+def _parsed(path: Path, data: bytes) -> dict[str, Any]:
     try:
         record = dict(json.loads(data))
     except (ValueError, TypeError) as e:

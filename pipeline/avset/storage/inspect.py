@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from avset.errors import AvsetError
 from avset.params import folder_of
-from avset.storage.artifacts import ARTIFACTS, Artifact, Record, identity_of
+from avset.storage.artifacts import ARTIFACTS, EVERY, Artifact, Record, identity_of
 from avset.storage.checksums import RECORD, damaged, damages, names, sha256_of
 from avset.storage.files import require
 from avset.storage.hdf5 import UNREADABLE, open_hdf5
@@ -32,9 +32,9 @@ def artifact_of(folder: Path) -> Artifact:
     path = folder.absolute()
     told = [Record.read(folder).artifact] if (folder / RECORD).exists() else []
     for name in (*told, path.name, path.parent.name):
-        if name in ARTIFACTS:
-            return ARTIFACTS[name]
-    raise AvsetError(f"{folder} is no artifact; give the folder of one of {', '.join(ARTIFACTS)}")
+        if name in EVERY:
+            return EVERY[name]
+    raise AvsetError(f"{folder} is no artifact; give the folder of one of {', '.join(EVERY)}")
 
 
 def summaries(data: Path) -> list[dict[str, Any]]:

@@ -87,13 +87,15 @@ class Kept:
 
     def __init__(self, stage: str, dimensions: Dimensions):
         self.told, self.folder = [SCHEMA, LAYOUT, stage, dimensions], cache_folder("shards") / stage
+        self._forgotten = ItemCache().forgotten()
         self._open: tuple[Path, dict[str, dict[str, Any]]] = (Path(), {})  # rows of the shard read last, by key
 
     def look(self, shards: list[Shard]) -> None:
         """Find out which of these shards are kept."""
         for shard in shards:
             shard.path = self._place(shard.name, shard.parts)
-            shard.rows = self.rows(shard.path)
+            if self._forgotten.isdisjoint(part.key for part in shard.parts.values()):
+                shard.rows = self.rows(shard.path)
 
     def _place(self, name: str, parts: dict[str, Part]) -> Path:
         return self.folder / name / f"{digest([self.told, name, list(parts.items())])}.h5"
@@ -149,6 +151,8 @@ class Kept:
         folders = {folder.name for folder in (self.folder.iterdir() if self.folder.exists() else ())}
         lengths, places = {len(name) for name in folders}, defaultdict(set)
         for key, clip in wanted.items() if folders else ():
+            if key in self._forgotten:
+                continue
             bits = bits_of(clip)
             for length in lengths:
                 places[bits[:length]].add(key)
@@ -183,10 +187,11 @@ def _part(row: dict[str, Any], key_of: Callable[[str, str], str]) -> Part:
 def _take_items(rows: list[dict[str, Any]], keys: list[str], path: Path) -> None:
     """Put the items of a shard into the item cache."""
     cache = ItemCache()
+    forgotten = cache.forgotten()
     with open_hdf5(path) as file:
         for row, key in zip(rows, keys, strict=True):
-            if key and key not in cache and (item := item_of(row, file)):
-                cache.put(key, item)
+            if key and key not in cache and key not in forgotten and (item := item_of(row, file)):
+                cache.put(key, item, row["input"])
 
 
 def _stamp(path: Path) -> str:

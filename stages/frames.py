@@ -5,11 +5,13 @@ Makes data/<dataset>/<scale>/frames/: per clip `frames` (V, H, W, 3) uint8 and `
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from avset.compute.build import build, media_payloads
 from avset.compute.run import Job
 from avset.media.frames import decode_frames, frame_times
 from avset.params import Frames
+from avset.storage.checksums import unchanged
 from avset.storage.items import Item
 from stages import PARAMS, Adopt, NewVersion, ParamsFile, Verify, begin, command
 
@@ -23,10 +25,10 @@ class Decode:
     def __call__(self, jobs: list[Job]) -> list[Item]:
         return [self.decode(**job.payload) for job in jobs]
 
-    def decode(self, media: Path, start: float, duration: float, digest: str) -> Item:
-        """Frames and their times."""
+    def decode(self, media: Path, start: float, duration: float, digest: list[Any]) -> Item:
+        """Frames and their times; AvsetError if the medium is not the one of the index."""
         times = frame_times(start, duration, self.grid.count, self.grid.spacing)
-        return Item({"frames": decode_frames(media, times, self.grid.size), "times": times})
+        return Item({"frames": decode_frames(unchanged(media, digest[0]), times, self.grid.size), "times": times})
 
 
 def main(path: ParamsFile = PARAMS, verify: Verify = 0, adopt: Adopt = 0, new_version: NewVersion = False) -> None:

@@ -14,7 +14,8 @@ from avset.compute.making import making
 from avset.params import folder_of
 from avset.report.report import WRITTEN, write_report
 from avset.report.tables import numbers_as_text
-from avset.storage.artifacts import ARTIFACTS, RECORD, Record
+from avset.storage.artifacts import ARTIFACTS, Record
+from avset.storage.checksums import RECORD, checked
 from avset.storage.files import require
 from stages import PARAMS, ParamsFile, begin, command
 
@@ -30,7 +31,7 @@ def main(path: ParamsFile = PARAMS) -> None:
             shutil.rmtree(folder)
     with making(p.reports) as fresh:
         indices = {a.name: folder_of(p.data, a.name) / "index.parquet" for a in ARTIFACTS.values() if a.per_clip}
-        known = [json.loads(require(scores / name / "facts.json").read_bytes()) for name in p.methods]
+        known = [json.loads(checked(scores / name / "facts.json").read_bytes()) for name in p.methods]
         facts: dict[str, Any] = next((one for one in known if "captions" in one), {})  # equal for all that have them
         facts = {name: facts[name] for name in ("captions", "encoder") if name in facts}
         funnel = Record.read(p.clips_folder).facts["funnel"]
@@ -38,6 +39,7 @@ def main(path: ParamsFile = PARAMS) -> None:
         scores, models, mixtures = (p.data / name for name in ("scores", "models", "mixtures"))
         methods = list(p.methods)
         numbers = write_report(p.dataset, scores, models, mixtures, methods, indices, facts, fresh, funnel, drawn)
+        Record("reports").write(fresh)
         if p.reports.exists():
             shutil.copytree(p.reports, fresh, ignore=made_by_us(p.reports), dirs_exist_ok=True)
     print(numbers_as_text(numbers))

@@ -6,6 +6,7 @@ Makes data/<dataset>/<scale>/spectrograms/: per clip `stft` (T, 2, F), real and 
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from avset.features import samples
 from avset.features import spectrograms as sp
 from avset.media import waveforms
 from avset.params import Spectrograms
+from avset.storage.checksums import unchanged
 from avset.storage.items import Item
 from stages import PARAMS, Adopt, NewVersion, ParamsFile, Verify, begin, command
 
@@ -29,10 +31,11 @@ class Analyse:
     def __call__(self, jobs: list[Job]) -> list[Item]:
         return [self.transform(**job.payload) for job in jobs]
 
-    def transform(self, media: Path, start: float, duration: float, digest: str) -> Item:
-        """The STFT is that of the stored samples."""
+    def transform(self, media: Path, start: float, duration: float, digest: list[Any]) -> Item:
+        """The STFT is that of the stored samples; AvsetError if the medium is not the one of the index."""
         sizes = self.sizes
-        wave = waveforms.decode_audio(media, start, duration, sizes.sample_rate, self.silence)
+        medium = unchanged(media, digest[0])
+        wave = waveforms.decode_audio(medium, start, duration, sizes.sample_rate, self.silence)
         stored = samples.to_int16(wave)
         spectrum = sp.stft(torch.from_numpy(samples.from_int16(stored)), sizes.window_length, sizes.hop_length)
         return Item({"stft": sp.pack(spectrum).numpy().astype(np.dtype(sizes.precision)), "waveform": stored})

@@ -245,7 +245,8 @@ class Project:
             if clip in failed or clip.startswith("gone"):
                 return Item(reason="upstream"), ""
             embedding = np.random.default_rng(seed_of(clip)).normal(size=24).astype(np.float32)
-            return Item({"embedding": embedding}), hashlib.sha256(embedding).hexdigest()
+            item = Item({"embedding": embedding})
+            return item, hashlib.sha256(item.dump()).hexdigest()
 
         clips = [row["clip_id"] for row in listed]
         assemble(self.data / "regions", Record("regions"), spread(clips), item_of, {"embedding": ("D",)})

@@ -33,6 +33,7 @@ def change(index: Path, column: str, value: Any, count: int) -> list[str]:
     """Put another value into the first rows of an index; returns their clips."""
     rows = read_table(index)
     write_table(index, [row | {column: value} if i < count else row for i, row in enumerate(rows)])
+    toy.seal(index.parent)
     return [row["clip_id"] for row in rows[:count]]
 
 
@@ -66,6 +67,11 @@ def test_a_clip_of_another_making_is_named(
     assert str(refused.value) == said
 
 
+def exchange_encoder(data: Path) -> None:
+    write_json(data / "encoder" / "encoder.json", {"sha256": "0"})
+    toy.seal(data / "encoder")
+
+
 def forget_encoder(data: Path, stage: str) -> None:
     replace(Record.read(data / stage), inputs={"encoder": "0" * 64}).write(data / stage)
 
@@ -75,7 +81,7 @@ def forget_encoder(data: Path, stage: str) -> None:
     [
         (lambda data: forget_encoder(data, "regions"), "regions", "encoder"),
         (lambda data: forget_encoder(data, "captions"), "captions", "encoder"),
-        (lambda data: write_json(data / "encoder" / "encoder.json", {"sha256": "0"}), "regions", "encoder"),
+        (exchange_encoder, "regions", "encoder"),
         (lambda data: change(data / "spectrograms" / "index.parquet", "detail", "x", 1), "mixtures", "spectrograms"),
     ],
 )
@@ -90,6 +96,7 @@ def test_a_caption_of_a_video_belongs_to_the_clip_that_it_is_of(data: Path):
     rows = read_table(data / "captions" / "index.parquet")
     rows[1] |= {"of": rows[0]["of"], "input": rows[0]["input"], "digest": rows[0]["digest"]}
     write_table(data / "captions" / "index.parquet", rows)
+    toy.seal(data / "captions")
     Corpus.load(data)
 
 

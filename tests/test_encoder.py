@@ -124,7 +124,7 @@ def test_the_digest_tells_weights_and_activations_apart(tmp_path: Path):
 
 
 def test_an_artifact_that_is_not_there_or_not_whole_is_refused(tmp_path: Path):
-    with pytest.raises(MissingArtifact, match="dvc repro encoder"):
+    with pytest.raises(MissingArtifact, match="dvc repro"):
         Encoder.load(tmp_path / "nowhere")
     _, folder = artifact(tmp_path)
     weights = folder / "weights.safetensors"

@@ -230,6 +230,7 @@ def test_what_cannot_be_trained_or_scored_says_why(scored: Path, tmp_path: Path)
     rows = read_table(mixtures)
     for split, stage in (("validation", "train"), ("test", "evaluate")):
         write_table(mixtures, [row for row in rows if row["split"] != split])
+        toy.seal(mixtures.parent)
         with pytest.raises(AvsetError, match=f"no mixture of split '{split}'.*mixtures.{split}, or add clips"):
             toy.run(folder, tmp_path / "cache", stage)
     assert model(folder) == model(scored), "what was there stays"
@@ -239,6 +240,7 @@ def test_features_of_another_encoder_are_refused(scored: Path, tmp_path: Path):
     folder = toy.clone(scored, tmp_path / "project")
     with (folder / "data" / "demo" / "demo" / "encoder" / "encoder.json").open("a") as file:
         file.write("\n")
+    toy.seal(folder / "data" / "demo" / "demo" / "encoder")
     for stage in ("train", "evaluate"):
         with pytest.raises(AvsetError, match=r"regions was made with another .*encoder.*dvc repro regions"):
             toy.run(folder, tmp_path / "cache", stage)

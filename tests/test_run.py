@@ -168,10 +168,10 @@ def test_the_next_batch_is_read_and_the_last_one_kept_while_one_is_computed(
             computing[jobs[0].payload["x"]].set()
             return super().__call__(jobs)
 
-    def late(cache: ItemCache, key: str, item: Item) -> None:
+    def late(cache: ItemCache, key: str, item: Item, *told: str) -> None:
         if (following := int(key, 16) + 1) < 5:
             assert computing[following].wait(300), "nothing was computed while it was to be kept"
-        put(cache, key, item)
+        put(cache, key, item, *told)
 
     monkeypatch.setattr(ItemCache, "put", late)
     assert compute("toy", jobs(5), partial(Telling, tmp_path), INLINE) == {}

@@ -17,7 +17,7 @@ from toy import ROOT
 from avset.errors import AvsetError, ClipError, MissingArtifact
 from avset.storage.artifacts import Record
 from avset.storage.cache import ItemCache
-from avset.storage.files import require
+from avset.storage.files import require, write_atomic
 from avset.storage.items import Item
 from avset.storage.shards import assemble, spread
 from avset.storage.store import Store
@@ -46,7 +46,7 @@ def make(folder: Path, clips: list[str]) -> None:
         folder,
         Record("frames", recipe={"a": 1}),
         spread(items),
-        lambda clip: (items[clip], f"digest of {clip}"),
+        lambda clip: (items[clip], hashlib.sha256(items[clip].dump()).hexdigest()),
         DIMENSIONS,
     )
 
@@ -74,6 +74,26 @@ def test_a_damaged_item_is_removed_and_never_served():
     assert key not in cache
 
 
+def test_an_item_holds_its_key_and_its_input_and_is_served_under_no_other_key():
+    cache, (one, two) = ItemCache(), ("ab" * 32, "cd" * 32)
+    cache.put(one, item(1), "input of one")
+    cache.put(two, item(2), "input of two")
+    assert b'{"input": "input of one", "key": "' + one.encode() in cache.path(one).read_bytes()
+    data = cache.path(one).read_bytes()
+    cache.path(one).write_bytes(cache.path(two).read_bytes())
+    cache.path(two).write_bytes(data)
+    assert cache.get(one) is None and cache.get(two) is None
+    assert one not in cache and two not in cache, "both are made again"
+
+
+def test_an_item_of_before_it_held_its_key_is_still_read():
+    cache, made = ItemCache(), b"av 1, torch 2"
+    data = item(1).dump() + made + len(made).to_bytes(2, "big")
+    write_atomic(cache.path("ab" * 32), hashlib.sha256(data).digest() + data)
+    found, _ = cache.get("ab" * 32)
+    assert found.made == made.decode() and found.fields == item(1).fields
+
+
 @pytest.mark.parametrize(
     ("reason", "kept"), [("corrupt", True), ("silent", True), ("worker_died", False), ("error", False)]
 )
@@ -97,9 +117,10 @@ def test_a_store_reads_back_with_labels_and_reasons(tmp_path: Path):
     assert np.array_equal(store.read("b_0", "x"), item(1).arrays["x"])
     assert np.array_equal(store.read("b_0", "y", slice(2, 4)), item(1).arrays["y"][2:4])
     assert [d.label for d in store.dataset("a_0", "x").dims] == ["T", "D"]
+    failed = Item.failed(ClipError("corrupt", "no header"))
     assert store.rows["bad_0"] == {
         "clip_id": "bad_0", "status": "failed", "reason": "corrupt", "detail": "no header", "shard": "1000",
-        "digest": "digest of bad_0", "input": "", "made": "", "cosine": None, "words": None,
+        "digest": hashlib.sha256(failed.dump()).hexdigest(), "input": "", "made": "", "cosine": None, "words": None,
     }  # fmt: skip
     assert store.record.recipe == {"a": 1}
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from avset.storage.artifacts import Record
+
 ROOT = Path(__file__).parents[1]
 STAGES = ("clips", "frames", "spectrograms", "encoder", "regions", "captions", "mixtures")
 
@@ -81,6 +83,11 @@ def with_own_code(folder: Path) -> Path:
         (folder / name).unlink()
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
     return folder
+
+
+def seal(folder: Path) -> None:
+    """Let the record of an artifact promise its files as they are now: what was changed on purpose is no damage."""
+    Record.read(folder).write(folder)
 
 
 def clone(source: Path, target: Path) -> Path:

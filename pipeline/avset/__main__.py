@@ -195,10 +195,10 @@ def diff(
 @store.command()
 def verify(
     folder: StoreFolder,
-    count: Annotated[int, typer.Option(min=0, help="Clips to read and hash.")] = 20,
+    count: Annotated[int | None, typer.Option(min=0, help="Clips to read and hash; by default all.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the choice of clips.")] = 0,
 ) -> None:
-    """Check that every clip is in its place, and that some have the hash they had. The exit code is 1 if not."""
+    """Check that every file and every clip has the hash that it had. The exit code is 1 if not."""
     from avset.storage import inspect
 
     read, damaged = inspect.verify(folder, count, seed)
@@ -206,6 +206,26 @@ def verify(
         print(f"{clip}: {wrong}")
     print(f"{folder}: {read}, {len(damaged)} damaged")
     raise typer.Exit(bool(damaged))
+
+
+@store.command()
+def forget(
+    stage: Annotated[str, typer.Argument(help="A stage with clips: clips, frames, spectrograms, regions, captions.")],
+    clips: Annotated[list[str] | None, typer.Argument(help="Clips; by default all.")] = None,
+    reason: Annotated[str, typer.Option(help="Failures of this reason alone.")] = "",
+) -> None:
+    """Forget failures that are remembered, so that the next run of the stage tries these clips again."""
+    from avset import params
+    from avset.errors import REASONS
+    from avset.storage.artifacts import ARTIFACTS
+    from avset.storage.forget import forget as forget_failures
+
+    params.choose(stage, [name for name, artifact in ARTIFACTS.items() if artifact.per_clip], "STAGE")
+    params.choose(reason, ["", *REASONS], "--reason")
+    chosen = forget_failures(params.folder_of(params.load().data, stage), reason, clips or [])
+    for clip in chosen:
+        print(clip)
+    print(f"{stage}: {len(chosen)} failures are forgotten; `dvc repro -s -f {stage}` tries these clips again")
 
 
 @store.command()

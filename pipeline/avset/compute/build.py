@@ -5,6 +5,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ from avset.errors import REASONS, AvsetError
 from avset.params import Params, digest
 from avset.storage.artifacts import ARTIFACTS, Record, encoder_facts, identity_of
 from avset.storage.cache import ItemCache
-from avset.storage.items import SCHEMA, Item
+from avset.storage.items import Item
 from avset.storage.previous import previous
 from avset.storage.shards import Kept, Part, Shard, assemble, spread
 from avset.storage.store import Store
 from avset.storage.tables import read_columns
 
+TOLERANCE = (
+    0.01  # of the largest number of an array: another processor rounds otherwise, and a captions' search adds up
+)
 Payloads = dict[str, dict[str, Any] | None]  # of the jobs of all clips; None: the clip failed in an earlier stage
 
 
@@ -68,10 +72,9 @@ class Plan:
         }
         facts = {"encoder": encoder_facts(p.data / "encoder")} if "encoder" in inputs else {}
         self.record = Record(stage, self.code.version, recipe, inputs, facts=facts)
-        self.base = digest([SCHEMA, stage, self.record.version, recipe, inputs])
         self.makers = {clip: clip if of is None else of.get(clip, clip) for clip in clips}
         self.jobs = {
-            clip: Job(clip, self.key_of(clip, input_of(payload)), payload)
+            clip: Job(clip, self.key_of(clip, input_of(payload)), payload, input_of(payload))
             for clip, payload in clips.items()
             if payload is not None and (of is None or of[clip] == clip)
         }
@@ -83,7 +86,7 @@ class Plan:
 
     def key_of(self, clip: str, input: str) -> str:
         """The name of a clip's item in the cache: everything that decides its value."""
-        return digest([self.base, clip, input])
+        return self.record.key_of(clip, input)
 
     def make(self) -> None:
         """Compute what is missing, assemble the store; AvsetError if the code is not that of its version."""
@@ -120,7 +123,7 @@ class Plan:
         elsewhere, missing = self._elsewhere(shards)
         if not missing:
             return elsewhere
-        with previous(self.folder) as store:
+        with suppress(AvsetError), previous(self.folder) as store:  # one that is damaged is made anew
             if store is None or Record.read(store).differs(self.record):
                 return elsewhere
             self.kept.inherit(store, self.key_of)
@@ -150,15 +153,25 @@ class Plan:
         return self.kept.item(key, elsewhere[key]) if key in elsewhere else self.cache.get(key)
 
     def verify(self, count: int) -> None:
-        """Make some clips of the store anew and print the largest difference; AvsetError if the store is another's."""
+        """Make some clips of the store anew and print the largest difference.
+
+        AvsetError if it is more than the last bits, see `TOLERANCE`, or if the store is another's.
+        """
         store = Store(self.folder)
         if other := store.record.differs(self.record):
             raise AvsetError(f"{self.folder} was made with other {', '.join(other)}; run `dvc repro {self.stage}`")
         usable = set(store.clips)
         there = [job for job in self.jobs.values() if job.clip_id in usable]
         drawn = random.sample(there, min(count, len(there)))
-        for name, apart in recompute(store, drawn, self.factory).items():
-            print(f"{self.folder}: {name} of {len(drawn)} clips made anew differs by at most {apart:g}")
+        found = recompute(store, drawn, self.factory)
+        for name, (apart, allowed) in found.items():
+            told = f"{name} of {len(drawn)} clips made anew differs by at most {apart:g}"
+            print(f"{self.folder}: {told} (allowed: {allowed:g})")
+        if wrong := [name for name, (apart, allowed) in found.items() if not apart <= allowed]:
+            raise AvsetError(
+                f"{self.folder}: {', '.join(wrong)} differ by more than {TOLERANCE:.0%} of the largest number, so the "
+                f"store is not of this code and these inputs; run `avset store verify` on it and on those before it"
+            )
 
     def adopt(self, count: int) -> None:
         """Give the code as it is the version that it had before, if some clips come out the same to the byte.
@@ -223,16 +236,19 @@ def largest_difference(pairs: list[tuple[Item, Item]]) -> str:
     return ", ".join(f"{k}: {f'at most {v:g}' if isinstance(v, float) else v}" for k, v in sorted(words.items()))
 
 
-def recompute(store: Store, jobs: list[Job], factory: Callable[[], Mapper]) -> dict[str, float]:
-    """The largest absolute difference of each array between the store and what the mapper makes of `jobs` now.
+def recompute(store: Store, jobs: list[Job], factory: Callable[[], Mapper]) -> dict[str, tuple[float, float]]:
+    """The largest difference of each array between the store and what the mapper makes of `jobs` now, and the allowed.
 
     Infinite where a clip has the array on one side only, or in another shape. The item cache is not asked.
     """
-    largest: dict[str, float] = {}
+    largest: dict[str, tuple[float, float]] = {}
     for job, item in zip(jobs, Worker(factory).attempt(jobs), strict=True):
         stored = store.arrays(job.clip_id) if store.rows[job.clip_id]["status"] == "ok" else {}
         for name in stored.keys() | item.arrays.keys():
-            largest[name] = max(largest.get(name, 0.0), apart(stored.get(name), item.arrays.get(name)))
+            before, allowed = largest.get(name, (0.0, 0.0))
+            old, new = stored.get(name), item.arrays.get(name)
+            size = 0.0 if old is None else apart(old, np.zeros_like(old))
+            largest[name] = (max(before, apart(old, new)), max(allowed, TOLERANCE * size))
     return dict(sorted(largest.items()))
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import filelock
 
 from avset.errors import AvsetError
-from avset.storage.artifacts import ARTIFACTS, RECORD
+from avset.storage.artifacts import ARTIFACTS
 from avset.storage.cache import ItemCache
+from avset.storage.checksums import RECORD
 from avset.storage.files import make_folder, replace_folder, writing
 
 

@@ -29,6 +29,7 @@ class Job:
     clip_id: str
     key: str
     payload: dict[str, Any] = field(default_factory=dict)
+    input: str = ""  # digest of what the item is made of
 
 
 Mapper = Callable[[Any], list[Item]]  # of jobs, or of what its method `read` made of them
@@ -88,7 +89,7 @@ class Worker:
         """Write items to the cache."""
         receipts = []
         for job, item in zip(jobs, items, strict=True):
-            self.cache.put(job.key, item)
+            self.cache.put(job.key, item, job.input)
             receipts.append((job.clip_id, item.reason, item.detail))
         return receipts
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 from avset.errors import AvsetError
-from avset.storage.files import require
+from avset.storage.checksums import checked
 from avset.storage.hdf5 import new_hdf5, open_hdf5
 
 QUERIES = ("text", "word", "video", "caption")  # the order in which kinds of queries are shown
@@ -101,10 +101,10 @@ def read(path: Path) -> list[Example]:
 
     Raises:
         MissingArtifact: there is no such file.
-        AvsetError: a group lacks something or cannot be read; the text names it.
+        AvsetError: the file is damaged; a group lacks something or cannot be read; the text names it.
     """
     try:
-        with open_hdf5(require(path)) as file:
+        with open_hdf5(checked(path)) as file:
             return [_example(name, file[name]) for name in sorted(file)]
     except (KeyError, OSError, ValueError) as error:
         raise AvsetError(f"{path} is not a file of examples ({error}): run `dvc repro evaluate -f`") from error

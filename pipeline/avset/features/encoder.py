@@ -20,15 +20,53 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avset.errors import AvsetError, MissingArtifact
+from avset.errors import AvsetError
+from avset.storage.checksums import checked, finite
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "encoder.json"
+TOWERS = ("vision_cfg", "text_cfg")
+REQUIRED = {"embed_dim", "vision_cfg", "text_cfg", "vision_cfg.image_size"}  # in a model config
+OPTIONAL = {  # what else a model config may say: any other key would change the computation, or fetch a model
+    "quick_gelu", "vision_cfg.layers", "vision_cfg.width", "vision_cfg.patch_size", "vision_cfg.head_width",
+    "vision_cfg.mlp_ratio", "text_cfg.context_length", "text_cfg.vocab_size", "text_cfg.width",
+    "text_cfg.heads", "text_cfg.layers", "text_cfg.mlp_ratio",
+}  # fmt: skip
+LARGEST = {"layers": 200, "vocab_size": 1_000_000}  # far beyond any CLIP, as
+LARGE = 20_000  # of all other numbers of a model config
+
+
+def check_plain(source: str | Path, config: Any) -> None:
+    """AvsetError if a model config, which stands in `source`, is none of a plain CLIP, before open_clip sees it."""
+    if not isinstance(config, dict):
+        raise AvsetError(f"{source} has no model config; take an RN* or ViT-* of OpenAI's form")
+    parts = [(f"{tower}.", config[tower]) for tower in TOWERS if isinstance(config.get(tower), dict)]
+    values = {f"{above}{key}": value for above, told in [("", config), *parts] for key, value in told.items()}
+    strange, missing = (
+        ", ".join(sorted(values.keys() - REQUIRED - OPTIONAL)),
+        ", ".join(sorted(REQUIRED - values.keys())),
+    )
+    odd = ", ".join(f"{k} = {v!r:.40}" for k, v in sorted(values.items()) if not _plain(k, v))
+    if strange or missing or odd:
+        saw = f"it lacks {missing}" if missing and not strange else f"it says {strange or odd}"
+        raise AvsetError(f"{source} is not a plain CLIP, {saw}; take an RN* or ViT-* of OpenAI's form")
+
+
+def _plain(key: str, value: Any) -> bool:
+    """Whether a value of a model config is of the right type and of a size that a CLIP may have."""
+    if key in TOWERS or key == "quick_gelu":
+        return isinstance(value, dict if key in TOWERS else bool)
+    name = key.rpartition(".")[2]
+    numbers = value if key == "vision_cfg.layers" and isinstance(value, list) else [value]
+    optional = value is None and key not in REQUIRED
+    kinds = (int, float) if name == "mlp_ratio" else (int,)
+    return optional or all(type(n) in kinds and 0 < n <= LARGEST.get(name, LARGE) for n in numbers)
 
 
 def model_without_weights(config: dict[str, Any]) -> Any:
     """open_clip's model on the meta device: no random weights are drawn, and no time is spent on them."""
     import open_clip
 
+    check_plain(DESCRIPTION, config)
     with torch.device("meta"):
         model = open_clip.CLIP(**config)
     length = model.context_length
@@ -72,19 +110,19 @@ class Encoder(nn.Module):
     @classmethod
     def load(cls, folder: Path) -> "Encoder":
         """Read an artifact. MissingArtifact if it is not there, AvsetError if its files do not match."""
+        text = checked(folder / DESCRIPTION).read_bytes()
+        data = checked(folder / WEIGHTS).read_bytes()
         try:
-            text, data = (folder / DESCRIPTION).read_bytes(), (folder / WEIGHTS).read_bytes()
-        except FileNotFoundError as e:
-            raise MissingArtifact(f"{e.filename} is not there; make it with `dvc repro encoder`") from e
-        description = json.loads(text)
-        if hashlib.sha256(data).hexdigest() != description["sha256"]:
-            raise AvsetError(f"{folder / WEIGHTS} is not the file that {DESCRIPTION} describes; make both anew")
-        model = model_without_weights(description["model"])
-        try:
-            model.load_state_dict(load_tensors(data), assign=True)
-        except (RuntimeError, SafetensorError) as e:
+            description = json.loads(text)
+            if hashlib.sha256(data).hexdigest() != description["sha256"]:
+                raise AvsetError(f"{folder / WEIGHTS} is not the file that {DESCRIPTION} describes; make both anew")
+            tensors = load_tensors(data)
+            finite(folder / WEIGHTS, tensors)
+            model = model_without_weights(description["model"])
+            model.load_state_dict(tensors, assign=True)
+            return cls(model, description, hashlib.sha256(text).hexdigest())
+        except (LookupError, RuntimeError, SafetensorError, TypeError, ValueError) as e:
             raise AvsetError(f"{folder / WEIGHTS} does not fit its own {DESCRIPTION}; make both anew") from e
-        return cls(model, description, hashlib.sha256(text).hexdigest())
 
     def train(self, mode: bool = True) -> "Encoder":
         """Stays in evaluation mode, also as part of a model that trains."""

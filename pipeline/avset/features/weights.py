@@ -7,8 +7,6 @@ import difflib
 import hashlib
 import json
 import logging
-import warnings
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,15 +18,11 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from avset.errors import AvsetError
-from avset.features.encoder import DESCRIPTION, WEIGHTS, model_without_weights
+from avset.features.encoder import DESCRIPTION, WEIGHTS, check_plain, model_without_weights
+from avset.features.torchscript import is_torchscript, read_tensors
+from avset.storage.checksums import finite
 from avset.storage.tensors import plain
 
-REQUIRED = {"embed_dim", "vision_cfg", "text_cfg", "vision_cfg.image_size"}  # in a model config
-OPTIONAL = {  # what else a model config may say: any other key would change the computation
-    "quick_gelu", "vision_cfg.layers", "vision_cfg.width", "vision_cfg.patch_size", "vision_cfg.head_width",
-    "vision_cfg.mlp_ratio", "text_cfg.context_length", "text_cfg.vocab_size", "text_cfg.width",
-    "text_cfg.heads", "text_cfg.layers", "text_cfg.mlp_ratio",
-}  # fmt: skip
 PREPROCESS = {  # of OpenAI: the default where neither the tag nor the config says how
     "interpolation": "bicubic",
     "mean": (0.48145466, 0.4578275, 0.40821073),
@@ -45,7 +39,7 @@ def export(architecture: str, weights: str, folder: Path) -> None:
     architecture  an open_clip name, or the path of an open_clip model config: a .json file that is the config, or
                   has it as `model_cfg` beside an optional `preprocess_cfg`
     weights       an open_clip tag ("openai"), or the path of a checkpoint: safetensors, a pickled state dict
-                  (read as data only), or OpenAI's TorchScript archive
+                  (read as data only), or OpenAI's TorchScript archive (the same)
 
     The activation is never guessed. A tag says which activation was trained, and OpenAI's files always need
     QuickGELU: a config that disagrees is refused (open_clip warns at most). No other file says its activation, so
@@ -64,6 +58,7 @@ def export(architecture: str, weights: str, folder: Path) -> None:
         reason = str(e).splitlines()[-1].strip()[:200]
         raise AvsetError(f"the weights {weights} do not fit the architecture {architecture}: {reason}") from e
     tensors = {k: v.float() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    finite(folder / WEIGHTS, tensors)
     data = save_tensors({k: v.contiguous() for k, v in tensors.items()})
     size, visual = config["vision_cfg"]["image_size"], model.visual
     description = {
@@ -137,11 +132,7 @@ def _config(architecture: str) -> tuple[dict[str, Any], dict[str, Any]]:
         near = ", ".join(difflib.get_close_matches(architecture, open_clip.list_models(), cutoff=0.3))
         raise AvsetError(f"{architecture!r} is neither an architecture of open_clip ({near}) nor a config file")
     config, preprocess = tree.get("model_cfg", tree), tree.get("preprocess_cfg", {})
-    keys = {*config, *(f"{tower}.{k}" for tower in ("vision_cfg", "text_cfg") for k in config.get(tower, ()))}
-    strange, missing = ", ".join(sorted(keys - REQUIRED - OPTIONAL)), ", ".join(sorted(REQUIRED - keys))
-    if strange or missing:
-        saw = f"it says {strange}" if strange else f"it lacks {missing}"
-        raise AvsetError(f"{architecture} is not a plain CLIP, {saw}; take an RN* or ViT-* of OpenAI's form")
+    check_plain(architecture, config)
     if preprocess.get("resize_mode", "shortest") not in ("shortest", "squash"):
         raise AvsetError(f"{architecture}: preprocess_cfg.resize_mode must be shortest or squash")
     return config, preprocess
@@ -201,13 +192,10 @@ def _read_checkpoint(file: Path) -> tuple[dict[str, Tensor], bool]:
     OpenAI alone publishes TorchScript archives, and a state dict saved from such an archive still has its marks. A
     converted file, as on the Hugging Face hub, looks like any other.
     """
+    state: Any
     try:
-        names = zipfile.ZipFile(file).namelist() if zipfile.is_zipfile(file) else []
-        script = any("/code/" in name for name in names)
-        if script:
-            with warnings.catch_warnings():  # torch.jit is deprecated, but OpenAI's archives need it
-                warnings.simplefilter("ignore", DeprecationWarning)
-                state = torch.jit.load(file, map_location="cpu").state_dict()
+        if script := is_torchscript(file):
+            state = read_tensors(file)
         elif file.suffix == ".safetensors":
             state = load_tensors(file.read_bytes())
         else:

@@ -16,7 +16,8 @@ from avset.errors import AvsetError
 from avset.features import spectrograms as sp
 from avset.models.contract import Conditions, Localizes, Method, Sizes
 from avset.presets import MethodSettings, module_of, settings_type
-from avset.storage.files import require, write_atomic
+from avset.storage.checksums import checked, finite
+from avset.storage.files import write_atomic
 from avset.storage.tensors import named_as
 
 
@@ -97,22 +98,30 @@ class SeparationModel:
         return self.method
 
     def save(self, folder: Path, facts: dict[str, Any]) -> None:
-        """Write `model.safetensors`: weights, settings and facts about the training, in one file."""
+        """Write `model.safetensors`: weights, settings and facts about the training, in one file.
+
+        AvsetError if a weight is not finite.
+        """
         told = json.dumps({"settings": self.settings.plain(), "facts": facts}, sort_keys=True)
         header = {"model": told}  # one entry: safetensors writes several in any order
         tensors = {name: tensor.contiguous() for name, tensor in self.method.own_state().items()}
+        finite(folder / "model.safetensors", tensors)
         write_atomic(folder / "model.safetensors", save(tensors, metadata=header))
 
     @classmethod
     def load(cls, folder: Path) -> "SeparationModel":
-        """A model from its folder; it needs no parameters file. AvsetError if the file is none of this version."""
-        path = require(folder / "model.safetensors")
+        """A model from its folder; it needs no parameters file.
+
+        AvsetError if the file is damaged, or none of this version, or if a weight is not finite.
+        """
+        path = checked(folder / "model.safetensors")
         try:
             with safe_open(str(path), framework="pt") as f:
                 settings = Settings.from_plain(json.loads(f.metadata()["model"])["settings"])
                 state = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
         except (SafetensorError, LookupError, TypeError, ValueError) as e:
             raise AvsetError(f"{path} is not a checkpoint of this version; train it again") from e
+        finite(path, state)
         method = method_of(settings)
         if strange := method.load_own_state(named_as(method.own_state(), state)):
             raise AvsetError(f"{path} does not fit its own settings ({strange[0]}); train it again")

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from avset.storage.artifacts import ARTIFACTS, RECORD, Record
+from avset.storage.artifacts import ARTIFACTS, Record
+from avset.storage.checksums import RECORD
 from avset.storage.tables import read_columns
 
 Line = dict[str, Any]

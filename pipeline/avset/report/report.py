@@ -25,7 +25,7 @@ from avset.storage.tables import read_table
 
 WRITTEN = (
     "metrics.json", "coverage.json", "nsdr_by_method.csv", "nsdr_by_class.csv", "example.png", "localization.png",
-    "queries.png", "localization.csv", "training.csv", "html/index.html",
+    "queries.png", "localization.csv", "training.csv", "html/index.html", "record.json",
 )  # fmt: skip
 
 

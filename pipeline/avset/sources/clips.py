@@ -122,7 +122,7 @@ def forget(cache: ItemCache, jobs: list[Job], again: Collection[str] = ()) -> di
     That are damaged media, failures for the reasons `again`, and those "unavailable" that were asked for on another
     day: the words of the site were not sure. What killed downloads left long ago goes too.
     """
-    dropped = {}
+    forgotten, dropped = cache.forgotten(), {}
     for job in jobs:
         for items, key in _places(cache, job):
             kept = items.get(key)  # this removes an item that is damaged itself
@@ -130,12 +130,15 @@ def forget(cache: ItemCache, jobs: list[Job], again: Collection[str] = ()) -> di
                 continue
             item = kept[0]
             old = item.reason == "unavailable" and time.time() - items.path(key).stat().st_mtime > DAY
-            if old or _failure(job, item) in again or not (item.reason or intact(cache, item.fields)):
+            told = _failure(job, item) in again or (item.reason and job.payload["kept"] in forgotten)
+            if old or told or not (item.reason or intact(cache, item.fields)):
                 dropped[job.clip_id] = item.reason
     for job in jobs:
         if job.clip_id in dropped:
             for items, key in _places(cache, job):
                 items.path(key).unlink(missing_ok=True)
+        if job.payload["kept"] in forgotten:
+            (cache.root / "forgotten" / job.payload["kept"]).unlink(missing_ok=True)
     for pattern, age in ABANDONED.items():
         for folder in cache.root.glob(pattern):
             with suppress(FileNotFoundError):  # another process fetches

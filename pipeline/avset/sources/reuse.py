@@ -2,6 +2,7 @@
 
 import random
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from avset.errors import AvsetError
 from avset.sources import Box
 from avset.sources.clips import Fetch
 from avset.storage.cache import ItemCache, fetched_items, kept_media
+from avset.storage.checksums import sha256_of
 from avset.storage.files import link
 from avset.storage.items import Item
 from avset.storage.previous import previous
@@ -42,20 +44,22 @@ def inherit(folder: Path, jobs: list[Job]) -> None:
     """Take over from the clips that were in `folder` before what the cache lacks of the media of some jobs."""
     root = ItemCache()
     cache = fetched_items(root)
+    forgotten = root.forgotten()
     missing = {job.payload["kept"] for job in jobs if job.payload["kept"] not in cache}
     if not missing:
         return
-    with previous(folder) as before:
+    with suppress(AvsetError), previous(folder) as before:  # what is damaged is fetched again
         if before is None or not (before / "media.parquet").exists():
             return
         for row in read_table(before / "media.parquet"):
             if row["kept"] not in missing:
                 continue
             if row["reason"]:
-                cache.put(row["kept"], Item(reason=row["reason"], detail=row["detail"]))
+                if row["kept"] not in forgotten:
+                    cache.put(row["kept"], Item(reason=row["reason"], detail=row["detail"]))
                 continue
             medium = (before / "media" / f"{row['media_id']}{row['suffix']}").resolve()
-            if medium.exists():
+            if medium.exists() and sha256_of(medium) == row["sha256"]:
                 fields = {**{k: row[k] for k in ("sha256", "suffix", "boxes")}, "start": row["start_s"]}
                 target = kept_media(root, fields)
                 if not target.exists():

@@ -6,15 +6,17 @@ and the tables of docs/artifacts.md read these rows.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from avset.errors import AvsetError
-from avset.storage.files import require, write_json
+from avset.params import digest
+from avset.storage.checksums import RECORD, as_text, checked, damaged, seal, unsealed
 from avset.storage.items import SCHEMA
 
-RECORD = "record.json"
 Dimensions = dict[str, tuple[str, ...]]
 
 
@@ -62,6 +64,9 @@ ARTIFACTS = {
     )
 }  # fmt: skip
 
+REPORTS = Artifact("reports", "report", (), files=("coverage.json", "metrics.json"), identity=("metrics.json",))
+EVERY = {**ARTIFACTS, REPORTS.name: REPORTS}  # with those of reports/, which no stage reads
+
 
 @dataclass(frozen=True)
 class Record:
@@ -82,18 +87,29 @@ class Record:
     facts: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
-    def write(self, folder: Path) -> None:
-        """Write the record of the artifact in `folder`: the last of its files."""
-        write_json(folder / RECORD, asdict(self))
+    def write(self, folder: Path, known: Mapping[str, str] | None = None) -> None:
+        """Write the record of the artifact in `folder`, the last of its files, with the checksums of the others.
+
+        `known` has the sha256 of files that need not be read for it.
+        """
+        seal(folder, asdict(self), known)
 
     @classmethod
     def read(cls, folder: Path) -> "Record":
-        """The record in `folder`; MissingArtifact if there is none, AvsetError if it is not one of ours."""
-        path = require(folder / RECORD)
+        """The record in `folder`; MissingArtifact if there is none, AvsetError if it is not as it was written."""
         try:
-            return cls(**json.loads(path.read_bytes()))
-        except (ValueError, TypeError) as e:
-            raise AvsetError(f"{path} is damaged ({e}); bring it back with `dvc checkout`, or make it again") from e
+            return cls(**unsealed(folder))
+        except TypeError as e:
+            raise damaged(folder / RECORD, e) from e
+
+    @cached_property
+    def base(self) -> str:
+        """What the keys of all items of the artifact are made of."""
+        return digest([self.schema, self.artifact, self.version, self.recipe, self.inputs])
+
+    def key_of(self, clip: str, input: str) -> str:
+        """The name of a clip's item in the cache: everything that decides its value."""
+        return digest([self.base, clip, input])
 
     def differs(self, other: "Record") -> list[str]:
         """Which of the entries that decide the content differ between two records."""
@@ -103,13 +119,16 @@ class Record:
 
 
 def identity_of(folder: Path, name: str) -> str:
-    """The identity of the artifact `name` in `folder`: sha256 of the files that its row names."""
-    if name not in ARTIFACTS:
+    """The identity of the artifact `name` in `folder`: sha256 of the files that its row names, without checksums."""
+    if name not in EVERY:
         raise AvsetError(f"{folder} is of a kind that this version does not know, {name!r}; is it of a newer one?")
-    content = b"".join(require(folder / file).read_bytes() for file in ARTIFACTS[name].identity)
+    content = b"".join(
+        as_text(unsealed(folder)) if file == RECORD else checked(folder / file).read_bytes()
+        for file in EVERY[name].identity
+    )
     return hashlib.sha256(content).hexdigest()
 
 
 def encoder_facts(folder: Path) -> dict[str, Any]:
     """What encoder.json says: architecture, preprocessing, sha256 of the weights."""
-    return dict(json.loads(require(folder / "encoder.json").read_bytes()))
+    return dict(json.loads(checked(folder / "encoder.json").read_bytes()))

@@ -37,6 +37,7 @@ FOLDERS = {  # all that there are
     "runs": Folder("*", r"[0-9a-f]{64}\.pt"),  # states of trainings
     "finished": Folder("*", r"[0-9a-f]{64}\.zip"),  # finished models
     "lists": Folder("*", r"[0-9a-f]{64}"),  # lists of videos, by their address
+    "forgotten": Folder("*", r"[0-9a-f]{64}"),  # the keys of failures that are to be tried again
     "held": Folder("*", r"[0-9a-f]{64}"),  # the jobs that a stage is computing in its own process
     "partial": Folder("*/*", r".*"),  # what was downloaded so far of a video
     "pace": Folder("*", r"host-.*"),  # when the last download from a host started
@@ -76,13 +77,15 @@ class ItemCache:
             return path.is_file() and path.stat().st_size > 0  # a power cut leaves empty files
         return False
 
-    def put(self, key: str, item: Item) -> None:
-        """Keep an item, unless its failure is one to be tried again."""
+    def put(self, key: str, item: Item, input: str = "") -> None:
+        """Keep an item with its key and the digest of its `input`, unless its failure is one to be tried again."""
         if item.reason in RETRIED:
             return
-        made = (item.made or versions()).encode()
-        data = item.dump() + made + len(made).to_bytes(2, "big")
+        told = json.dumps({"input": input, "key": key, "made": item.made or versions()}, sort_keys=True).encode()
+        data = item.dump() + told + len(told).to_bytes(2, "big")
         write_atomic(self.path(key), hashlib.sha256(data).digest() + data, self.lasting)
+        with suppress(OSError):
+            (self.root / "forgotten" / key).unlink(missing_ok=True)
 
     def reason(self, key: str) -> str | None:
         """Why a kept item failed, "" if it did not; None if there is no such item. No array of it is read."""
@@ -96,8 +99,22 @@ class ItemCache:
         except (OSError, ValueError, LookupError, TypeError):  # whoever reads the item will say so
             return ""
 
+    def forgotten(self) -> set[str]:
+        """The keys of failures that are to be tried again: neither an item, nor a shard, nor a store tells them."""
+        folder = self.root / "forgotten"
+        return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+    def forget(self, key: str) -> None:
+        """Let the failure of `key` be tried again."""
+        write_atomic(self.root / "forgotten" / key, b"")
+        with writing(self.path(key)):
+            self.path(key).unlink(missing_ok=True)
+
     def get(self, key: str) -> tuple[Item, str] | None:
-        """The item and the sha256 of its content; None if there is none. A damaged item is removed: there is none."""
+        """The item and the sha256 of its content; None if there is none.
+
+        An item that is damaged, or lies under another's key, is removed: there is none.
+        """
         path = self.path(key)
         try:
             data = path.read_bytes()
@@ -110,8 +127,10 @@ class ItemCache:
         content = whole.hexdigest()
         whole.update(data[end:])
         with suppress(ValueError, KeyError, SafetensorError):
-            if whole.digest() == data[:32]:
-                return Item.parse(data[32:end], data[end:-2].decode()), content
+            told = data[end:-2].decode()  # an item of an older version tells what made it, and not its key
+            made = json.loads(told) if told.startswith("{") else {"key": key, "made": told}
+            if whole.digest() == data[:32] and made["key"] == key:
+                return Item.parse(data[32:end], made["made"]), content
         with writing(path):
             path.unlink(missing_ok=True)
         return None

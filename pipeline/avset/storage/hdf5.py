@@ -13,6 +13,8 @@ from avset.storage.files import writing
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # what such a file system answers, NFS for example
 
+UNREADABLE = (OSError, LookupError, RuntimeError, ValueError, TypeError, MemoryError)  # what a damaged file raises
+
 
 class _Sink:
     """A new file for HDF5 to write to. HDF5 crashes on an error of its file, so it is told of none: see `error`."""

@@ -1,6 +1,5 @@
 """Look after artifacts: list them, say what made one, what differs between two, and whether one is intact."""
 
-import hashlib
 import json
 import random
 from collections import Counter
@@ -16,15 +15,15 @@ from safetensors import SafetensorError, safe_open
 
 from avset.errors import AvsetError
 from avset.params import choose, folder_of
-from avset.storage.artifacts import ARTIFACTS, RECORD, Artifact, Record, identity_of
+from avset.storage.artifacts import ARTIFACTS, EVERY, Artifact, Record, identity_of
+from avset.storage.checksums import RECORD, damaged, damages, names, sha256_of
 from avset.storage.files import require
-from avset.storage.hdf5 import open_hdf5
+from avset.storage.hdf5 import UNREADABLE, open_hdf5
 from avset.storage.shards import item_of
 from avset.storage.store import Store
 from avset.storage.tables import read_columns
 
 MEDIUM = ("sha256", "start_s", "duration_s", "split", "labels")  # what a row of clips is
-BROKEN = (OSError, KeyError, RuntimeError, ValueError, SafetensorError)  # what a damaged file raises, by where it is
 FAILURE = ("stage", "file", "clip", "reason", "detail")
 NAMES = 10  # clips named of each kind of difference
 
@@ -34,9 +33,9 @@ def artifact_of(folder: Path) -> Artifact:
     path = folder.absolute()
     told = [Record.read(folder).artifact] if (folder / RECORD).exists() else []
     for name in (*told, path.name, path.parent.name):
-        if name in ARTIFACTS:
-            return ARTIFACTS[name]
-    raise AvsetError(f"{folder} is no artifact; give the folder of one of {', '.join(ARTIFACTS)}")
+        if name in EVERY:
+            return EVERY[name]
+    raise AvsetError(f"{folder} is no artifact; give the folder of one of {', '.join(EVERY)}")
 
 
 def summaries(data: Path) -> list[dict[str, Any]]:
@@ -63,12 +62,12 @@ def summary(folder: Path) -> dict[str, Any]:
     lacks = [part for part in sorted(parts) if not (folder / part).exists()]
     counts, digest = Counter[str](), ""
     if not {*artifact.identity, *(["index.parquet"] if artifact.per_clip else [])}.intersection(lacks):
-        digest = identity_of(folder, artifact.name)
         try:
+            digest = identity_of(folder, artifact.name)
             counts, clips = _counts(folder, artifact)
             lacks += sorted(part for part in clips if not (folder / part).exists())
-        except BROKEN:
-            lacks.append("readable index")
+        except AvsetError:
+            lacks.append("intact files")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     ok, failed = (counts["ok"], counts["failed"]) if artifact.per_clip else (None, None)
     return {"artifact": name, "ok": ok, "failed": failed, "bytes": size, "digest": digest, "lacks": lacks}
@@ -134,7 +133,7 @@ def _shape(array: h5py.Dataset) -> str:
 
 
 def _content(path: Path) -> str:
-    """What a file holds, in words; one of `BROKEN` if it cannot be read."""
+    """What a file holds, in words; one of `UNREADABLE`, or a SafetensorError, if it cannot be read."""
     if path.suffix == ".parquet":
         table = pq.read_table(path)
         return f"{len(table)} rows of {', '.join(table.column_names)}"
@@ -151,8 +150,8 @@ def _content(path: Path) -> str:
 def _readable(folder: Path) -> Iterator[None]:
     try:
         yield
-    except BROKEN as e:
-        raise AvsetError(f"{folder} is damaged ({e}); bring it back with `dvc checkout`, or make it again") from e
+    except (*UNREADABLE, SafetensorError) as e:
+        raise damaged(folder, e) from e
 
 
 def diff(a: Path, b: Path) -> dict[str, Any]:
@@ -181,12 +180,6 @@ def _bytes_of(path: Path) -> str:
     """sha256 of a file, or of all files of a folder; empty if it is not there."""
     paths = sorted(path.rglob("*")) if path.is_dir() else [path]
     return " ".join(sha256_of(part) for part in paths if part.is_file())
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file's content."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def _clips_apart(a: Path, b: Path, artifact: Artifact) -> dict[str, Any]:
@@ -221,29 +214,29 @@ def _outcomes(folder: Path, artifact: Artifact) -> dict[str, tuple[str, Any, str
     return outcomes
 
 
-def verify(folder: Path, count: int, seed: int = 0) -> tuple[str, dict[str, str]]:
+def verify(folder: Path, count: int | None = None, seed: int = 0) -> tuple[str, dict[str, str]]:
     """What was read, in words, and what is wrong, by clip or file.
 
-    Every clip must be where the index says. Of `count` clips, drawn at random, what is read must hash to the digest in
-    the index: arrays and fields of a clip are all of its item; of the clips stage, the media file. Of an artifact
-    without clips every file must be there and readable.
+    Every file must be as the record promises, and every clip where the index says. Of `count` clips (None: of all),
+    drawn at random, what is read must hash to the digest in the index: arrays and fields of a clip are all of its item;
+    of the clips stage, the media file.
     """
-    artifact = artifact_of(folder)
+    artifact, wrong = artifact_of(folder), damages(folder)
     if not artifact.per_clip:
-        Record.read(folder)
-        return f"{len(artifact.files)} files read", dict(_unreadable(folder, artifact))
-    with _readable(folder):
-        store = Store(folder)
-    damaged = _misplaced(store) if artifact.arrays else _lost_media(store)
+        return f"{len(list(names(folder)))} files read", wrong or dict(_unreadable(folder, artifact))
+    if {RECORD, "index.parquet"} & wrong.keys():
+        return "0 clips read and hashed", wrong
+    store = Store(folder)
+    wrong |= _misplaced(store) if artifact.arrays else _lost_media(store)
     signed = [clip for clip, sign in store.rows.columns("clip_id", "digest" if artifact.arrays else "media") if sign]
-    drawn = random.Random(seed).sample(signed, min(count, len(signed)))
-    for clip in sorted(set(drawn) - damaged.keys()):
+    drawn = signed if count is None else random.Random(seed).sample(signed, min(count, len(signed)))
+    for clip in sorted(set(drawn) - wrong.keys()):
         try:
             if not (_item_intact if artifact.arrays else _medium_intact)(store, clip):
-                damaged[clip] = "its content is not that of the index"
-        except BROKEN as e:
-            damaged[clip] = f"cannot be read: {e}"
-    return f"{len(drawn)} clips read and hashed", dict(sorted(damaged.items()))
+                wrong[clip] = "its content is not that of the index"
+        except UNREADABLE as e:
+            wrong[clip] = f"cannot be read: {e}"
+    return f"{len(drawn)} clips read and hashed", dict(sorted(wrong.items()))
 
 
 def _unreadable(folder: Path, artifact: Artifact) -> Iterator[tuple[str, str]]:
@@ -251,7 +244,7 @@ def _unreadable(folder: Path, artifact: Artifact) -> Iterator[tuple[str, str]]:
         try:
             if not (folder / name).is_dir():
                 _content(folder / name)
-        except BROKEN as e:
+        except (*UNREADABLE, SafetensorError) as e:
             yield name, f"cannot be read: {e}"
 
 
@@ -271,7 +264,7 @@ def _misplaced(store: Store) -> dict[str, str]:
         try:
             with open_hdf5(store.shard(clips[0])) as file:
                 names = set(file)
-        except BROKEN as e:
+        except UNREADABLE as e:
             found |= dict.fromkeys(clips, f"shard {shard} cannot be opened: {e}")
             continue
         found |= {clip: f"not in its shard, {shard}" for clip in clips if clip not in names}

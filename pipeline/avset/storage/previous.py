@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from avset.storage.artifacts import RECORD
+from avset.storage.checksums import RECORD
 
 LOCK = Path("dvc.lock")
 

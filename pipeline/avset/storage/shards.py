@@ -24,13 +24,16 @@ from avset.errors import RETRIED, AvsetError
 from avset.params import digest
 from avset.storage.artifacts import Dimensions, Record
 from avset.storage.cache import ItemCache, cache_folder
+from avset.storage.checksums import promised, sha256_of
 from avset.storage.files import count_as_used, link, make_folder, replace_folder, share, write_atomic, writing
-from avset.storage.hdf5 import new_hdf5, open_hdf5
+from avset.storage.hdf5 import UNREADABLE, new_hdf5, open_hdf5
 from avset.storage.items import SCHEMA, Item
+from avset.storage.tables import whole_table
 
 BITS = 4  # of the hash of a clip's name, that name its shard in a small store: 16 shards
 CAPACITY = 1024  # clips of a shard; a fuller one splits in two, by the next bit (extendible hashing)
 LAYOUT = 2  # of kept shards: those that lie in the item cache under another number are written anew, from their items
+SHA256 = b"sha256"  # of a kept shard, in the metadata of its rows
 INDEX_COLUMNS = ("clip_id", "status", "reason", "detail", "shard", "digest", "input", "made")
 
 
@@ -51,6 +54,12 @@ class Shard:
     parts: dict[str, Part]
     path: Path | None = None
     rows: pa.Table | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Of the shard that the cache keeps, as it was when it was written; empty if that is not known."""
+        told = (self.rows.schema.metadata or {}) if self.rows is not None else {}
+        return str(told.get(SHA256, b"").decode())
 
 
 def bits_of(clip: str) -> str:
@@ -78,13 +87,15 @@ class Kept:
 
     def __init__(self, stage: str, dimensions: Dimensions):
         self.told, self.folder = [SCHEMA, LAYOUT, stage, dimensions], cache_folder("shards") / stage
+        self._forgotten = ItemCache().forgotten()
         self._open: tuple[Path, dict[str, dict[str, Any]]] = (Path(), {})  # rows of the shard read last, by key
 
     def look(self, shards: list[Shard]) -> None:
         """Find out which of these shards are kept."""
         for shard in shards:
             shard.path = self._place(shard.name, shard.parts)
-            shard.rows = self.rows(shard.path)
+            if self._forgotten.isdisjoint(part.key for part in shard.parts.values()):
+                shard.rows = self.rows(shard.path)
 
     def _place(self, name: str, parts: dict[str, Part]) -> Path:
         return self.folder / name / f"{digest([self.told, name, list(parts.items())])}.h5"
@@ -93,24 +104,26 @@ class Kept:
         """Take over the shards of a store that lies there, as if they had been made here: no item is copied.
 
         `key_of` makes a key of a clip and the digest of its input. A shard with a failure that is to be tried again is
-        never kept: its items are taken one by one.
+        never kept: its items are taken one by one. A shard that is damaged is not taken over.
         """
-        index = pq.read_table(store / "index.parquet")
+        index = whole_table(store / "index.parquet")
+        known = promised(store)
         index = index.sort_by([("shard", "ascending"), ("clip_id", "ascending")])
         names, starts = np.unique(index["shard"].to_numpy(), return_index=True)
         for name, start, stop in zip(names, starts, [*starts[1:], len(index)], strict=True):
             path, rows = (store / "shards" / f"{name}.h5").resolve(), index.slice(start, stop - start)
-            if not path.exists():
-                continue
             told = rows.to_pylist()
             parts = {row["clip_id"]: _part(row, key_of) for row in told}
+            if not path.exists() or self.rows(place := self._place(name, parts)) is not None:
+                continue
+            if (sha256 := sha256_of(path)) != known.get(f"shards/{name}.h5", sha256):
+                continue
             keys = [part.key for part in parts.values()]
             if RETRIED.intersection(row["reason"] for row in told if row["input"]):
                 _take_items(told, keys, path)
                 continue
-            table, place = rows.append_column("key", pa.array(keys, pa.string())), self._place(name, parts)
             link(path, place)
-            self.keep(place, table)
+            self.keep(place, rows.append_column("key", pa.array(keys, pa.string())), sha256)
 
     def rows(self, path: Path) -> pa.Table | None:
         """The rows of a kept shard; None if it is not there, or no longer what was written."""
@@ -125,10 +138,11 @@ class Kept:
             return None
 
     @staticmethod
-    def keep(path: Path, rows: pa.Table) -> None:
-        """Close a shard that lies at `path`, by its rows."""
+    def keep(path: Path, rows: pa.Table, sha256: str) -> None:
+        """Close a shard that lies at `path`, by its rows and its checksum."""
         buffer = pa.BufferOutputStream()
-        pq.write_table(rows.replace_schema_metadata({"stamp": _stamp(path)}), buffer, compression="zstd")
+        told = {"stamp": _stamp(path), SHA256: sha256}
+        pq.write_table(rows.replace_schema_metadata(told), buffer, compression="zstd")
         data = buffer.getvalue().to_pybytes()
         write_atomic(path.with_suffix(".rows"), hashlib.sha256(data).digest() + data)
 
@@ -137,6 +151,8 @@ class Kept:
         folders = {folder.name for folder in (self.folder.iterdir() if self.folder.exists() else ())}
         lengths, places = {len(name) for name in folders}, defaultdict(set)
         for key, clip in wanted.items() if folders else ():
+            if key in self._forgotten:
+                continue
             bits = bits_of(clip)
             for length in lengths:
                 places[bits[:length]].add(key)
@@ -152,7 +168,7 @@ class Kept:
         row = self._row(key, path)
         if row is None:
             return None
-        with suppress(OSError, KeyError, RuntimeError), open_hdf5(path) as file:
+        with suppress(*UNREADABLE), open_hdf5(path) as file:
             item = item_of(row, file)
             return (item, row["digest"]) if item else None
         return None
@@ -179,10 +195,11 @@ def _part(row: dict[str, Any], key_of: Callable[[str, str], str]) -> Part:
 def _take_items(rows: list[dict[str, Any]], keys: list[str], path: Path) -> None:
     """Put the items of a shard into the item cache."""
     cache = ItemCache()
+    forgotten = cache.forgotten()
     with open_hdf5(path) as file:
         for row, key in zip(rows, keys, strict=True):
-            if key and key not in cache and (item := item_of(row, file)):
-                cache.put(key, item)
+            if key and key not in cache and key not in forgotten and (item := item_of(row, file)):
+                cache.put(key, item, row["input"])
 
 
 def _stamp(path: Path) -> str:
@@ -234,12 +251,13 @@ def assemble(
                 with suppress(AvsetError):  # a cache that we may only read, or a full one: then it is not kept
                     link(target, shard.path)
                     share(shard.path)
-                    Kept.keep(shard.path, table)
+                    Kept.keep(shard.path, table, sha256_of(target))
         tables.append(table.drop_columns("key"))
     index = _index(tables)
     with writing(fresh):
         pq.write_table(index, fresh / "index.parquet", compression="zstd")
-    replace(record, libraries=versions_of(index)).write(fresh)
+    known = {f"shards/{shard.name}.h5": shard.sha256 for shard in shards if shard.sha256}
+    replace(record, libraries=versions_of(index)).write(fresh, known)
     replace_folder(fresh, folder)
     return index
 

@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from avset.storage.files import make_folder, require, writing
+from avset.storage.checksums import checked, damaged
+from avset.storage.files import make_folder, writing
 
 ROWS_AT_ONCE = 65536  # that are Python objects
 
@@ -21,21 +22,31 @@ def write_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema | None
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
-    """The rows of a Parquet file; MissingArtifact names the command that makes it."""
-    require(path)
-    return list(pq.read_table(path).to_pylist())
+    """The rows of a Parquet file; MissingArtifact names the command that makes it, AvsetError a damaged file."""
+    return list(whole_table(path).to_pylist())
+
+
+def whole_table(path: Path, **how: Any) -> pa.Table:
+    """A Parquet file as columns; errors as of `read_table`."""
+    try:
+        return pq.read_table(checked(path), **how)
+    except (OSError, pa.ArrowException) as e:
+        raise damaged(path, e) from e
 
 
 def read_columns(path: Path, *names: str) -> Iterator[list[list[Any]]]:
     """Some columns of a Parquet file, some rows at a time: an index may have millions of them."""
-    with pq.ParquetFile(require(path)) as file:
-        for piece in file.iter_batches(columns=list(names)):
-            yield [piece[name].to_pylist() for name in names]
+    try:
+        with pq.ParquetFile(checked(path)) as file:
+            for piece in file.iter_batches(columns=list(names)):
+                yield [piece[name].to_pylist() for name in names]
+    except (OSError, KeyError, pa.ArrowException) as e:
+        raise damaged(path, e) from e
 
 
 def has_column(path: Path, name: str) -> bool:
     """Whether a Parquet file has a column of that name."""
-    return name in pq.read_schema(require(path)).names
+    return name in pq.read_schema(checked(path)).names
 
 
 class Rows(Mapping[str, dict[str, Any]]):

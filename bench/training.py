@@ -4,11 +4,13 @@ The plain way decodes a 44.1 kHz stereo file of 10 s for each source, resamples 
 and the mixture, and warps the magnitudes with a sampling grid; and runs CLIP's image tower on the sources' frames.
 """
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +35,11 @@ def tone(clip: int) -> np.ndarray:
     return np.stack([mono, 0.8 * mono], 1).astype(np.float32)
 
 
+def promised(item: Any) -> tuple[Any, str]:
+    """An item with its digest, which the reader of a store compares."""
+    return item, hashlib.sha256(item.dump()).hexdigest()
+
+
 class Corpus:
     """Files as the plain way reads them, and the stores that the pipeline makes of the same files."""
 
@@ -41,6 +48,7 @@ class Corpus:
 
         from avset.params import Spectrograms
         from avset.storage.artifacts import ARTIFACTS, Record
+        from avset.storage.checksums import sha256_of
         from avset.storage.items import Item
         from avset.storage.shards import assemble, spread
         from avset.storage.store import Store
@@ -58,10 +66,11 @@ class Corpus:
         def features(clip: str) -> tuple[Item, str]:
             shape = (FRAMES, REGIONS, DIM)
             regions = rng.standard_normal(shape).astype(np.float16)
-            return Item({"regions": regions, "embedding": regions[0, 0].astype(np.float32)}), ""
+            return promised(Item({"regions": regions, "embedding": regions[0, 0].astype(np.float32)}))
 
         def spectrogram(clip: str) -> tuple[Item, str]:
-            return mapper.transform(self.files[clip], 0.0, float(seconds), ""), ""
+            media = self.files[clip]
+            return promised(mapper.transform(media, 0.0, float(seconds), [sha256_of(media)]))
 
         for stage, item_of in (("spectrograms", spectrogram), ("regions", features)):
             assemble(folder / stage, Record(stage), spread(self.clips), item_of, ARTIFACTS[stage].arrays)

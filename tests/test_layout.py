@@ -265,12 +265,13 @@ def test_help_is_quick_because_nothing_heavy_is_imported():
 
 
 def test_one_place_gives_names_to_what_is_finished():
-    """There it is on the disk before: see `avset.storage.files.place`."""
+    """There it is on the disk before: see `avset.storage.files.place`. The doctor only tries what a disk can do."""
     for file in modules():
         calls = [node for node in ast.walk(ast.parse((ROOT / file).read_text())) if isinstance(node, ast.Call)]
         named = [(call.func.attr, len(call.args)) for call in calls if isinstance(call.func, ast.Attribute)]
         naming = [n for n in named if n in {("rename", 1), ("replace", 1), ("rename", 2), ("link", 2), ("move", 2)}]
-        assert not naming or file == f"{LIBRARY}/storage/files.py", f"{file}: use place, link, or replace_folder"
+        own = {f"{LIBRARY}/storage/files.py", f"{LIBRARY}/doctor/machine.py"}
+        assert not naming or file in own, f"{file}: use place, link, or replace_folder"
 
 
 def test_the_lock_pins_versions_by_hashes_and_names_no_host():

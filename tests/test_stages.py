@@ -259,7 +259,7 @@ def test_the_report_replaces_what_it_made_and_nothing_else(tmp_path: Path, monke
     monkeypatch.setattr(report, "numbers_as_text", str)
     toy.run(tmp_path, tmp_path / "cache", "report")
     assert sorted(path.name for path in scores.iterdir()) == ["avset", "mine"]
-    assert [path.name for path in reports.iterdir()] == ["notes.txt"]
+    assert sorted(path.name for path in reports.iterdir()) == ["notes.txt", "record.json"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ and the tables of docs/artifacts.md read these rows.
 
 import hashlib
 import json
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -65,7 +66,7 @@ ARTIFACTS = {
 }  # fmt: skip
 
 REPORTS = Artifact("reports", "report", (), files=("coverage.json", "metrics.json"), identity=("metrics.json",))
-EVERY = {**ARTIFACTS, REPORTS.name: REPORTS}  # with those of reports/, which no stage reads
+EVERY = ChainMap(ARTIFACTS, {REPORTS.name: REPORTS})  # with those of reports/, which no stage reads
 
 
 @dataclass(frozen=True)

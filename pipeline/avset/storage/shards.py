@@ -239,7 +239,8 @@ def assemble(
     """
     fresh, tables = folder.with_name(f".{folder.name}.new"), []
     shutil.rmtree(fresh, ignore_errors=True)
-    make_folder(fresh / "shards")
+    with writing(fresh):
+        make_folder(fresh / "shards")
     for shard in shards:
         target, table = fresh / "shards" / f"{shard.name}.h5", shard.rows
         if shard.path and table is not None:

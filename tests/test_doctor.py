@@ -41,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: Patch, committed: Path) -> Path:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     made = toy.project(tmp_path / "project", toy.params())
     (made / ".dvc").mkdir()
-    (made / "requirements.lock").write_text(f"typer=={metadata.version('typer')}\n")
+    (made / "requirements.lock").write_text(f"typer=={metadata.version('typer')} \\\n    --hash=sha256:{'0' * 64}\n")
     monkeypatch.chdir(made)
     shutil.copytree(committed, made / ".git")
     monkeypatch.setattr(project, "unreachable", lambda address, any_answer=False: "there is no net")

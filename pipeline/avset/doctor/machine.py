@@ -145,8 +145,8 @@ def packages() -> Iterator[Finding]:
     except metadata.PackageNotFoundError:
         yield Finding("packages", "warn", f"{python}; avset itself is not installed", "pip install -e .")
         needed = set()
-    lines = [line.partition("==") for line in LOCK.read_text().splitlines()] if LOCK.is_file() else []
-    pins = {_name(name): version for name, _, version in lines}
+    lock = LOCK.read_text() if LOCK.is_file() else ""
+    pins = {_name(name): version for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", lock, re.M)}
     lacking, other = [], []
     for name, pinned in {**dict.fromkeys(needed, ""), **pins}.items():
         try:

@@ -40,7 +40,8 @@ from avset.storage.cache import ItemCache
 from avset.storage.files import write_json
 from avset.storage.items import Item
 
-TOY = Artifact("toy", "toy", (), {"x": ("T", "D"), "y": ("L",)}, identity=ARTIFACTS["frames"].identity)
+FRAMES = ARTIFACTS["frames"]
+TOY = Artifact("toy", "toy", (), {"x": ("T", "D"), "y": ("L",)}, files=FRAMES.files, identity=FRAMES.identity)
 CHANGES = {"open", "os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.utime"}
 MAKING = {"open", "os.link", "os.mkdir", "os.rename", "os.symlink"}  # those of them that need room
 OURS = (

@@ -74,6 +74,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     with (root / "table.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("file", "label", "split"), *rows])
     made = Project(root, settings(root / "videos", root / "table.csv"))
+    (made.folder / "inputs" / "folder").symlink_to(root / "videos")
     made.repro()
     return made
 

@@ -266,7 +266,7 @@ def test_music_from_its_list_to_the_report(server: Server, tmp_path: Path):
     listed = {"videos": {label: [f"{label}{i}" for i in range(4)] for label in tones}}
     for label, tone in tones.items():
         for i in range(4):
-            path = make_video(tmp_path / f"{label}{i}.mp4", 5.0 + i / 4, tone=tone * (1 + i / 40))
+            path = make_video(tmp_path / f"{label}{i}.mp4", 5.0 + i / 4, tone=tone * (1 + i / 4))
             server.put(f"/{path.name}", path)
     server.put("/list.json", json.dumps(listed).encode())
     tree = toy.params(dataset="music")

@@ -36,7 +36,7 @@ def small() -> dict[str, Any]:
     tree = toy.params(dataset="small", scale="small")
     tree["datasets"]["small"], demo = copy.deepcopy(tree["datasets"]["demo"]), copy.deepcopy(tree["scales"]["demo"])
     tree["scales"]["small"] = demo | {
-        "captions": demo["captions"] | {"steps": 5}, "mixtures": {"validation": 1, "test": 1},
+        "captions": demo["captions"] | {"steps": 5}, "mixtures": demo["mixtures"] | {"validation": 1, "test": 1},
         "train": demo["train"] | {"steps": 2, "validate_every": 2}, "evaluate": {"examples": 1},
     }  # fmt: skip
     return tree

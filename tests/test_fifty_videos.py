@@ -74,7 +74,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     with (root / "table.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("file", "label", "split"), *rows])
     made = Project(root, settings(root / "videos", root / "table.csv"))
-    (made.folder / "inputs" / "folder").symlink_to(root / "videos")
+    (made.folder / "inputs" / "folder").mkdir()  # the videos lie elsewhere: DVC follows no broken link
     made.repro()
     return made
 

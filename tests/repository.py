@@ -29,9 +29,6 @@ class Project:
         for name in ("pipeline", "stages"):  # copies: DVC follows no links out of a repository
             shutil.copytree(toy.ROOT / name, self.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(toy.ROOT / "dvc.yaml", self.folder)
-        for name in set(tree["datasets"]) - {"folder"}:
-            (self.folder / "inputs" / name).mkdir(parents=True)
-            (self.folder / "inputs" / name / ".gitkeep").touch()
         toy.project(self.folder, tree)
         if git:
             self.git("init", "--quiet")

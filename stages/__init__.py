@@ -18,7 +18,7 @@ from avset.compute.making import enough_room
 from avset.console import HELP_OPTIONS, TYPED, complain, speak_plainly
 from avset.errors import AvsetError
 from avset.params import Params
-from avset.storage.files import FULL
+from avset.storage.reading import told
 
 
 def command(main: Callable[..., None]) -> None:
@@ -31,10 +31,10 @@ def command(main: Callable[..., None]) -> None:
     except AvsetError as e:
         complain(e)
         sys.exit(1)
-    except OSError as e:
-        if e.errno not in FULL:
+    except (OSError, MemoryError) as e:
+        if not (sentence := told(e)):
             raise
-        complain(f"cannot write {e.filename or 'a file'}: {e.strerror}; free space")
+        complain(sentence)
         sys.exit(1)
 
 

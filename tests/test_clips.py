@@ -1,14 +1,19 @@
 """Media to clips: cutting, what is missing, what is fetched again and what never is, and when to stop asking."""
 
+import errno
+import hashlib
 import os
 import random
 import shutil
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import toy
@@ -19,8 +24,10 @@ from avset.compute.run import Job, deadline
 from avset.errors import AvsetError, ClipError
 from avset.params import load
 from avset.sources import SPLITS, Entry, Listing, clips, dry_run, folder
+from avset.storage import reading
 from avset.storage.artifacts import Record
 from avset.storage.cache import ItemCache, fetched_items, kept_media
+from avset.storage.files import link, write_atomic
 from avset.storage.items import Item
 from avset.storage.tables import read_table
 
@@ -336,3 +343,87 @@ def test_a_system_without_timers_has_no_deadline(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delattr(signal, "setitimer")
     with deadline(0.05):
         time.sleep(0.2)
+
+
+@pytest.fixture(params=["as it is", "ext4 that does not tell cases apart"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A folder of this disk, and one of a disk that takes `AbC` for `aBc`, where the machine can have one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if request.param == "as it is":
+        yield place
+        return
+    image, folder = tmp_path / "image", place / "folder"
+    made = [["truncate", "-s", "64M", image], ["mkfs.ext4", "-q", "-O", "casefold", "-E", "encoding=utf8", image],
+            ["mount", "-o", "loop", image, place]]  # fmt: skip
+    try:
+        for command in made:
+            subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as e:
+        pytest.skip(f"needs root, mkfs.ext4 and a kernel whose ext4 knows casefold: {e}")
+    try:
+        folder.mkdir()
+        subprocess.run(["chattr", "+F", folder], check=True)
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def test_names_that_look_the_same_are_two_files_on_every_disk(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("AVSET_CACHE", str(disk / "cache"))
+    given = load(ROOT / "params.yaml")
+    videos = {
+        make_video(tmp_path / f"{name}.mp4", 1.0, tone=tone).stem: tone
+        for name, tone in (("AbC", 440.0), ("aBc", 880.0), ("other", 220.0))
+    }
+    own = given.clips.model_copy(update={"source": "folder", "options": {"path": str(tmp_path)}})
+    _, options = clips.load_source("folder", own.options)
+    entries = [Entry(name, "train", (), str(tmp_path / f"{name}.mp4")) for name in videos]
+    jobs = clips.jobs_of(entries, options, "", "")
+    clips.fetch_all(jobs, own, options, given.runtime.model_copy(update={"executor": "inline"}))
+    for target in (disk / "clips", disk / "again"):  # each is linked twice, over files that share the cache's bytes
+        rows, _, _ = clips.collect(entries, jobs, {}, own, target)
+        media = {row["media_id"]: row["media"] for row in rows}
+        assert media["other"] == "media/other.mp4" and len({name.casefold() for name in media.values()}) == 3
+        for name, path in media.items():
+            assert (target / path).read_bytes() == (tmp_path / f"{name}.mp4").read_bytes()
+        clips.collect(entries, jobs, {}, own, target)
+    for path in (disk / "cache" / "media").rglob("*.mp4"):
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.parent.name + path.stem
+
+
+def test_what_is_linked_is_never_written_through(tmp_path: Path):
+    """Not even if a disk takes two names for one."""
+    kept, other, target = (tmp_path / name for name in ("kept", "other", "target"))
+    kept.write_bytes(b"kept")
+    other.write_bytes(b"other")
+    link(kept, target)
+    link(other, target)
+    assert (kept.read_bytes(), target.read_bytes()) == (b"kept", b"other")
+    write_atomic(target, b"third")
+    assert (other.read_bytes(), target.read_bytes()) == (b"other", b"third")
+
+
+def test_a_medium_that_was_cut_off_is_fetched_again_when_that_is_forgotten():
+    cache, fields = ItemCache(), {"sha256": "0" * 64, "suffix": ".mp4", "start": 0.0}
+    path = kept_media(cache, fields)
+    write_atomic(path, b"x")
+    stat = path.stat()
+    job = Job("cut", "1" * 64, {"kept": "2" * 64, "entry": VIDEO})
+    fetched_items(cache).put(job.payload["kept"], Item(fields=fields | {"stamp": [stat.st_size, stat.st_mtime_ns]}))
+    assert clips.forget(cache, [job]) == {}
+    cache.forget(job.payload["kept"])
+    assert clips.forget(cache, [job]) == {"cut": ""} and cache.forgotten() == set()
+    assert job.payload["kept"] not in fetched_items(cache)
+
+
+def test_a_medium_that_cannot_be_read_now_is_not_fetched_again(monkeypatch: pytest.MonkeyPatch):
+    cache, fields = ItemCache(), {"sha256": "0" * 64, "suffix": ".mp4", "stamp": [0, 0]}
+    assert not clips.intact(cache, fields)
+    write_atomic(kept_media(cache, fields), b"x")
+    monkeypatch.setattr(reading, "WAITS", (0.0,))
+    monkeypatch.setattr(hashlib, "file_digest", Mock(side_effect=OSError(errno.ESTALE, "Stale file handle")))
+    with pytest.raises(OSError, match="Stale"):
+        clips.intact(cache, fields)

@@ -33,6 +33,7 @@ from avset.media.container import TAIL, probe
 from avset.media.frames import decode_frames
 from avset.media.recordings import read_audio
 from avset.sources.download.excerpt import cut
+from avset.storage.reading import PatientFile
 
 HOLDS = {  # what a container holds, as libavformat writes it
     ".mp4": (
@@ -207,7 +208,7 @@ def test_the_last_picture_stays_while_the_sound_goes_on(
     files = {path: (0.0, 4.0)}
     if suffix != ".flv":  # Matroska holds no such pictures
         target = tmp_path / "cut.mkv"
-        files[target] = (cut([partial(path.open, "rb")], 2.5, 3.5, target), 3.5)
+        files[target] = (cut([partial(PatientFile, path)], 2.5, 3.5, target), 3.5)
     for file, (zero, end) in files.items():
         found, alone = probe(file), probe(file, sound=False)
         assert min(found.duration, alone.duration) > end - zero - 0.05
@@ -266,7 +267,7 @@ def test_a_clock_that_starts_anew_before_the_first_packet_of_the_other_track(mak
     order = [*range(pictures), *early, *(n for n in range(pictures, len(packets)) if n not in early)]
     path.write_bytes(b"".join(packets[n] for n in order))
     check_shifted(path, 3.0, 10, 0.0, 0.3)
-    zero = cut([partial(path.open, "rb")], 1.0, 2.0, tmp_path / "cut.mkv")
+    zero = cut([partial(PatientFile, path)], 1.0, 2.0, tmp_path / "cut.mkv")
     assert numbers(tmp_path / "cut.mkv", [1.55 - zero]) == [15]
 
 

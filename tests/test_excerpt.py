@@ -1,4 +1,3 @@
-import io
 import math
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from avset.media.container import probe
 from avset.media.frames import decode_frames
 from avset.media.waveforms import decode_audio
 from avset.sources.download.excerpt import cut
+from avset.storage.reading import PatientFile
 
 LENGTH, ONSET = 12.0, 5.0  # s; pictures at 10 per second, a keyframe every second
 DASH = {"movflags": "dash+delay_moov+frag_keyframe+default_base_moof+global_sidx"}
@@ -48,7 +48,7 @@ def onset_of(path: Path, start: float, end: float) -> float:
 
 
 def opened(files: list[Path]) -> list:
-    return [partial(io.FileIO, path) for path in files]
+    return [partial(PatientFile, path) for path in files]
 
 
 @pytest.mark.parametrize("case", FILES)

@@ -15,6 +15,7 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 from avset.media.container import Media, probe
 from avset.media.frames import centre_square, decode_frames, frame_times
 from avset.sources.download.excerpt import cut
+from avset.storage.reading import PatientFile
 
 GRID = np.array([0.0, 0.1, 0.449, 1.05, 1.95])  # s
 NUMBERS = [0, 1, 4, 10, 19]  # at 10 pictures a second
@@ -114,7 +115,7 @@ MATRICES = [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [(0, b, c, 0) for 
 def test_a_picture_is_turned_and_mirrored_as_its_matrix_says(tmp_path: Path, matrix: tuple[int, int, int, int]) -> None:
     path = make_video(tmp_path / "a.mp4", 0.5, size=(160, 96), matrix=matrix)
     copy = remux(tmp_path / "a.mkv", Track(path, "video"), Track(path, "audio"))
-    cut([partial(path.open, "rb")], 0.0, 0.4, tmp_path / "cut.mkv")
+    cut([partial(PatientFile, path)], 0.0, 0.4, tmp_path / "cut.mkv")
     for file in (path, copy, tmp_path / "cut.mkv"):
         assert (probe(file).width, probe(file).height) == (160, 96)
         assert numbers(file, [0.35]) == [3]  # read_number fails on a picture that is not upright

@@ -284,6 +284,13 @@ def main() -> None:
     except AvsetError as e:
         complain(e)
         sys.exit(1)
+    except (OSError, MemoryError) as e:
+        from avset.storage.reading import told
+
+        if not (sentence := told(e)):
+            raise
+        complain(sentence)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

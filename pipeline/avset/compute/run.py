@@ -11,12 +11,14 @@ from avset.compute.crew import Crew, Take
 from avset.compute.process import Process, answered, dismiss
 from avset.compute.progress import Progress
 from avset.compute.worker import Factory, Job, Mapper, Receipts, Worker, deadline
+from avset.errors import AvsetError
 from avset.params import Runtime
 from avset.storage.cache import ItemCache, cache_folder
 from avset.storage.files import make_folder
 from avset.storage.items import Item
 
 __all__ = ["Job", "Mapper", "Receipts", "Worker", "compute", "deadline"]
+GIVE_UP_AFTER = 12  # clips that the machine cannot read
 WORTH_A_PROCESS = 50  # batches; with fewer a process is not worth its start
 
 
@@ -73,7 +75,7 @@ class _Run:
         before: Counter[str],
     ):
         cache = ItemCache()
-        self.jobs, self.watch = jobs, watch
+        self.stage, self.jobs, self.watch = stage, jobs, watch
         self.note = cache_folder("held") / params.digest([str(Path.cwd()), stage])
         self.keys = set(self.note.read_text().split()) if noting and self.note.exists() else set()
         known = [cache.reason(job.key) for job in jobs]
@@ -81,6 +83,7 @@ class _Run:
         self.suspects = [job for job in lacking if job.key in self.keys]
         self.pending = [job for job in lacking if job.key not in self.keys]
         self.failures: dict[str, Item] = {}
+        self.row = 0  # failures of the system, one after the other
         self.progress = Progress(
             stage, before.total() + len(jobs), before + Counter(reason for reason in known if reason is not None)
         )
@@ -91,6 +94,12 @@ class _Run:
         for clip, reason, detail in receipts:
             if reason:
                 self.failures[clip] = Item(reason=reason, detail=detail)
+            self.row = self.row + 1 if reason == "system" else 0
+            if self.row >= GIVE_UP_AFTER:
+                raise AvsetError(
+                    f"{self.stage}: the machine could not read the last {self.row} clips ({detail}); nothing of it is "
+                    "remembered: see to its disks, its memory and its number of open files, and run again"
+                )
         if self.watch:
             self.watch(receipts)
 

@@ -20,6 +20,7 @@ from avset.errors import AvsetError, ClipError
 from avset.storage.cache import ItemCache
 from avset.storage.files import FULL, writing
 from avset.storage.items import Item
+from avset.storage.reading import told
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,8 @@ class Worker:
             if isinstance(e, OSError) and e.errno in FULL:
                 with writing(Path(e.filename or self.cache.root)):
                     raise
-            detail = f"{type(e).__name__}: {e}"
-            items = [Item(reason="error", detail=detail)] if len(jobs) == 1 else []
+            reason = "system" if isinstance(e, OSError | MemoryError) and told(e) else "error"
+            items = [Item(reason=reason, detail=f"{type(e).__name__}: {e}")] if len(jobs) == 1 else []
         return items or [item for job in jobs for item in self.attempt([job])]
 
     def load(self, jobs: list[Job], loading: Future[Any] | None) -> Any:

@@ -13,6 +13,7 @@ from numpy import ndarray
 from avset.errors import AvsetError
 from avset.storage.checksums import checked
 from avset.storage.hdf5 import new_hdf5, open_hdf5
+from avset.storage.reading import passing
 
 QUERIES = ("text", "word", "video", "caption")  # the order in which kinds of queries are shown
 IDEAL = "ideal"  # the group of the ideal ratio masks
@@ -107,6 +108,8 @@ def read(path: Path) -> list[Example]:
         with open_hdf5(checked(path)) as file:
             return [_example(name, file[name]) for name in sorted(file)]
     except (KeyError, OSError, ValueError) as error:
+        if passing(error):
+            raise
         raise AvsetError(f"{path} is not a file of examples ({error}): run `dvc repro evaluate -f`") from error
 
 

@@ -21,6 +21,7 @@ from avset.media.frames import decode_frames
 from avset.media.recordings import AudioWriter, read_blocks
 from avset.media.targets import PICTURES, WRITABLE, check_files, check_query, check_time
 from avset.media.waveforms import resample_blocks
+from avset.storage.reading import AGAIN
 
 SIDE = 512  # px of the frame under a heat map
 
@@ -88,7 +89,8 @@ def read_frame(file: Path, time: float | None = None, size: int = SIDE) -> UInt8
             time = probe(file, sound=False).duration / 2
         return decode_frames(file, np.array([time]), size)[0]
     except ClipError as e:
-        raise AvsetError(f"cannot take a picture from {str(file)!r} ({e}); give a video with pictures there") from e
+        cure = AGAIN if e.reason == "system" else "give a video with pictures there"
+        raise AvsetError(f"cannot take a picture from {str(file)!r} ({e}); {cure}") from e
 
 
 def localize_file(separator: Separator, file: Path, text: str, time: float | None = None) -> Attention:

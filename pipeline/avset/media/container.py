@@ -6,7 +6,6 @@ shown. Pictures and sound share the timeline. The clock of MPEG starts anew afte
 """
 
 import math
-import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,7 +17,8 @@ from typing import Any
 import av
 from av.stream import Disposition
 
-from avset.errors import AvsetError, ClipError
+from avset.errors import ClipError
+from avset.storage.reading import PatientFile, closing_checked
 
 TAIL = 0.5  # s by which a track may end too early: its last picture stays, its sound is padded with zeros
 ROUNDING = 5e-4  # s; Matroska rounds time stamps to milliseconds
@@ -62,22 +62,23 @@ class Media:
 def open_media(path: Path, source: Any = None) -> Iterator[Any]:
     """An open PyAV container. An error of FFmpeg, here or in the block, becomes ClipError("corrupt").
 
-    It reads `source` if that is given, an open file. No other file is opened, whatever a playlist or a reference inside
-    the file asks for. ClipError("missing") if the file is not there; AvsetError if this user may not read it.
+    It reads `source` if that is given, an open file, and closes it. No other file is opened, whatever a playlist or a
+    reference inside the file asks for. FFmpeg takes an error of the disk for the end of the file, so a `PatientFile`
+    reads for it.
+    ClipError("missing") if the file is not there, "system" if the machine cannot read it now, whatever FFmpeg made of
+    that; AvsetError if this user may not read it.
     """
-    if not path.is_file():
-        raise ClipError("missing", f"there is no file {path.name!r}")
     container = None
-    try:  # an absolute path: FFmpeg takes no part of it for a protocol
-        file = source or str(path.absolute())
-        with av.open(file, metadata_errors="replace", container_options=LOCAL) as container:
-            yield container
-    except av.error.FFmpegError as error:
-        if not os.access(path, os.R_OK):
-            raise AvsetError(f"cannot read {str(path)!r}: {error.strerror}; see its permissions") from error
-        unknown = container is None and isinstance(error, av.error.ArgumentError)
-        told = "it has none of the formats that are read" if unknown else error.strerror
-        raise ClipError("corrupt", f"{path.name!r}: {told}") from error
+    with closing_checked(source or PatientFile(path)) as file:
+        try:
+            with av.open(file, metadata_errors="replace", container_options=LOCAL) as container:
+                yield container
+        except av.error.MemoryError as error:
+            raise ClipError("system", f"{path.name!r}: {error.strerror}") from error
+        except av.error.FFmpegError as error:
+            unknown = container is None and isinstance(error, av.error.ArgumentError)
+            told = "it has none of the formats that are read" if unknown else error.strerror
+            raise ClipError("corrupt", f"{path.name!r}: {told}") from error
 
 
 def playing(container: Any, kind: str) -> list[Any]:

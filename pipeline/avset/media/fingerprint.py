@@ -13,7 +13,7 @@ import numpy as np
 from av import AudioResampler
 from jaxtyping import Bool, Float32, UInt8, UInt32, UInt64
 
-from avset.errors import ClipError
+from avset.errors import RETRIED, ClipError
 from avset.media.container import decode_from, open_media, track
 from avset.media.frames import decode_frames
 
@@ -58,7 +58,7 @@ class Fingerprint:
 
 
 def fingerprint(path: Path, duration: float) -> Fingerprint:
-    """The fingerprint of a media file that lasts so long (s). ClipError("timeout") only."""
+    """The fingerprint of a media file that lasts so long (s). ClipError only of what may pass."""
     sound, shape = words(np.empty((0, BITS + 1), np.float32))
     pictures = np.empty(0, np.uint64)
     try:
@@ -66,7 +66,7 @@ def fingerprint(path: Path, duration: float) -> Fingerprint:
         times = (np.arange(PICTURES) + 0.5) / PICTURES * min(duration, LONGEST)
         pictures = hashes(decode_frames(path, times, SIDE))
     except ClipError as e:
-        if e.reason == "timeout":
+        if e.reason in RETRIED:
             raise
     return Fingerprint(sound, shape, pictures)
 

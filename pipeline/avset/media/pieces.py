@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from avset.storage.reading import PatientFile, closing_checked
+
+AT_ONCE = 2**20  # bytes that are read
 LEAST = 3000  # bytes of an MP3 behind another, about two frames
 SLOPPY = 64  # bytes that may be missing: some writers count their header too
 TOLD_LATER = ((0, 0), (0x7FFFEF00, 0x80000000), (0xFFFFFF00, 0xFFFFFFFF), (2**63 - 2**32, 2**64 - 1))  # no lengths
@@ -66,7 +69,12 @@ class PieceReader(io.RawIOBase):
     """A piece as a file of its own."""
 
     def __init__(self, path: Path, piece: Piece):
-        self._file, self._piece, self._at = path.open("rb"), piece, 0
+        self._raw, self._piece, self._at = PatientFile(path), piece, 0
+        self._file = io.BufferedReader(self._raw)
+
+    def check(self) -> None:
+        """As of a `PatientFile`."""
+        self._raw.check()
 
     def readable(self) -> bool:
         """It is."""
@@ -105,7 +113,8 @@ class PieceReader(io.RawIOBase):
 
 def pieces(path: Path) -> list[Piece]:
     """The files in a file, in order: most often one, the whole file."""
-    size = path.stat().st_size
+    with closing_checked(PatientFile(path)) as whole:  # an error of the disk in a mapping would end the process
+        size = sum(map(len, iter(lambda: whole.read(AT_ONCE), b"")))
     if not size:
         return [Piece(0, 0, 0, 0)]
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

@@ -21,6 +21,7 @@ from avset.media.pieces import Piece, PieceReader, pieces
 from avset.media.targets import WRITABLE
 from avset.media.waveforms import resample_blocks, sound_blocks
 from avset.storage.files import place
+from avset.storage.reading import AGAIN, closing_checked, passing, patiently
 
 SAMPLES_AT_ONCE = 65536  # that are read or written; libsndfile's Vorbis encoder keeps as many on its stack
 UNKNOWN = 2**62  # and more samples: libsndfile's count of a file that does not tell it
@@ -44,7 +45,7 @@ def read_blocks(path: Path) -> Iterator[tuple[Float32[np.ndarray, "C n"], int]]:
     """
     length = 0
     try:
-        if not path.is_file():
+        if not patiently(path.is_file):
             raise ClipError("missing", "there is no such file")
         parts = pieces(path)
         for block, rate in _joined(_part_blocks(path, parts, number) for number in range(len(parts))):
@@ -55,9 +56,11 @@ def read_blocks(path: Path) -> Iterator[tuple[Float32[np.ndarray, "C n"], int]]:
         if not length:
             raise ClipError("corrupt", "it has no samples")
     except OSError as error:
-        raise AvsetError(f"cannot read {str(path)!r}: {error.strerror}; see its permissions") from error
+        cure = AGAIN if passing(error) else "see its permissions"
+        raise AvsetError(f"cannot read {str(path)!r}: {error.strerror}; {cure}") from error
     except ClipError as error:
-        cure = "give a .wav, .flac, .mp3, .mp4 or other media file that has sound and plays to its end"
+        other = "give a .wav, .flac, .mp3, .mp4 or other media file that has sound and plays to its end"
+        cure = AGAIN if error.reason == "system" else other
         raise AvsetError(f"cannot read sound from {str(path)!r} ({error}); {cure}") from error
 
 
@@ -87,6 +90,8 @@ def _part_blocks(path: Path, parts: list[Piece], number: int) -> Blocks:
             length += block.shape[1]
             yield block, rate
     except ClipError as error:
+        if error.reason == "system":
+            raise
         damage = error
     if piece.declared > piece.end:
         there, whole, seconds = piece.end - piece.samples, piece.declared - piece.samples, length / rate
@@ -99,10 +104,11 @@ def _part_blocks(path: Path, parts: list[Piece], number: int) -> Blocks:
 
 def _file_blocks(path: Path, piece: Piece) -> Blocks:
     """Blocks of an audio file, read by libsndfile; or of another media file, read by FFmpeg."""
-    with PieceReader(path, piece) as file:
+    with closing_checked(PieceReader(path, piece)) as file:
         try:
             sound = soundfile.SoundFile(file)
         except soundfile.LibsndfileError:  # another format
+            file.check()
             sound = None
         if sound is None or sound.frames >= UNKNOWN:  # of such a FLAC, libsndfile takes the end for damage
             file.seek(0)

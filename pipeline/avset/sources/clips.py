@@ -1,6 +1,5 @@
 """Media files of a source, and the clips cut from them."""
 
-import hashlib
 import math
 import shutil
 import tempfile
@@ -24,9 +23,12 @@ from avset.media.fingerprint import Fingerprint, fingerprint
 from avset.params import Clips, Download, Runtime, checked, digest
 from avset.sources import Entry
 from avset.sources.download import settle
+from avset.sources.names import told_apart
 from avset.storage.cache import ABANDONED, DAY, FETCHING, ItemCache, fetched_items, kept_media
+from avset.storage.checksums import digest_of
 from avset.storage.files import link, make_folder, place, share
 from avset.storage.items import Item
+from avset.storage.reading import patiently
 
 INDEX = pa.schema(
     [("clip_id", pa.string()), ("media_id", pa.string()), ("status", pa.string()), ("reason", pa.string()),
@@ -99,12 +101,15 @@ def in_cache(jobs: list[Job]) -> set[str]:
 
 
 def intact(cache: ItemCache, fields: dict[str, Any]) -> bool:
-    """Whether the media file of an item is as it was. Its content is read only if its size or time is another."""
+    """Whether the media file of an item is as it was. Its content is read only if its size or time is another.
+
+    OSError if the system cannot read it now: then nobody knows.
+    """
+    path = kept_media(cache, fields)
     try:
-        path = kept_media(cache, fields)
-        stat = path.stat()
-        return [stat.st_size, stat.st_mtime_ns] == fields["stamp"] or bool(_sha256(path) == fields["sha256"])
-    except OSError:
+        stat = patiently(path.stat)
+        return [stat.st_size, stat.st_mtime_ns] == fields["stamp"] or bool(digest_of(path) == fields["sha256"])
+    except FileNotFoundError:
         return False
 
 
@@ -130,7 +135,7 @@ def forget(cache: ItemCache, jobs: list[Job], again: Collection[str] = ()) -> di
                 continue
             item = kept[0]
             old = item.reason == "unavailable" and time.time() - items.path(key).stat().st_mtime > DAY
-            told = _failure(job, item) in again or (item.reason and job.payload["kept"] in forgotten)
+            told = _failure(job, item) in again or job.payload["kept"] in forgotten
             if old or told or not (item.reason or intact(cache, item.fields)):
                 dropped[job.clip_id] = item.reason
     for job in jobs:
@@ -157,11 +162,6 @@ def _failure(job: Job, item: Item) -> str:
 def _places(cache: ItemCache, job: Job) -> tuple[tuple[ItemCache, str], tuple[ItemCache, str]]:
     """Where the cache keeps what was probed of a medium, and what was fetched."""
     return (cache, job.key), (fetched_items(cache), job.payload["kept"])
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 class Fetch:
@@ -213,7 +213,7 @@ class Fetch:
                 result = self.source.fetch(entry, self.options, target, self.access)
             except ClipError as e:
                 return Item.failed(e)
-            fields = {"sha256": _sha256(target), "suffix": suffix, "start": result.start}
+            fields = {"sha256": digest_of(target), "suffix": suffix, "start": result.start}
             kept = kept_media(self.cache, fields)
             make_folder(kept.parent)
             place(target, kept)
@@ -317,12 +317,13 @@ def collect(
     `folder` gets these media. The items of the media are in the cache, or among the `failures` that it does not
     remember.
     """
-    cache, keys = ItemCache(), {job.clip_id: job.key for job in jobs}
+    cache, keys, entries = ItemCache(), {job.clip_id: job.key for job in jobs}, list(entries)
     rows, boxes, prints = [], [], {}
+    names = told_apart(entry.media_id for entry in entries)
     for entry in sorted(entries, key=lambda entry: entry.media_id):
         kept = cache.get(keys[entry.media_id]) if entry.media_id in keys else None
         item = kept[0] if kept else failures.get(entry.media_id, Item(reason="error"))
-        own = index_rows(entry, item, clips.length, clips.min_seconds)
+        own = index_rows(entry, item, clips.length, clips.min_seconds, names[entry.media_id])
         usable = [row for row in own if row["status"] == "ok"]
         rows += own
         boxes += [box for row in usable for box in boxes_of(row, item)]
@@ -348,8 +349,13 @@ def cells(start: float, end: float, length: float | None, min_seconds: float) ->
     return [cell for cell in cells if cell[1] >= max(min_seconds, length / 2)]
 
 
-def index_rows(entry: Entry, item: Item, length: float | None, min_seconds: float) -> list[dict[str, Any]]:
-    """The index rows of one medium: one of each clip, and one with the reason for each part that gave no clip."""
+def index_rows(
+    entry: Entry, item: Item, length: float | None, min_seconds: float, name: str = ""
+) -> list[dict[str, Any]]:
+    """The index rows of one medium: one of each clip, and one with the reason for each part that gave no clip.
+
+    `name` is that of its file, without suffix; its media_id if that is empty.
+    """
     row = {"media_id": entry.media_id, "split": entry.split, "labels": list(entry.labels), "origin": entry.origin}
     medium = item.fields
 
@@ -361,7 +367,7 @@ def index_rows(entry: Entry, item: Item, length: float | None, min_seconds: floa
         first = hull(entry) or (0.0, 0.0)
         return [failed(first[0], *(("invalid", entry.fault) if entry.fault else (item.reason, item.detail)))]
     shared = {k: medium[k] for k in ("width", "height", "fps", "sample_rate", "channels", "sha256")}
-    shared |= {"status": "ok", "reason": "", "detail": "", "media": f"media/{entry.media_id}{medium['suffix']}"}
+    shared |= {"status": "ok", "reason": "", "detail": "", "media": f"media/{name or entry.media_id}{medium['suffix']}"}
     rows = []
     for start, end, missing in parts_in(entry, medium):
         try:

@@ -17,6 +17,7 @@ from avset.params import Download
 from avset.sources import SPLITS, Entry, Fetched, Listing
 from avset.sources.lists.funnel import split_of
 from avset.sources.names import Names, is_relative, is_rubbish
+from avset.storage.reading import patiently
 
 SUFFIX = None  # the media keep the suffix of their origin
 COLUMNS = ("file", "label", "split")
@@ -116,17 +117,21 @@ def fetch(entry: Entry, options: Options, target: Path, access: Download | None 
     ClipError("missing") if the file is gone; corrupt if it is empty, or a companion that a Mac has put beside a video.
     """
     origin = Path(entry.origin).resolve()
-    if not origin.is_file():
+    if not patiently(origin.is_file):
         raise ClipError("missing", f"there is no file {entry.origin!r}")
-    with origin.open("rb") as file:
-        start = file.read(len(APPLE_DOUBLE))
+    start = patiently(lambda: _start(origin))
     if not start or start == APPLE_DOUBLE:
         what = "is an AppleDouble companion of a Mac, no video" if start else "is empty"
         raise ClipError("corrupt", f"{origin.name!r} {what}")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
-    shutil.copyfile(origin, target)
+    patiently(lambda: shutil.copyfile(origin, target))
     return Fetched()
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(APPLE_DOUBLE))
 
 
 def _files_below(root: Path) -> Iterator[str]:

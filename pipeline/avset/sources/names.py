@@ -1,9 +1,11 @@
 """Names of files: which are no videos, and which files a person means by a name."""
 
 import difflib
+import hashlib
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
@@ -63,6 +65,21 @@ class Names:
         wanted = folded(name)
         elsewhere = [video for one, video in known.items() if one.split("/")[-1] == wanted.split("/")[-1]]
         return elsewhere[:NEAR] or [known[one] for one in difflib.get_close_matches(wanted, known, NEAR, cutoff=0.0)]
+
+
+def told_apart(ids: Iterable[str]) -> dict[str, str]:
+    """Media id -> the name of its file: the id, with a hash where ids look the same, so no disk takes two for one.
+
+    The rule is the same on every disk: a table that was made on one is right on another.
+    """
+    ids = set(ids)
+    alike = Counter(map(folded, ids))
+    return {one: one if alike[folded(one)] == 1 else hashed(one) for one in ids}
+
+
+def hashed(name: str) -> str:
+    """A name with a hash of it."""
+    return f"{name}-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
 
 
 def _plain(name: str) -> str:

@@ -14,6 +14,7 @@ from avset.compute.worker import Job
 from avset.errors import AvsetError
 from avset.sources import Box
 from avset.sources.clips import Fetch
+from avset.sources.names import hashed
 from avset.storage.cache import ItemCache, fetched_items, kept_media
 from avset.storage.checksums import sha256_of
 from avset.storage.files import link
@@ -58,8 +59,10 @@ def inherit(folder: Path, jobs: list[Job]) -> None:
                 if row["kept"] not in forgotten:
                     cache.put(row["kept"], Item(reason=row["reason"], detail=row["detail"]))
                 continue
-            medium = (before / "media" / f"{row['media_id']}{row['suffix']}").resolve()
-            if medium.exists() and sha256_of(medium) == row["sha256"]:
+            named = (before / "media" / f"{name}{row['suffix']}" for name in (row["media_id"], hashed(row["media_id"])))
+            there = (path.resolve() for path in named if path.exists())
+            medium = next((path for path in there if sha256_of(path) == row["sha256"]), None)
+            if medium is not None:
                 fields = {**{k: row[k] for k in ("sha256", "suffix", "boxes")}, "start": row["start_s"]}
                 target = kept_media(root, fields)
                 if not target.exists():

@@ -14,6 +14,7 @@ from avset.console import typed_path
 from avset.errors import RETRIED, AvsetError
 from avset.storage.files import write_atomic, writing
 from avset.storage.items import Item, versions
+from avset.storage.reading import patiently
 
 DAY = 86400  # s
 HEADER = 1_000_000  # bytes of an item that may be its header
@@ -74,7 +75,7 @@ class ItemCache:
     def __contains__(self, key: str) -> bool:
         path = self.path(key)
         with suppress(FileNotFoundError):
-            return path.is_file() and path.stat().st_size > 0  # a power cut leaves empty files
+            return patiently(path.is_file) and path.stat().st_size > 0  # a power cut leaves empty files
         return False
 
     def put(self, key: str, item: Item, input: str = "") -> None:
@@ -117,10 +118,10 @@ class ItemCache:
         """
         path = self.path(key)
         try:
-            data = path.read_bytes()
+            data = patiently(path.read_bytes)
         except FileNotFoundError:
             return None
-        except OSError as e:
+        except PermissionError as e:
             raise AvsetError(f"cannot read {path}: {e.strerror}; remove it, or have its owner make it readable") from e
         end = max(32, len(data) - 2 - int.from_bytes(data[-2:], "big"))
         whole = hashlib.sha256(data[32:end])

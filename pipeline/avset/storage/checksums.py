@@ -8,6 +8,7 @@ Arrays of a store are checked clip by clip, by the digests of its index (`Store`
 Artifacts that are older than the checksums are read with a warning.
 """
 
+import errno
 import hashlib
 import json
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 from avset.errors import AvsetError
 from avset.params import stage_of
 from avset.storage.files import require, write_atomic
+from avset.storage.reading import passing, patiently
 
 RECORD = "record.json"
 ELSEWHERE = "media"  # a folder whose files the index promises
@@ -110,10 +112,34 @@ def names(folder: Path) -> Iterator[str]:
 
 def sha256_of(path: Path) -> str:
     """sha256 of a file's content; a file that is as it was is read once in each process."""
-    if (at := (path.absolute(), stamp_of(path))) not in memory:
-        with path.open("rb") as f:
-            memory[at] = hashlib.file_digest(f, "sha256").hexdigest()
+    if (at := (path.absolute(), patiently(lambda: stamp_of(path)))) not in memory:
+        memory[at] = digest_of(path)
     return str(memory[at])
+
+
+def digest_of(path: Path) -> str:
+    """sha256 of a file's content, read anew; OSError if the system cannot read it."""
+
+    def read() -> str:
+        with path.open("rb") as f:
+            return hashlib.file_digest(f, "sha256").hexdigest()
+
+    return patiently(read)
+
+
+def blamed(path: Path, error: Exception) -> Exception:
+    """What to raise where a library cannot read a file: `damaged`, or the error of the system that is to blame.
+
+    Not every library says which of both it is. The system is, if it cannot read the file, or if the file is as it was
+    written. OSError if it cannot.
+    """
+    if passing(error):
+        return error
+    folder = next((folder for folder in path.parents if (folder / RECORD).exists()), None)
+    known = folder and promised(folder).get(path.relative_to(folder).as_posix())
+    if known and path.exists() and known == digest_of(path):
+        return OSError(errno.EIO, f"it could not be read once ({' '.join(str(error).split())})", str(path))
+    return damaged(path, error)
 
 
 def stamp_of(path: Path) -> Stamp:
@@ -125,7 +151,7 @@ def stamp_of(path: Path) -> Stamp:
 def _record(folder: Path) -> dict[str, Any]:
     path = require(folder / RECORD)
     if (at := (path.absolute(), stamp_of(path))) not in memory:
-        memory[at] = _parsed(path, path.read_bytes())
+        memory[at] = _parsed(path, patiently(path.read_bytes))
     return dict(memory[at])
 
 

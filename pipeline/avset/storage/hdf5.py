@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 
 from avset.storage.files import writing
+from avset.storage.reading import patiently
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}  # what such a file system answers, NFS for example
 
@@ -66,7 +67,7 @@ def open_hdf5(path: Path) -> h5py.File:
     HDF5 itself goes on without a lock if the file system does not know locks (ENOSYS), not if it has none to give.
     """
     try:
-        return h5py.File(path, "r", locking="best-effort")
+        return patiently(lambda: h5py.File(path, "r", locking="best-effort"))
     except OSError as e:
         if e.errno not in NO_LOCKS:
             raise

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from avset.storage.artifacts import Record, identity_of
-from avset.storage.checksums import damaged
+from avset.storage.checksums import blamed, damaged
 from avset.storage.files import require
 from avset.storage.hdf5 import UNREADABLE, open_hdf5
 from avset.storage.shards import item_of
@@ -102,4 +102,4 @@ def _readable(shard: Path) -> Iterator[Path]:
     try:
         yield shard
     except UNREADABLE as e:
-        raise damaged(shard, e) from e
+        raise blamed(shard, e) from e

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from avset.storage.checksums import checked, damaged
+from avset.storage.checksums import blamed, checked
 from avset.storage.files import make_folder, writing
 
 ROWS_AT_ONCE = 65536  # that are Python objects
@@ -31,7 +31,7 @@ def whole_table(path: Path, **how: Any) -> pa.Table:
     try:
         return pq.read_table(checked(path), **how)
     except (OSError, pa.ArrowException) as e:
-        raise damaged(path, e) from e
+        raise blamed(path, e) from e
 
 
 def read_columns(path: Path, *names: str) -> Iterator[list[list[Any]]]:
@@ -41,7 +41,7 @@ def read_columns(path: Path, *names: str) -> Iterator[list[list[Any]]]:
             for piece in file.iter_batches(columns=list(names)):
                 yield [piece[name].to_pylist() for name in names]
     except (OSError, KeyError, pa.ArrowException) as e:
-        raise damaged(path, e) from e
+        raise blamed(path, e) from e
 
 
 def has_column(path: Path, name: str) -> bool:

@@ -28,6 +28,7 @@ from avset.sources.download.outcomes import understand
 from avset.sources.download.remote import Reader, RemoteFile
 from avset.storage.cache import cache_folder
 from avset.storage.files import make_folder, share, writing
+from avset.storage.reading import PatientFile
 
 SUFFIX = ".mkv"
 LONGEST_WAIT = 300.0  # s before the next try
@@ -65,7 +66,7 @@ def _attempt(address: str, height: int, span: Span, target: Path, access: Downlo
                 return _cut_remote([sites.remote_file(client, form) for form in formats], span, target)
         with _partial(address, height) as folder:
             paths = [sites.save_format(client, info, form, folder) for form in formats]
-            return cut([partial(io.FileIO, path) for path in paths], *span, target)
+            return cut([partial(PatientFile, path) for path in paths], *span, target)
 
 
 def _cut_remote(remotes: list[RemoteFile], span: Span, target: Path) -> float:

@@ -3,7 +3,7 @@
 import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -13,6 +13,7 @@ import av
 
 from avset.errors import AvsetError, ClipError
 from avset.media.container import BACK_OFF, LOCAL, open_media, origin, seek, track, whole_packets
+from avset.storage.reading import closing_checked
 
 AROUND = 0.3  # s after the span, and of sound before it: for decoders to warm up, and for the resampler's filter
 TICKS = 1000  # of Matroska's clock in a second
@@ -22,10 +23,11 @@ BITEXACT = {"fflags": "+bitexact", "avoid_negative_ts": "disabled"}  # no random
 def cut(files: Sequence[Callable[[], Any]], start: float, end: float, target: Path) -> float:
     """Write the seconds `start` to `end` of a video as Matroska: the picture track and the sound track that play.
 
-    `files` opens the one file of both, or a file of pictures and a file of sound, which share one clock; the
-    timeline is that of avset.media.container. Pictures come from the last keyframe at or before `start`, sound from
-    `AROUND` earlier. Returns the second of the video at which the timeline of `target` starts. The same packets
-    give the same bytes. ClipError corrupt, no_video, no_audio; too_short if the video ends before `start`.
+    `files` opens the one file of both, or a file of pictures and a file of sound, which share one clock; their `check`
+    raises what FFmpeg was not told. The timeline is that of avset.media.container. Pictures come from the last keyframe
+    at or before `start`, sound from `AROUND` earlier. Returns the second of the video at which the timeline of `target`
+    starts. The same packets give the same bytes. ClipError corrupt, no_video, no_audio; too_short if the video ends
+    before `start`.
     """
     try:
         with _reading(files[0]) as pictures, _reading(files[-1]) as sound:
@@ -50,7 +52,10 @@ def cut(files: Sequence[Callable[[], Any]], start: float, end: float, target: Pa
 def _reading(opener: Callable[[], Any]) -> Iterator[Any]:
     """An open container on one file. It reads nothing else, whatever a playlist in the file asks for."""
     options = {**LOCAL, "protocol_whitelist": "none"}
-    with closing(opener()) as file, av.open(file, metadata_errors="replace", container_options=options) as container:
+    with (
+        closing_checked(opener()) as file,
+        av.open(file, metadata_errors="replace", container_options=options) as container,
+    ):
         yield container
 
 

@@ -115,6 +115,10 @@ class Reader(io.RawIOBase):
     def __init__(self, remote: RemoteFile):
         self.remote, self.position = remote, 0
 
+    def check(self) -> None:
+        """Raise the failure of the file, if there was one."""
+        self.remote.check()
+
     def readable(self) -> bool:
         return True
 

@@ -18,6 +18,7 @@ STAGES = (
     "regions",
     "captions",
     "mixtures",
+    "sets",
     "train",
     "evaluate",
     "report",

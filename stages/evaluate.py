@@ -20,15 +20,14 @@ from stages import PARAMS, ParamsFile, begin, command, device_of
 def main(method: Annotated[str, typer.Argument(help="A preset.")] = "avset", path: ParamsFile = PARAMS) -> None:
     """Score one method."""
     p = begin("evaluate", path, method)
-    corpus, separator = Corpus.load(p.data), Separator.load(p.data / "models" / method)
+    corpus, separator = Corpus.load(p.data, further=True), Separator.load(p.data / "models" / method)
     model = separator.model.to(device_of(p))
     torch.set_num_threads(p.train.threads)
     with making(p.data / "scores" / method) as folder:
         evaluate(
-            method, model, separator.encoder, corpus, p.evaluate.prompts, p.evaluate.examples, folder,
-            p.runtime.workers,
+            method, model, separator.encoder, corpus, p.evaluate, folder, p.runtime.workers,
         )  # fmt: skip
-        inputs = corpus.inputs() | {"models": identity_of(p.data / "models" / method, "models")}
+        inputs = corpus.inputs("scores") | {"models": identity_of(p.data / "models" / method, "models")}
         Record("scores", recipe=p.evaluate.recipe(), inputs=inputs).write(folder)
 
 

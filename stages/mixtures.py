@@ -1,11 +1,11 @@
 """mixtures: the frozen evaluation mixtures, shared by every method, run and colleague.
 
 Makes data/<dataset>/<scale>/mixtures/: mixtures.parquet (clips, offsets, gains of validation and test mixtures) and
-scores.parquet (what the mixture itself and the ideal ratio mask score), record.json.
+scores.parquet (what the mixture itself and the oracles score: see avset.evaluation.bounds), record.json.
 """
 
 from avset.compute.making import making
-from avset.evaluation import scores
+from avset.evaluation import bounds, scores
 from avset.storage.artifacts import Record
 from avset.storage.store import Store
 from avset.storage.tables import read_table, write_table
@@ -14,13 +14,11 @@ from stages import PARAMS, ParamsFile, begin, command, transform_of
 
 
 def main(path: ParamsFile = PARAMS) -> None:
-    """Draw the mixtures of both splits; score the mixture and the ideal mask once for all."""
+    """Draw the mixtures of both splits; score the mixture and the oracles once for all."""
     p = begin("mixtures", path)
     store, transform, folder = Store(p.data / "spectrograms"), transform_of(p), p.data / "mixtures"
     clips = read_table(p.clips_folder / "index.parquet")
     asked = {"validation": p.mixtures.validation, "test": p.mixtures.test}
-    if p.mixtures.same_category:
-        asked[mixtures.SAME_CATEGORY] = p.mixtures.same_category
     drawn = {
         split: mixtures.draw_split(clips, store, transform, p.mixtures, split, count, p.clips.silence)
         for split, count in asked.items()
@@ -28,7 +26,8 @@ def main(path: ParamsFile = PARAMS) -> None:
     rows = [row for made, _ in drawn.values() for row in made]
     with making(folder) as fresh:
         write_table(fresh / "mixtures.parquet", [row.row() for row in rows])
-        own = scores.own_scores(rows, store, transform, p.runtime.workers)
+        known = bounds.templates(clips, store, transform)
+        own = scores.own_scores(rows, store, transform, known, p.runtime.workers)
         write_table(fresh / "scores.parquet", own)
         inputs = {"spectrograms": store.digest}
         facts = {"drawn": {split: ledger for split, (_, ledger) in drawn.items()}}

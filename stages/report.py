@@ -35,10 +35,13 @@ def main(path: ParamsFile = PARAMS) -> None:
         facts: dict[str, Any] = next((one for one in known if "captions" in one), {})  # equal for all that have them
         facts = {name: facts[name] for name in ("captions", "encoder") if name in facts}
         funnel = Record.read(p.clips_folder).facts["funnel"]
-        drawn = Record.read(p.data / "mixtures").facts.get("drawn")
-        scores, models, mixtures = (p.data / name for name in ("scores", "models", "mixtures"))
-        methods = list(p.methods)
-        numbers = write_report(p.dataset, scores, models, mixtures, methods, indices, facts, fresh, funnel, drawn)
+        scores, models, mixtures, sets = (p.data / name for name in ("scores", "models", "mixtures", "sets"))
+        further = Record.read(sets).facts
+        drawn = Record.read(mixtures).facts.get("drawn", {}) | further["drawn"]
+        numbers = write_report(
+            p.dataset, scores, models, mixtures, list(p.methods), indices, facts, fresh, funnel, drawn, sets,
+            further["empty"],
+        )  # fmt: skip
         Record("reports").write(fresh)
         if p.reports.exists():
             shutil.copytree(p.reports, fresh, ignore=made_by_us(p.reports), dirs_exist_ok=True)

@@ -37,13 +37,14 @@ from avset.storage import inspect
 DATA = Path("data/demo/demo")
 REPORTS = Path("reports/demo/demo")
 READERS = {  # artifact -> those that read it
-    "clips": ("frames", "spectrograms", "mixtures", "train", "evaluate", "report"),
+    "clips": ("frames", "spectrograms", "mixtures", "sets", "train", "evaluate", "report"),
     "frames": ("regions", "evaluate"),
-    "spectrograms": ("mixtures", "train", "evaluate"),
+    "spectrograms": ("mixtures", "sets", "train", "evaluate"),
     "encoder": ("regions", "captions", "evaluate", "separate", "localize"),
     "regions": ("captions", "train", "evaluate"),
     "captions": ("train", "evaluate", "report"),
     "mixtures": ("train", "evaluate", "report"),
+    "sets": ("evaluate", "report"),
     "models": ("evaluate", "separate", "localize"),
     "scores": ("report",),
     "reports": ("nobody",),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -13,16 +14,19 @@ from test_store import tree_digest
 
 from avset.errors import AvsetError, MissingArtifact, ParamsError
 from avset.evaluation import metrics
-from avset.evaluation.estimates import Validation, estimates
+from avset.evaluation.estimates import Validation, estimates, words_of
 from avset.inference.separate import Separator
 from avset.models import losses
 from avset.models.checkpoint import SeparationModel
 from avset.models.contract import Conditions
+from avset.storage.artifacts import ARTIFACTS
 from avset.storage.store import Store
 from avset.storage.tables import read_table, write_table
 from avset.training.dataset import Corpus
+from avset.training.mixtures import Mixture
 
-KINDS = ("text", "word", "video", "caption")
+KINDS = ("text", "word", "video", "caption", "player")
+CONTROLS = ("other", "absent")
 
 
 def model(folder: Path) -> dict[str, str]:
@@ -41,16 +45,21 @@ def test_every_file_is_there(scored: Path):
     expected |= {f"data/demo/demo/scores/avset/{name}" for name in
                  ("scores.parquet", "localization.parquet", "examples.h5", "facts.json")}  # fmt: skip
     expected |= {f"reports/demo/demo/{name}" for name in
-                 ("metrics.json", "coverage.json", "nsdr_by_method.csv", "nsdr_by_class.csv", "localization.csv",
-                  "example.png", "localization.png", "queries.png", "html/index.html")}  # fmt: skip
+                 ("metrics.json", "coverage.json", "nsdr_by_method.csv", "nsdr_by_set.csv", "nsdr_by_class.csv",
+                  "localization.csv", "example.png", "localization.png", "queries.png", "html/index.html")}  # fmt: skip
     assert expected <= found
-    assert not [name for name in found if "/." in name and not name.startswith("data/.locks/")], "nothing unfinished"
+    assert not [name for name in found if "/." in name and not name.startswith(("data/.locks/", "inputs/"))], (
+        "nothing unfinished"
+    )
 
 
 def test_the_metrics_have_their_dotted_keys(scored: Path):
     for key in (
         "avset.text.nsdr", "avset.video.nsdr", "avset.text.sdr", "avset.text.sir", "avset.text.sar",
         "avset.video.sdr", "avset.video.sir", "avset.video.sar", "ideal.nsdr", "mixture.sdr",
+        "template.nsdr", "fixed.nsdr", "ideal_linear.nsdr", "ideal.moving", "avset.text.moving", "avset.other.nsdr",
+        "avset.absent.nsdr", "three.avset.text.nsdr", "three.template.nsdr", "localization.wrong.pointing",
+        "localization.norm.pointing", "localization.duets.text.other", "localization.duets.sound.pointing",
         "localization.text.pointing", "localization.sound.pointing", "localization.chance.pointing",
     ):  # fmt: skip
         value = numbers(scored)
@@ -65,7 +74,7 @@ def test_the_metrics_are_the_means_of_the_scores(scored: Path):
     before = {(r["mixture_id"], r["source"]): r["sdr"] for r in own if r["method"] == "mixture"}
     found = numbers(scored)
     for kind in KINDS:
-        mine = [r for r in rows if r["query"] == kind]
+        mine = [r for r in rows if r["query"] == kind and r["mixture_id"].startswith("test-")]
         assert len({(r["mixture_id"], r["source"]) for r in mine}) == len(mine) == 4 * 2
         gains = [r["sdr"] - before[r["mixture_id"], r["source"]] for r in mine]
         assert [r["nsdr"] for r in mine] == pytest.approx(gains)
@@ -77,15 +86,81 @@ def test_places_are_scored_against_the_boxes_of_the_test_clips(scored: Path):
     data = scored / "data" / "demo" / "demo"
     rows, corpus = read_table(data / "scores" / "avset" / "localization.parquet"), Corpus.load(data)
     tests = {clip for clip, split in corpus.splits.items() if split == "test"}
-    asked = {(r["clip_id"], r["label"]) for r in rows if r["attention"] == "text"}
-    assert asked == {(clip, label) for clip in tests for label in corpus.labels[clip]}, "duets by each label"
-    solos = sorted(clip for clip in tests if len(corpus.labels[clip]) == 1)
-    assert sorted(r["clip_id"] for r in rows if r["attention"] == "caption") == solos
+    each = sorted((clip, label) for clip in tests for label in corpus.labels[clip])
+    for look in ("text", "caption", "wrong", "norm"):
+        assert sorted((r["clip_id"], r["label"]) for r in rows if r["attention"] == look) == each, "duets by each label"
+    solos = [r for r in rows if r["labels"] == 1]
+    duets = [r for r in rows if r["labels"] == 2]
+    assert {r["other"] for r in solos} == {None} and {r["other"] for r in duets} <= {True, False}
     heard = sorted(clip for m in corpus.mixtures_of("test") for clip in m.clips)
-    assert sorted(r["clip_id"] for r in rows if r["attention"] == "sound") == heard
+    assert sorted(r["clip_id"] for r in solos if r["attention"] == "sound") == heard
+    assert sorted((r["clip_id"], r["label"]) for r in duets if r["attention"] == "sound") == [
+        pair for pair in each if len(corpus.labels[pair[0]]) == 2
+    ]
+    for look in ("caption", "norm"):  # what knows no label looks at one place: a hit for one is one in the other's box
+        hit, other = ([r[key] for r in duets if r["attention"] == look] for key in ("hit", "other"))
+        assert hit == [found for pair in zip(other[1::2], other[::2], strict=True) for found in pair]
     assert all(0 <= r["chance"] < 1 and 0 <= r["iou"] <= 1 for r in rows)
-    mean = np.mean([r["hit"] for r in rows if r["attention"] == "text"])
-    assert numbers(scored)["localization"]["text"]["pointing"] == pytest.approx(mean, abs=1e-4)
+    found = numbers(scored)["localization"]
+    for rows_of, means in ((solos, found), (duets, found["duets"])):
+        mean = np.mean([r["hit"] for r in rows_of if r["attention"] == "text"])
+        assert means["text"]["pointing"] == pytest.approx(mean, abs=1e-4)
+
+
+def test_controls_ask_for_the_wrong_sound(scored: Path):
+    """The text of the next source makes what that source's own does; the absent one is in no mixture."""
+    data = scored / "data" / "demo" / "demo"
+    corpus, separator = Corpus.load(data), Separator.load(data / "models" / "avset")
+    names = sorted({label for several in corpus.labels.values() for label in several})
+    texts = {name: separator.text_query([f"person playing a {name}"])[0] for name in names}
+    tests = corpus.mixtures_of("test")
+    own, other = (list(estimates(separator.model, tests, kind, corpus, texts)) for kind in ("text", "other"))
+    for one, turned in zip(own, other, strict=True):
+        assert np.allclose(one.estimates, turned.estimates[::-1], atol=1e-6)
+    for mixture in tests:
+        words = words_of("absent", mixture, texts)
+        assert not {*words} & {*mixture.labels} and {*words} <= {*names}
+    whole = Mixture("m", "test", ["a", "b"], ["a", "b"], ["x", ""], [0, 0], [1.0, 1.0], 0)
+    assert words_of("other", whole, {"x": texts[names[0]]}) == ["", ""], "without a label nobody knows what is absent"
+    assert words_of("absent", replace(whole, labels=["x", "y"]), dict.fromkeys("xy", texts[names[0]])) == ["", ""]
+
+
+def test_further_sets_are_scored_and_no_model_knows_them(scored: Path, tmp_path: Path):
+    folder = toy.clone(scored, tmp_path / "project")
+    tree = toy.params()
+    tree["scales"]["demo"]["sets"]["further"] = {
+        "pairs": {"count": 3, "n_sources": 2, "category": "any", "seed": 1},
+        "same": {"count": 3, "n_sources": 2, "category": "same", "seed": 0},
+    }
+    tree["evaluate"] |= {"controls": False, "phrases": {}}
+    before = numbers(folder)
+    toy.run(toy.project(folder, tree), tmp_path / "cache", "sets", "evaluate", "report")
+    found = numbers(folder)
+    assert model(folder) == model(scored) and "three" not in found
+    assert {key: found["avset"][key] for key in KINDS[:4]} == {key: before["avset"][key] for key in KINDS[:4]}
+    assert found["pairs"]["avset"].keys() == {*KINDS[:4]} == found["avset"].keys() and "same" not in found
+    coverage = json.loads((folder / "reports" / "demo" / "demo" / "coverage.json").read_text())
+    assert "set 'same': no 2 test recordings make a mixture of it" in coverage["sets"]["same"]
+    assert not [one for one in ARTIFACTS["models"].parents if one == "sets"]
+
+
+def test_what_moves_is_what_the_masks_gain_over_their_mean(scored: Path):
+    data = scored / "data" / "demo" / "demo"
+    corpus, trained = Corpus.load(data), Separator.load(data / "models" / "avset").model
+    rows = read_table(data / "scores" / "avset" / "scores.parquet")
+    transform, one = (
+        trained.settings.transform,
+        next(iter(estimates(trained, corpus.mixtures_of("test"), "video", corpus, {}))),
+    )
+    spectrum, magnitude = transform.analyse(torch.from_numpy(one.references.sum(0)))
+    energy = magnitude.numpy() ** 2
+    mean = (one.masks * energy).sum(-1, keepdims=True) / energy.sum(-1, keepdims=True)
+    resting = transform.apply(
+        torch.from_numpy(np.broadcast_to(mean, one.masks.shape).copy()), spectrum, transform.length
+    )
+    gained, still = (metrics.bss_eval(one.references, made)["sdr"] for made in (one.estimates, resting.numpy()))
+    found = [r["moving"] for r in rows if r["query"] == "video" and r["mixture_id"] == one.mixture.mixture_id]
+    assert found == pytest.approx(gained - still, abs=1e-2)
 
 
 def test_a_score_is_that_of_the_estimate_that_the_page_plays(scored: Path):
@@ -110,6 +185,7 @@ def test_a_score_is_that_of_the_estimate_that_the_page_plays(scored: Path):
         conditions = Conditions.of_queries(torch.from_numpy(regions).float()[None])
         found, _ = separator.model.separate(mixed[None], conditions)
         assert np.allclose(found[0], group["video/estimates"][:], atol=1e-5)
+        assert not {*group} & {*CONTROLS}, "controls are no examples"
         for kind in KINDS:
             scores = metrics.bss_eval(references, group[f"{kind}/estimates"][:])["sdr"]
             gains = scores - [corpus.mixture_sdr[name, n] for n in range(2)]
@@ -142,10 +218,11 @@ def test_clips_without_one_label_cost_their_own_texts_alone(
     said = capsys.readouterr().out
     whole = {(m["mixture_id"], n) for m in mixtures for n in (0, 1) if m["split"] == "test" and lost not in m["clips"]}
     labelled = {(m["mixture_id"], n) for m in mixtures for n in (0, 1) if m["labels"][n]} & whole
-    found = read_table(data / "scores" / "avset" / "scores.parquet")
+    found = [r for r in read_table(data / "scores" / "avset" / "scores.parquet")
+             if r["mixture_id"].startswith("test-") and r["query"] not in CONTROLS]  # fmt: skip
     for kind in KINDS:
         asked = {(row["mixture_id"], row["source"]) for row in found if row["query"] == kind}
-        assert asked == (labelled if kind in ("text", "word") else whole)
+        assert asked == (labelled if kind in ("text", "word", "player") else whole)
     assert 0 < len(labelled) < len(whole) < 8
     kept = read_table(scored / "data" / "demo" / "demo" / "scores" / "avset" / "scores.parquet")
     same = {(row["query"], row["mixture_id"], row["source"]): row["nsdr"] for row in kept}
@@ -153,9 +230,10 @@ def test_clips_without_one_label_cost_their_own_texts_alone(
         [same[row["query"], row["mixture_id"], row["source"]] for row in found], abs=1e-3
     ), "the scores of what is asked are those that they were"
     facts = json.loads((data / "scores" / "avset" / "facts.json").read_text())
-    assert facts["drawn"] == {"test": {"mixtures": 4, "sources": 8}}
-    assert {kind: n["sources"] for kind, n in facts["asked"]["test"].items()} == {
-        "text": len(labelled), "word": len(labelled), "video": len(whole), "caption": len(whole),
+    assert facts["drawn"]["test"] == {"mixtures": 4, "sources": 8}
+    assert {kind: n["sources"] for kind, n in facts["asked"]["test"].items() if kind not in CONTROLS} == {
+        "text": len(labelled), "word": len(labelled), "player": len(labelled), "video": len(whole),
+        "caption": len(whole),
     }  # fmt: skip
     assert facts["encoder"]["of"] == facts["captions"]["n"] > facts["encoder"]["n"]
     metrics_kept = numbers(folder)
@@ -218,7 +296,7 @@ def test_the_report_keeps_listed_methods_only(scored: Path, tmp_path: Path):
     toy.run(folder, tmp_path / "cache", "report")
     both, one = numbers(folder), numbers(scored)
     assert both.keys() == one.keys() | {"mix_and_separate"}
-    assert both["mix_and_separate"].keys() == {*KINDS, "localization"} and both["avset"] == one["avset"]
+    assert both["mix_and_separate"].keys() == {*KINDS, *CONTROLS, "localization"} and both["avset"] == one["avset"]
     toy.run(toy.project(folder, toy.params()), tmp_path / "cache", "report")
     assert sorted(path.name for path in (folder / "data" / "demo" / "demo" / "scores").iterdir()) == ["avset"]
     assert tree_digest(folder / "reports") == tree_digest(scored / "reports")
@@ -255,7 +333,7 @@ def test_validation_scores_the_kinds_that_it_was_asked_for(scored: Path):
     corpus, trained = Corpus.load(data), Separator.load(data / "models" / "avset").model
     found = Validation(corpus, "test", ["video"])(trained)
     rows = read_table(data / "scores" / "avset" / "scores.parquet")
-    mean = np.mean([r["nsdr"] for r in rows if r["query"] == "video"])
+    mean = np.mean([r["nsdr"] for r in rows if r["query"] == "video" and r["mixture_id"].startswith("test-")])
     assert found == {"video": pytest.approx(mean, abs=1e-3), "nsdr": found["video"]}
     sound = next(estimates(trained, corpus.mixtures_of("test"), "video", corpus, {}))
     regions = Store(data / "regions")

@@ -47,7 +47,7 @@ DOORS = {  # who may import a package
     "PIL": {"media/frames.py", "report/plots.py", *DRAWERS},
     "platformdirs": {"storage/cache.py"},
     "pyarrow": {"storage/inspect.py", "storage/shards.py", "storage/tables.py",
-                "sources/clips.py", "sources/reuse.py", "evaluation/evaluate.py"},
+                "sources/clips.py", "sources/reuse.py", "evaluation/localization.py", "evaluation/scores.py"},
     "ray": {"compute/ray_train.py", "compute/ray_worker.py"},
     "ruamel": {"values.py"},
     "scipy": {"evaluation/metrics.py"},
@@ -68,8 +68,8 @@ TESTED_IN = {  # modules whose tests are in the file of another that they work f
     "storage/items": "store", "storage/tables": "store", "storage/tensors": "separate", "training/batches": "mixtures",
 }  # fmt: skip
 TESTED_THROUGH = {  # modules that tests reach through their stage or command alone
-    "compute/process", "evaluation/evaluate", "evaluation/scores", "inference/localize", "sources/names",
-    "sources/reuse", "storage/hdf5", "storage/previous",
+    "compute/process", "evaluation/evaluate", "evaluation/localization", "evaluation/scores", "inference/localize",
+    "sources/names", "sources/reuse", "storage/hdf5", "storage/previous",
 }  # fmt: skip
 
 

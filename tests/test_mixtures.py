@@ -11,6 +11,7 @@ import torch
 from avset.errors import AvsetError
 from avset.features import spectrograms as sp
 from avset.features.samples import to_int16
+from avset.params import FurtherSet
 from avset.params import Mixtures as Sizes
 from avset.storage.artifacts import Record
 from avset.storage.items import Item
@@ -18,7 +19,17 @@ from avset.storage.shards import assemble, spread
 from avset.storage.store import Store
 from avset.training import mixtures
 from avset.training.batches import TrainingMixtures, magnitudes
-from avset.training.mixtures import Candidate, Mixture, alike, distinct, draw, draw_split, references, unlike
+from avset.training.mixtures import (
+    Candidate,
+    Mixture,
+    alike,
+    distinct,
+    draw,
+    draw_set,
+    draw_split,
+    references,
+    unlike,
+)
 
 DIMENSIONS = {"stft": ("T", "plane", "F"), "waveform": ("L",), "regions": ("V", "R", "D")}
 LENGTHS = {"a_0": 30000, "b_0": 25000, "c_0": 5000, "d_0": 40000}
@@ -112,7 +123,7 @@ def test_magnitudes_are_of_the_gained_sources_and_of_their_complex_sum(store: St
 
 
 def sizes(**changes: object) -> Sizes:
-    told = {"n_sources": 2, "validation": 3, "test": 3, "same_category": 0, "different_category": True,
+    told = {"n_sources": 2, "validation": 3, "test": 3, "different_category": True,
             "offsets": "centre", "gain": (1.0, 1.0), "seed": 0}  # fmt: skip
     return Sizes(**told | changes)
 
@@ -264,14 +275,25 @@ def test_too_few_categories_say_so(store: Store, capsys: pytest.CaptureFixture):
         TrainingMixtures(["a"], store, {}, 64, 64, 2, (1.0, 1.0), 0, 1)
 
 
-def test_mixtures_of_one_category_are_a_split_of_their_own(store: Store, capsys: pytest.CaptureFixture):
+def further(store: Store, rows: list[dict], **told: object) -> tuple:
+    asked = FurtherSet(**{"count": 5, "n_sources": 2, "category": "same", "seed": 0} | told)
+    return draw_set(rows, store, TRANSFORM, sizes(), "mine", asked, -60.0)
+
+
+def test_further_sets_are_of_the_test_clips_and_of_their_own_rule(store: Store, capsys: pytest.CaptureFixture):
+    """An impossible one says why, and stays empty."""
     rows = [index_row("a_0", "x"), index_row("b_0", "x"), index_row("c_0", "y"), index_row("d_0")]
-    made, ledger = split_of(store, rows, "same_category")
-    assert [(m.mixture_id, m.split, {*m.clips}) for m in made] == [
-        ("same_category-0000", "same_category", {"a_0", "b_0"})
-    ]
-    assert (ledger["asked"], ledger["drawn"]) == (5, 1) and "same_category: 1 of 5 mixtures" in capsys.readouterr().out
-    assert split_of(store, rows[2:], "same_category")[0] == []
+    made, ledger, why = further(store, rows)
+    assert [(m.mixture_id, m.split, {*m.clips}) for m in made] == [("mine-0000", "mine", {"a_0", "b_0"})]
+    assert (ledger["asked"], ledger["drawn"], why) == (5, 1, "")
+    assert "mine: 1 of 5 mixtures" in capsys.readouterr().out
+    for told, clips in (({"category": "different"}, [{"a_0", "c_0"}, {"b_0", "c_0"}]),
+                        ({"category": "any", "n_sources": 4}, [{"a_0", "b_0", "c_0", "d_0"}])):  # fmt: skip
+        assert sorted(({*m.clips} for m in further(store, rows, **told)[0]), key=sorted) == clips
+    for told, said in (({"n_sources": 3}, "set 'mine': no 3 test recordings"),
+                       ({"category": "different", "n_sources": 3}, "'mine' has 2 categories but")):  # fmt: skip
+        made, _, why = further(store, rows, **told)
+        assert made == [] and said in why and f"{why}; it stays empty" in capsys.readouterr().out
 
 
 def test_the_centre_of_a_clip():

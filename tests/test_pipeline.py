@@ -19,7 +19,7 @@ from test_layout import DVC, PLUMBING
 pytestmark = pytest.mark.slow
 
 STAGES = ["captions", "clips", "encoder", "evaluate@avset", "frames", "mixtures", "regions", "report",
-          "spectrograms", "train@avset"]  # fmt: skip
+          "sets", "spectrograms", "train@avset"]  # fmt: skip
 
 
 def tiny(**changes: Any) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from avset.report.report import typical_example, write_report
 RATE, GRID = 11_025, (3, 3)
 EVIL = '<b>viola</b> & "co"'
 PITCHES = {"violin": 392.0, "piano": 262.0, "flute": 587.0, EVIL: 330.0}
+BOUNDS = {"mixture": 0.0, "template": 3.0, "fixed": 8.0, "ideal": 11.0, "ideal_linear": 15.0}
 SKILL = {"ideal": 1.0, "text": 0.8, "word": 0.55, "video": 0.85, "caption": 0.7}
 
 
@@ -109,6 +110,7 @@ def score_rows(key: str, gains: dict[str, float], n: int = 6) -> list[dict]:
             "sir": gain + 5.0,
             "sar": 100.0 if key == "mixture" else 9.0,
             "nsdr": 0.0 if key == "mixture" else gain + (i % 3 - 1.0),
+            "moving": 0.5,
             "silent": i == 0 and query == "word",
         }
         for query, gain in gains.items()
@@ -139,16 +141,20 @@ def artifacts(root: Path, mixtures: int = 2, length: int = 8192, others: tuple[s
     write_table(data / "scores/avset/scores.parquet", score_rows("avset", gains))
     for k, other in enumerate(others):
         write_table(data / f"scores/{other}/scores.parquet", score_rows(other, {"video": 1.0 + k}))
-    bounds = score_rows("mixture", {"mixture": 0.0}) + score_rows("ideal", {"ideal": 11.0})
-    write_table(data / "mixtures/scores.parquet", bounds)
+    write_table(data / "mixtures/scores.parquet", [r for k, v in BOUNDS.items() for r in score_rows(k, {"": v})])
     write_table(data / "mixtures/mixtures.parquet", mixture_rows())
-    fixed = {"label": "violin", "chance": 0.25}
+    fixed = {"label": "violin", "chance": 0.25, "labels": 1, "other": None}
     places = [
         {"clip_id": f"c{i}", "content": f"v{i // 2}", "attention": kind, "hit": i < hits, "iou": 0.2 + 0.1 * i, **fixed}
         for kind, hits in (("text", 4), ("caption", 3), ("sound", 2))
         for i in range(5)
     ]
-    write_table(data / "scores/avset/localization.parquet", places)
+    duets = [
+        places[0] | {"labels": 2, "attention": kind, "hit": hit, "other": not hit}
+        for kind, hits in (("text", (True, True)), ("norm", (True, False)))
+        for hit in hits
+    ]
+    write_table(data / "scores/avset/localization.parquet", places + duets)
     sounds = [p | {"hit": False} for p in places if p["attention"] == "sound"]
     write_table(data / "scores/nmf/localization.parquet", sounds)
     pairs = [("violin", "piano"), (EVIL, "flute"), ("flute", "violin"), ("piano", EVIL)]
@@ -199,12 +205,16 @@ def test_numbers_are_the_planted_means_and_metrics_has_some(built):
     }
     assert numbers["avset"]["word"]["silent"] == 1
     kept = json.loads((out / "metrics.json").read_text())
-    assert kept["avset"]["text"] == {"nsdr": 6, "sdr": 6.5, "sir": 11, "sar": 9, "n": 6}
+    assert kept["avset"]["text"] == {"nsdr": 6, "moving": 0.5, "sdr": 6.5, "sir": 11, "sar": 9, "n": 6}
     assert kept["mixture"] == {"nsdr": 0, "sdr": 0.5, "sir": 5, "sar": 100, "n": 6, "of": 6, "videos": 6}
     assert kept["ideal"]["nsdr"] == 11 and kept["nmf"]["video"]["nsdr"] == 1
     assert kept["localization"]["text"] == {"pointing": 0.8, "ciou": 0.4}
+    assert kept["localization"]["duets"] == {
+        "text": {"pointing": 1, "other": 0, "ciou": 0}, "norm": {"pointing": 0.5, "other": 0.5, "ciou": 0},
+        "chance": {"pointing": 0.25},
+    }  # fmt: skip
     assert kept["encoder"] == {"zero_shot": 0.9877}
-    assert kept.keys() == {"avset", "nmf", "mixture", "ideal", "localization", "encoder"}
+    assert kept.keys() == {"avset", "nmf", *BOUNDS, "localization", "encoder"}
 
 
 def test_metrics_are_sorted_and_end_with_a_line(built):
@@ -285,23 +295,27 @@ def test_clips_of_many_classes_are_counted(tmp_path):
 
 def test_curves_have_a_row_per_method_query_and_class(built):
     lines = (built[2] / "nsdr_by_method.csv").read_text().splitlines()
-    assert lines[0] == "method,query,nsdr,sem,median,sdr,sir,sar,n,of,videos,silent,shared"
-    assert lines[1].endswith(",6.0,6.5,11.0,9.0,6,6,6,0,"), "nothing to share where all have all"
+    assert lines[0] == "method,query,nsdr,sem,median,moving,sdr,sir,sar,n,of,videos,silent,shared"
+    assert lines[1].endswith(",6.0,0.5,6.5,11.0,9.0,6,6,6,0,"), "nothing to share where all have all"
     assert [line.split(",")[:3] for line in lines[1:]] == [
         ["avset", "text", "6.0"], ["avset", "word", "4.0"], ["avset", "video", "7.0"],
-        ["avset", "caption", "5.0"], ["nmf", "video", "1.0"], ["ideal", "", "11.0"],
+        ["avset", "caption", "5.0"], ["nmf", "video", "1.0"], ["template", "", "3.0"], ["fixed", "", "8.0"],
+        ["ideal", "", "11.0"], ["ideal_linear", "", "15.0"],
     ]  # fmt: skip
     classes = (built[2] / "nsdr_by_class.csv").read_text().splitlines()
     assert classes[0] == "method,query,label,nsdr,n,videos"
     assert "avset,text,violin,5.0,2,2" in classes
-    assert len(classes) == 1 + 6 * 3
+    assert len(classes) == 1 + 9 * 3
     places = (built[2] / "localization.csv").read_text().splitlines()
-    assert places[:2] == ["method,attention,pointing,ciou,iou,n,videos", ",text,0.8,0.4,0.4,5,3"]
+    assert places[:2] == ["method,attention,pointing,other,ciou,iou,n,videos", ",text,0.8,,0.4,0.4,5,3"]
     assert [line.split(",")[:2] for line in places[2:]] == [
         ["", "caption"],
         ["", "sound"],
         ["nmf", "sound"],
         ["", "chance"],
+        ["", "duets: text"],
+        ["", "duets: norm"],
+        ["", "duets: chance"],
     ]
 
 
@@ -319,7 +333,7 @@ def test_the_same_artifacts_make_the_same_bytes(built, tmp_path):
     arguments, _, out = built
     write_report(**arguments | {"out": tmp_path})
     names = sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file())
-    assert len(names) == 10
+    assert len(names) == 11
     for name in names:
         assert (tmp_path / name).read_bytes() == (out / name).read_bytes(), name
 
@@ -513,9 +527,9 @@ def test_examples_beyond_the_budget_are_counted(built):
 
 def test_the_table_reads_from_bound_to_bound(built):
     lines = tables.numbers_as_text(built[1]).splitlines()
-    assert [line.split()[0] for line in lines[2:9]] == ["mixture", *["avset"] * 4, "nmf", "ideal"]
+    assert [line.split()[0] for line in lines[2:12]] == ["mixture", *["avset"] * 4, "nmf", *list(BOUNDS)[1:]]
     assert [cell for i, cell in enumerate(lines[3].split()) if i != 3] == [
-        "avset", "text", "6.00", "6.00", "6.50", "11.00", "9.00", "6", "6", "0",
+        "avset", "text", "6.00", "0.50", "6.00", "6.50", "11.00", "9.00", "6", "6", "0",
     ]  # fmt: skip
     assert lines[2].split()[-4:] == ["–", "6", "6", "0"]  # a mixture holds no artefacts
     assert any(line.split() == ["chance", "0.250"] for line in lines)
@@ -572,25 +586,33 @@ def test_queries_that_were_asked_of_fewer_sources_are_compared_on_the_shared_one
     assert (arguments["out"] / "nsdr_by_method.csv").read_text().splitlines()[1].endswith(",2,8,4,0,6.0")
 
 
-def test_mixtures_of_one_category_stand_apart(tmp_path):
+def test_a_further_set_stands_apart(tmp_path):
     arguments = artifacts(tmp_path, others=())
     rows = score_rows("avset", {"text": 6.0})
     rows = [row | {"nsdr": -1.0} if row["mixture_id"] == "m2" else row for row in rows]
     write_table(arguments["scores"] / "avset/scores.parquet", rows)
     drawn = [*mixture_rows(2), mixture_rows(1, "same_category", 2)[0] | {"labels": ["piano", "piano"]}]
     (arguments["scores"] / "avset" / "examples.h5").unlink()
-    write_table(arguments["mixtures"] / "mixtures.parquet", drawn)
-    numbers = write_report(**arguments)
+    write_table(arguments["mixtures"] / "mixtures.parquet", drawn[:2])
+    own = [row for key, gain in BOUNDS.items() for row in score_rows(key, {"": gain})]
+    for name, found in (("mixtures", drawn[2:]), ("scores", [row for row in own if row["mixture_id"] == "m2"])):
+        write_table(tmp_path / "sets" / f"{name}.parquet", found)
+    write_table(arguments["mixtures"] / "scores.parquet", [row for row in own if row["mixture_id"] != "m2"])
+    numbers = write_report(**arguments, sets=tmp_path / "sets", empty={"quartets": "too few clips"})
     assert numbers["avset"]["text"]["nsdr"] == np.mean([5, 6, 7, 5]) and numbers["mixture"]["n"] == 4
     kept = json.loads((arguments["out"] / "metrics.json").read_text())
-    assert kept["same_category"]["avset"] == {"text": {"nsdr": -1, "n": 2}}
-    assert kept["same_category"].keys() == {"avset", "mixture", "ideal"}
+    assert kept["same_category"]["avset"] == {"text": {"nsdr": -1, "moving": 0.5, "n": 2}}
+    assert kept["same_category"].keys() == {"avset", *BOUNDS}
     said = tables.numbers_as_text(numbers)
     assert "one category [dB]" in said and "In 1 of 1 mixtures two sources are of one category" in said
     assert "same_category" not in said, "neither a method nor a fact"
     html = (arguments["out"] / "html" / "index.html").read_text()
-    assert html.count("<h2>Sources of one category</h2>") == 1
+    assert html.count("<h2>Separation: one category</h2>") == 1
     assert "same_category" not in (arguments["out"] / "nsdr_by_class.csv").read_text()
+    apart = (arguments["out"] / "nsdr_by_set.csv").read_text().splitlines()
+    assert apart[1].startswith("same_category,avset,text,-1.0,") and len(apart) == 1 + 5
+    assert "quartets: too few clips." in html
+    assert json.loads((arguments["out"] / "coverage.json").read_text())["sets"] == {"quartets": "too few clips"}
 
 
 def test_what_is_missing_or_wrong_is_named(built, tmp_path, monkeypatch):
@@ -669,6 +691,6 @@ def test_figures_that_are_too_big_lose_resolution():
 
 
 def test_queries_keep_their_order_and_strangers_come_last():
-    kinds = ["zither", "caption", "ideal", "word", "video", "text", "none"]
+    kinds = ["zither", "caption", "other", "ideal", "word", "absent", "video", "text", "none"]
     shown = examples.ordered(dict.fromkeys(kinds))
-    assert shown == ["text", "word", "video", "caption", "none", "zither"]
+    assert shown == ["text", "word", "video", "caption", "none", "zither", "absent", "other"]

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 INDEX = "data/demo/clips/index.parquet"
 PER_CLIP = ("frames", "spectrograms")  # all four are built alike, see tests/test_build.py
-MADE = ["captions", "clips", "encoder", "evaluate@avset", "frames", "mixtures", "regions", "spectrograms",
+MADE = ["captions", "clips", "encoder", "evaluate@avset", "frames", "mixtures", "regions", "sets", "spectrograms",
         "train@avset"]  # fmt: skip
 
 

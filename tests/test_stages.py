@@ -126,8 +126,12 @@ def test_mixtures_are_of_one_split_and_different_categories(toy_data: Path):
         assert len(set(m["labels"])) == 2 and all(0.5 <= gain <= 1.5 for gain in m["gains"])
         assert all(0 <= offset <= 22 for offset in m["offsets"])
     gains = {(row["method"], row["mixture_id"], row["source"]): row["nsdr"] for row in own}
-    assert len(gains) == 2 * 7 * 2
-    assert all((gain == 0) if method == "mixture" else (gain > 3) for (method, _, _), gain in gains.items())
+    assert len(gains) == 5 * 7 * 2
+    assert {gain for (method, _, _), gain in gains.items() if method == "mixture"} == {0}
+    assert all(gain > 3 for (method, _, _), gain in gains.items() if method.startswith("ideal"))
+    names = [(m["mixture_id"], n) for m in drawn for n in (0, 1)]
+    pairs = [(gains["ideal", *name], gains["ideal_linear", *name]) for name in names]
+    assert np.mean(pairs, 0)[0] < np.mean(pairs, 0)[1], "more bins, a higher bound"
 
 
 @pytest.mark.slow
@@ -252,8 +256,9 @@ def test_the_report_replaces_what_it_made_and_nothing_else(tmp_path: Path, monke
     (reports / "example.png").write_text("of the last report")
     Record("scores").write(scores / "former")
     Record("clips", facts={"funnel": {}}).write(tmp_path / "data/demo/clips")
-    (scores.parent / "mixtures").mkdir()
-    Record("mixtures").write(scores.parent / "mixtures")
+    for name in ("mixtures", "sets"):
+        (scores.parent / name).mkdir()
+        Record(name, facts={"drawn": {}, "empty": {}}).write(scores.parent / name)
     report = import_module("stages.report")
     monkeypatch.setattr(report, "write_report", lambda *arguments: {})
     monkeypatch.setattr(report, "numbers_as_text", str)
@@ -265,7 +270,8 @@ def test_the_report_replaces_what_it_made_and_nothing_else(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("stage", "needs"),
     [("frames", "clips"), ("spectrograms", "clips"), ("regions", "frames"), ("captions", "regions"),
-     ("mixtures", "spectrograms"), ("train", "spectrograms"), ("evaluate", "spectrograms"), ("report", "evaluate")],
+     ("mixtures", "spectrograms"), ("sets", "spectrograms"), ("train", "spectrograms"),
+     ("evaluate", "spectrograms"), ("report", "evaluate")],
 )  # fmt: skip
 def test_a_missing_artifact_is_one_line_that_names_its_stage(
     tmp_path: Path, stage: str, needs: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture

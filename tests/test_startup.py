@@ -21,6 +21,7 @@ BROUGHT = {  # beyond STORES, by the import of a stage
     "regions": set(),
     "captions": set(),
     "mixtures": SOUND,
+    "sets": SOUND,
     "train": SOUND | {"PIL"},
     "evaluate": SOUND | {"PIL"},
     "report": {"torch", "PIL", "soundfile", "matplotlib", "jinja2"},

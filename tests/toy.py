@@ -14,7 +14,7 @@ import yaml
 from avset.storage.artifacts import Record
 
 ROOT = Path(__file__).parents[1]
-STAGES = ("clips", "frames", "spectrograms", "encoder", "regions", "captions", "mixtures")
+STAGES = ("clips", "frames", "spectrograms", "encoder", "regions", "captions", "mixtures", "sets")
 
 
 def params(**changes: Any) -> dict[str, Any]:
@@ -26,6 +26,9 @@ def params(**changes: Any) -> dict[str, Any]:
     demo = tree["scales"]["demo"]
     demo["captions"] |= {"steps": 30}
     demo["mixtures"] |= {"validation": 3, "test": 4}
+    further = demo["sets"]["further"]
+    further["same_category"] |= {"count": 2}
+    further["three"] |= {"count": 2}
     demo["train"] |= {"steps": 6, "batch_size": 2, "validate_every": 3}
     demo["model"] |= {"channels": [4, 8, 8, 8]}
     demo["evaluate"] |= {"examples": 2}

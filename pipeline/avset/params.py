@@ -23,15 +23,14 @@ from avset.presets import MethodSettings, Misfit, Section, Seed, module_of, sett
 from avset.values import check_plain, checked, choose, known_keys, mapping, read
 
 NAME = r"\w[\w-]*"  # of a data set, a scale, a method, a query: a part of paths, of DVC's keys, and of tables
-KINDS_OF_QUERY = {"video", "caption", "sound", "oracle", "mixture", "ideal", "chance", "localization"}
-NO_METHODS = {
-    "mixture",
-    "ideal",
-    "localization",
-    "captions",
-    "encoder",
-    "same_category",
-}  # other entries of metrics.json
+CONTROLS = ("other", "absent")  # queries that ask for the wrong sound: see avset.evaluation.estimates
+KINDS_OF_QUERY = {
+    "video", "caption", "sound", "oracle", "mixture", "ideal", "chance", "localization", "wrong", "norm", "duets",
+    *CONTROLS,
+}  # fmt: skip
+ENTRIES = {"mixture", "template", "fixed", "ideal", "ideal_linear", "localization", "captions", "encoder"}
+NO_METHODS = ENTRIES  # other entries of metrics.json, as are the names of the further sets
+NO_SETS = ENTRIES | {"train", "validation", "test"}  # further sets are splits, and entries of metrics.json
 LONGEST = 1e7  # s of any waiting: clocks of the system take no more than some years
 LEAST_OVERLAP = 1e-10  # sum of squared Hann windows at a sample; with less, no inverse transform brings it back
 
@@ -140,7 +139,6 @@ class Mixtures(Section):
     n_sources: int = Field(ge=2)
     validation: int = Field(ge=1)
     test: int = Field(ge=1)
-    same_category: int = Field(ge=0)  # test mixtures of one label each, reported apart
     different_category: bool
     offsets: Literal["centre", "random"]  # where in its clip a crop starts
     gain: Annotated[tuple[float, float], Strict(False)]  # range of the random gain of a source
@@ -152,6 +150,30 @@ class Mixtures(Section):
         if not 0 < value[0] <= value[1] < math.inf:
             raise ValueError("must go from a gain above 0 up to the same or a larger one")
         return value
+
+
+class FurtherSet(Section):
+    """A further set of frozen test mixtures; offsets and gains are drawn as `mixtures` says."""
+
+    count: int = Field(ge=1)  # mixtures, at most
+    n_sources: int = Field(ge=2)
+    category: Literal["different", "same", "any"]  # labels of the sources of a mixture; any: clips without one, too
+    seed: Seed
+
+
+def _set(name: str) -> str:
+    """ValueError unless a name can be that of a further set."""
+    if name in NO_SETS:
+        raise ValueError(f"this is a split, or another entry of metrics.json ({', '.join(sorted(NO_SETS))}); rename it")
+    if not re.fullmatch(NAME, name):
+        raise ValueError("a set's name has letters, digits, - and _ only")
+    return name
+
+
+class Sets(Section):
+    """Further sets of test mixtures, by name: scored apart with the same models, which do not depend on them."""
+
+    further: dict[Annotated[str, AfterValidator(_set)], FurtherSet]
 
 
 class Train(Section):
@@ -197,18 +219,23 @@ def _template(text: str) -> str:
     return text
 
 
+QueryName = Annotated[str, AfterValidator(_query)]
+
+
 class Evaluate(Section):
     """Queries and examples of the evaluation."""
 
-    prompts: dict[Annotated[str, AfterValidator(_query)], Annotated[str, AfterValidator(_template)]] = Field(
+    prompts: dict[QueryName, Annotated[str, AfterValidator(_template)]] = Field(
         min_length=1
     )  # name of the query -> template with {label}
+    phrases: dict[QueryName, dict[str, Annotated[str, Field(min_length=1)]]]  # the same -> label -> its phrase
+    controls: bool  # ask for the wrong sound, too: by the text of the other source, and of an absent class
     examples: int = Field(ge=1)  # mixtures kept whole for the page
 
 
 SECTIONS: dict[str, type[Section]] = {
     "clips": Clips, "frames": Frames, "spectrograms": Spectrograms, "encoder": EncoderSource,
-    "regions": Regions, "captions": Captions, "model": Model, "mixtures": Mixtures, "train": Train,
+    "regions": Regions, "captions": Captions, "model": Model, "mixtures": Mixtures, "sets": Sets, "train": Train,
     "evaluate": Evaluate,
 }  # fmt: skip
 TOP_KEYS = {"dataset", "scale", "methods", "runtime", "datasets", "scales", "presets"}
@@ -230,6 +257,7 @@ class Params(Section):
     captions: Captions
     model: Model
     mixtures: Mixtures
+    sets: Sets
     train: Train
     evaluate: Evaluate
     presets: dict[str, SerializeAsAny[MethodSettings]]
@@ -359,13 +387,20 @@ def _misfits(p: Params, encoder: Architecture | None) -> Iterator[Misfit]:
         words = encoder.context - MARKS
         if p.captions.tokens > words:
             yield "captions.tokens", f"the encoder reads at most {words} (its context, {encoder.context}, less {MARKS})"
-        for name, prompt in p.evaluate.prompts.items():
+        told = {f"prompts.{name}": prompt for name, prompt in p.evaluate.prompts.items()}
+        for name, phrases in p.evaluate.phrases.items():
+            told |= {f"phrases.{name}.{label}": phrase for label, phrase in phrases.items()}
+        for name, prompt in told.items():
             if (count := len(prompt.split())) > words:
-                yield f"evaluate.prompts.{name}", f"has {count} words; the encoder reads at most {words} tokens"
+                yield f"evaluate.{name}", f"has {count} words; the encoder reads at most {words} tokens"
         if (train.decoded_regions or 0) > encoder.regions:
             why = f"the encoder sees {encoder.regions} regions in a frame, not {train.decoded_regions}"
             yield "train.decoded_regions", why
+    for name in p.evaluate.prompts.keys() & p.evaluate.phrases.keys():
+        yield f"evaluate.phrases.{name}", "stands among evaluate.prompts, too; rename one"
     for name in p.methods:
+        if name in p.sets.further:
+            yield f"sets.further.{name}", "a method has this name, too; rename the set"
         yield from p.presets[name].misfits(name, p)
 
 

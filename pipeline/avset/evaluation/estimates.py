@@ -9,10 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from avset.errors import AvsetError
+from avset.evaluation.bounds import still
 from avset.evaluation.metrics import best_assignment, bss_eval
 from avset.features.spectrograms import warp
 from avset.models.checkpoint import SeparationModel
 from avset.models.contract import ORACLE, Conditions, Localizes
+from avset.params import CONTROLS
 from avset.training.dataset import Corpus
 from avset.training.mixtures import Mixture, references
 
@@ -26,8 +28,8 @@ class Estimates:
     """What a model made of one mixture; all are float32.
 
     `asked` are the places of the sources that were asked for; estimates, masks and attention of the others are zero.
-    `attention` is that of each separated sound over the regions of the centre frame of its own clip, for a method
-    that localizes.
+    `still` are the estimates of the same masks averaged over time, if they were asked for. `attention` is that of each
+    separated sound over the regions of the centre frame of its own clip, for a method that localizes.
     """
 
     mixture: Mixture
@@ -36,13 +38,37 @@ class Estimates:
     estimates: Float[np.ndarray, "N L"]
     masks: Float[np.ndarray, "N M T"]  # on the log-frequency grid, whatever the method's is
     attention: Float[np.ndarray, "N R"] | None
+    still: Float[np.ndarray, "N L"] | None = None
+
+
+def words_of(kind: str, mixture: Mixture, texts: Texts) -> list[str]:
+    """The label whose text a kind of query asks with, for each source of a mixture; "" if it cannot ask.
+
+    Its own label; of the controls, the next source's (`other`), or the next one in the alphabet that no source of the
+    mixture has (`absent`), which need labels of all sources.
+    """
+    labels = mixture.labels
+    if kind not in CONTROLS:
+        return [label if label in texts else "" for label in labels]
+    if any(label not in texts for label in labels):
+        return [""] * len(labels)
+    if kind == "other":
+        return [*labels[1:], labels[0]]
+    return [absent_of(label, labels, texts) for label in labels]
+
+
+def absent_of(label: str, there: Sequence[str], texts: Texts) -> str:
+    """The next label behind `label` in the alphabet, and around, that is not `there`; "" if there is none."""
+    names = sorted(set(texts) | {label})
+    at = names.index(label)
+    return next((name for name in [*names[at:], *names[:at]] if name not in there and name in texts), "")
 
 
 def asked_of(kind: str, mixture: Mixture, texts: Texts) -> list[int]:
     """The places of the sources of a mixture that a kind of query can ask for: a text, of those with a label only."""
     if kind in ("video", "caption", ORACLE):
         return list(range(len(mixture.clips)))
-    return [n for n, label in enumerate(mixture.labels) if label in texts]
+    return [n for n, word in enumerate(words_of(kind, mixture, texts)) if word]
 
 
 def queries(
@@ -66,39 +92,47 @@ def sources_of(mixture: Mixture) -> list[tuple[str, str]]:
 
 
 def estimates(
-    model: SeparationModel, mixtures: Sequence[Mixture], kind: str, corpus: Corpus, texts: Texts
+    model: SeparationModel, mixtures: Sequence[Mixture], kind: str, corpus: Corpus, texts: Texts, rest: bool = False
 ) -> Iterator[Estimates]:
     """The estimates of a kind of query, mixture by mixture, of those mixtures of which it can ask for a source.
+
+    `rest`: with the estimates of the same masks averaged over time.
 
     The outputs of the kind `ORACLE` have no order of their own: they get the one of the highest mean SDR.
     """
     for i in range(0, len(mixtures), BATCH):
         asked = {m.mixture_id: asked_of(kind, m, texts) for m in mixtures[i : i + BATCH]}
         made: dict[str, Estimates] = {}
-        for count in sorted({len(places) for places in asked.values()} - {0}):
-            batch = [m for m in mixtures[i : i + BATCH] if len(asked[m.mixture_id]) == count]
-            made |= {one.mixture.mixture_id: one for one in _of_batch(model, batch, asked, kind, corpus, texts)}
-        found = (made[name] for name in asked if name in made)
-        yield from ordered_by_sources(found) if kind == ORACLE else found
+        for count, of in sorted({(len(asked[m.mixture_id]), len(m.clips)) for m in mixtures[i : i + BATCH]}):
+            batch = [m for m in mixtures[i : i + BATCH] if (len(asked[m.mixture_id]), len(m.clips)) == (count, of)]
+            if count:
+                found = _of_batch(model, batch, asked, kind, corpus, texts, rest)
+                made |= {one.mixture.mixture_id: one for one in found}
+        there = (made[name] for name in asked if name in made)
+        yield from ordered_by_sources(there) if kind == ORACLE else there
 
 
 def _of_batch(
     model: SeparationModel, batch: Sequence[Mixture], asked: Mapping[str, list[int]], kind: str, corpus: Corpus,
-    texts: Texts,
+    texts: Texts, rest: bool,
 ) -> Iterator[Estimates]:  # fmt: skip
-    """The estimates of mixtures of which the same number of sources is asked for."""
+    """The estimates of mixtures of as many sources, of which the same number is asked for."""
     transform, device, method = model.settings.transform, model.device, model.method
     sources = np.stack([references(m, corpus.spectrograms, transform.length, transform.hop_length) for m in batch])
     mixed = torch.from_numpy(sources).sum(1).to(device)
     places = [asked[m.mixture_id] for m in batch]
-    wanted = [[sources_of(m)[n] for n in own] for m, own in zip(batch, places, strict=True)]
-    attention = None
+    words = [words_of(kind, m, texts) for m in batch]
+    wanted = [[(m.clips[n], said[n]) for n in own] for m, said, own in zip(batch, words, places, strict=True)]
+    attention = resting = None
     with torch.no_grad():
         if kind == ORACLE:
             conditions = Conditions(sources.shape[1])
         else:
             conditions = Conditions.of_queries(queries(kind, wanted, corpus, texts).to(device))
         waveforms, masks = model.separate(mixed, conditions)
+        if rest:
+            spectrum, magnitude = transform.analyse(mixed, method.grid)
+            resting = transform.apply(still(masks, magnitude), spectrum, mixed.shape[-1], method.grid)
         if isinstance(method, Localizes):
             sounds = method.embed(transform.analyse(mixed, method.grid)[1], masks)
             regions = queries("video", wanted, corpus, {}).to(device)
@@ -111,6 +145,7 @@ def _of_batch(
             mixture, at, sources[j], _placed(waveforms[j].float().cpu().numpy(), at, n),
             _placed(masks[j].float().cpu().numpy(), at, n),
             None if attention is None else _placed(attention[j], at, n),
+            None if resting is None else _placed(resting[j].float().cpu().numpy(), at, n),
         )  # fmt: skip
 
 
@@ -132,7 +167,10 @@ def ordered_by_sources(made: Iterator[Estimates]) -> Iterator[Estimates]:
         sdr[turns, np.arange(count)] = bss_eval(one.references, one.estimates[turns], "shared")["sdr"]
         order = best_assignment(sdr)
         attention = None if one.attention is None else one.attention[order]
-        yield Estimates(one.mixture, one.asked, one.references, one.estimates[order], one.masks[order], attention)
+        yield Estimates(
+            one.mixture, one.asked, one.references, one.estimates[order], one.masks[order], attention,
+            None if one.still is None else one.still[order],
+        )  # fmt: skip
 
 
 class Validation:

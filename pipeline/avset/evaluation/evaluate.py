@@ -6,38 +6,39 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
 from avset.errors import AvsetError
-from avset.evaluation import examples, metrics, scores
+from avset.evaluation import examples, scores
 from avset.evaluation.estimates import Estimates, Texts, asked_of, estimates, queries, sources_of
 from avset.evaluation.examples import IDEAL, Example, Separation
+from avset.evaluation.localization import PLACES, attention_by_clip, attention_rows
 from avset.features.encoder import Encoder
 from avset.models.checkpoint import SeparationModel
 from avset.models.contract import ORACLE, Localizes
+from avset.params import CONTROLS
+from avset.params import Evaluate as Asked
 from avset.storage.files import write_json
 from avset.storage.store import Store
 from avset.storage.tables import write_table
 from avset.training.dataset import Corpus
-from avset.training.mixtures import SAME_CATEGORY, Mixture, references
-
-PLACES = pa.schema(
-    [("clip_id", pa.string()), ("content", pa.string()), ("label", pa.string()), ("attention", pa.string()),
-     ("hit", pa.bool_()), ("iou", pa.float64()), ("chance", pa.float64())]
-)  # fmt: skip
+from avset.training.mixtures import Mixture, references
 
 
 def evaluate(
-    name: str, model: SeparationModel, encoder: Encoder, corpus: Corpus, prompts: Mapping[str, str], shown: int,
-    folder: Path, workers: int = 1,
-) -> None:  # fmt: skip
+    name: str,
+    model: SeparationModel,
+    encoder: Encoder,
+    corpus: Corpus,
+    asked: Asked,
+    folder: Path,
+    workers: int = 1,
+) -> None:
     """Score a model on the test mixtures, and write scores.parquet, localization.parquet, facts.json, examples.h5.
 
     name     of the method, in the table of scores
-    prompts  name of each text query -> its template, with {label}
-    shown    how many mixtures the examples are
+    asked    what is asked by text, whether for the wrong sound, too, and how many mixtures the examples are
     workers  processes that score
 
     AvsetError if no test mixture has all its clips.
@@ -47,22 +48,35 @@ def evaluate(
         raise AvsetError("no mixture of split 'test' has all its clips; raise mixtures.test, or add clips")
     labels = [label for several in corpus.labels.values() for label in several]
     answers_text = "text" in model.method.answers
-    texts = {key: texts_by_label(encoder, labels, prompt) for key, prompt in prompts.items()} if answers_text else {}
-    chosen = mixtures[:: max(1, len(mixtures) // max(1, shown))][:shown]
+    phrases = phrases_of(asked, labels) if answers_text else {}
+    texts = {key: texts_by_label(encoder, told) for key, told in phrases.items()}
+    plain = texts.get("text") or next(iter(texts.values()), {})
+    chosen = mixtures[:: max(1, len(mixtures) // asked.examples)][: asked.examples]
     kept = [example(mixture, corpus, model, encoder.grid, texts.get("text", {})) for mixture in chosen]
-    mixtures = mixtures + corpus.mixtures_of(SAME_CATEGORY)
+    mixtures = [*mixtures, *(one for further in corpus.further for one in corpus.mixtures_of(further))]
     kinds = kinds_of(model, mixtures, texts)
-    made = {kind: list(estimates(model, mixtures, kind, corpus, texts.get(kind, {}))) for kind in kinds}
-    rows = score_rows(name, made, corpus, prompts, kept, workers)
+    if answers_text and asked.controls:
+        texts |= dict.fromkeys(CONTROLS, plain)
+        kinds += [kind for kind in CONTROLS if any(asked_of(kind, one, plain) for one in mixtures)]
+    made = {kind: list(estimates(model, mixtures, kind, corpus, texts.get(kind, {}), True)) for kind in kinds}
+    rows = score_rows(name, made, corpus, phrases, kept, workers)
     examples.write(folder / "examples.h5", kept)
     clips = [clip for clip in corpus.complete() if corpus.splits[clip] == "test"]
-    asked = texts.get("text", {})
     heard = attention_by_clip([one for one in made[kinds[0]] if one.mixture.split == "test"])
-    places = attention_rows(model, encoder.grid, corpus, clips, asked, heard)
-    counts = asked_facts(corpus, made)
-    write_json(folder / "facts.json", counts | (recognition_facts(corpus, clips, asked) if answers_text else {}))
+    places = attention_rows(model, encoder.grid, corpus, clips, texts.get("text", {}), heard)
+    known = recognition_facts(corpus, clips, texts.get("text", {})) if answers_text else {}
+    write_json(folder / "facts.json", asked_facts(corpus, made) | known)
     write_table(folder / "scores.parquet", rows)
     write_table(folder / "localization.parquet", places, PLACES)
+
+
+def phrases_of(asked: Asked, labels: Sequence[str]) -> dict[str, dict[str, str]]:
+    """By text query what it says for each label: the template of its prompt, or a phrase where the label has one."""
+    names = sorted(set(labels) - {""})
+    found = {key: {name: prompt.format(label=name) for name in names} for key, prompt in asked.prompts.items()}
+    return found | {
+        key: {name: told[name] for name in names if name in told} for key, told in asked.phrases.items()
+    }  # fmt: skip
 
 
 def kinds_of(model: SeparationModel, mixtures: Sequence[Mixture], texts: Mapping[str, Texts]) -> list[str]:
@@ -84,7 +98,7 @@ def asked_facts(corpus: Corpus, made: Mapping[str, Sequence[Estimates]]) -> dict
     """How many mixtures and sources of each split were drawn, and how many each kind of query asked for."""
     drawn: dict[str, Any] = {}
     asked: dict[str, Any] = {}
-    for split in ("test", SAME_CATEGORY):
+    for split in ("test", *corpus.further):
         if all_drawn := [one for one in corpus.mixtures if one.split == split]:
             drawn[split] = {"mixtures": len(all_drawn), "sources": sum(len(one.clips) for one in all_drawn)}
             asked[split] = {kind: _counts([one for one in all_made if one.mixture.split == split])
@@ -97,7 +111,7 @@ def _counts(made: Sequence[Estimates]) -> dict[str, int]:
 
 
 def score_rows(
-    method: str, made: Mapping[str, Sequence[Estimates]], corpus: Corpus, prompts: Mapping[str, str],
+    method: str, made: Mapping[str, Sequence[Estimates]], corpus: Corpus, phrases: Mapping[str, Mapping[str, str]],
     kept: Sequence[Example], workers: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Rows of scores.parquet, of all kinds of queries; what belongs to an example is added to it."""
@@ -107,33 +121,40 @@ def score_rows(
         for one in all_made:
             of_mixture[one.mixture.mixture_id][kind] = one
     pairs = [
-        (next(iter(same.values())).references, np.stack([one.estimates for one in same.values()]))
+        (next(iter(same.values())).references, np.stack([sound for one in same.values() for sound in _both(one)]))
         for same in of_mixture.values()
     ]
-    found: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+    found: dict[tuple[str, str], tuple[scores.Scores, scores.Scores]] = {}  # of the masks, and of the still ones
     for (name, same), scored in zip(of_mixture.items(), scores.score(pairs, workers=workers), strict=True):
-        found |= {(name, kind): {key: values[i] for key, values in scored.items()} for i, kind in enumerate(same)}
+        singles = iter(scores.each(scored))
+        found |= {(name, kind): (next(singles), next(singles)) for kind in same}
     rows = []
     for kind, all_made in made.items():
         mixtures, asked = [one.mixture for one in all_made], [one.asked for one in all_made]
-        own = [found[mixture.mixture_id, kind] for mixture in mixtures]
-        new = scores.rows_of(method, kind, mixtures, own, corpus.mixture_sdr, asked)
+        own, still = ([found[mixture.mixture_id, kind][i] for mixture in mixtures] for i in (0, 1))
+        new = scores.rows_of(method, kind, mixtures, own, corpus.mixture_sdr, asked, still)
         gains = {(row["mixture_id"], row["source"]): row["nsdr"] for row in new}
         _say(kind, all_made, gains, corpus)
         for one in all_made:
-            if example_of := shown.get(one.mixture.mixture_id):
-                example_of.separations[kind] = _separation(one, kind, prompts, gains)
+            if kind not in CONTROLS and (example_of := shown.get(one.mixture.mixture_id)):
+                example_of.separations[kind] = _separation(one, kind, phrases, gains)
         rows += new
     return rows
 
 
+def _both(one: Estimates) -> tuple[np.ndarray, np.ndarray]:
+    """The estimates of the masks, and of the still ones."""
+    assert one.still is not None
+    return one.estimates, one.still
+
+
 def _separation(
-    one: Estimates, kind: str, prompts: Mapping[str, str], gains: Mapping[tuple[str, int], float]
+    one: Estimates, kind: str, phrases: Mapping[str, Mapping[str, str]], gains: Mapping[tuple[str, int], float]
 ) -> Separation:
     """What an example keeps of the estimates of a mixture; a source that was not asked for has no words and no NSDR."""
-    prompt, count = prompts.get(kind, "" if kind == ORACLE else kind), len(one.estimates)
-    labels = [label if n in one.asked else None for n, label in enumerate(one.mixture.labels)]
-    words = ["" if label is None else prompt.format(label=label) for label in labels]
+    told, plain, count = phrases.get(kind, {}), "" if kind == ORACLE else kind, len(one.estimates)
+    labels = enumerate(one.mixture.labels)
+    words = [told.get(label, plain) if n in one.asked else "" for n, label in labels]
     nsdr = np.array([gains.get((one.mixture.mixture_id, n), np.nan) for n in range(count)])
     return Separation(words, one.estimates, one.masks, one.attention, nsdr)
 
@@ -153,62 +174,13 @@ def _say(kind: str, made: Sequence[Estimates], gains: Mapping[tuple[str, int], f
         print(f"evaluate: {named}: NSDR {np.mean(values):.2f} dB on {on}", flush=True)
 
 
-def texts_by_label(encoder: Encoder, labels: Sequence[str], prompt: str) -> dict[str, Tensor]:
-    """Text queries (1, 1, D) by label."""
-    names = sorted(set(labels) - {""})
-    if not names:
+def texts_by_label(encoder: Encoder, phrases: Mapping[str, str]) -> dict[str, Tensor]:
+    """Text queries (1, 1, D) by label, of the phrase of each."""
+    if not phrases:
         return {}
     with torch.no_grad():
-        encoded = encoder.encode_text([prompt.format(label=name) for name in names])
-    return dict(zip(names, encoded[:, None, None], strict=True))
-
-
-def attention_by_clip(made: Sequence[Estimates]) -> dict[str, list[np.ndarray]]:
-    """The attention (R,) of all separated sounds of each clip."""
-    sounds = defaultdict(list)
-    for one in made:
-        if one.attention is not None:
-            for n in one.asked:
-                sounds[one.mixture.clips[n]].append(one.attention[n])
-    return sounds
-
-
-def attention_rows(
-    model: SeparationModel,
-    grid: tuple[int, int],
-    corpus: Corpus,
-    clips: Sequence[str],
-    texts: Texts,
-    sounds: Mapping[str, list[np.ndarray]],
-) -> list[dict[str, Any]]:
-    """Pointing game and cIoU of the attention of the text, the caption and the separated sounds of each clip.
-
-    `texts` (1, 1, D) by label, `sounds` scores (R,) by clip. Each label of a clip is asked for by text; a
-    caption and a sound belong to no single box of several, so they are scored on clips of one label. A method that
-    does not localize has no rows.
-    """
-    method, rows = model.method, []
-    if not isinstance(method, Localizes):
-        return []
-    for clip in clips:
-        regions = torch.from_numpy(corpus.regions.read(clip, "regions")).float()
-        centre, labels = regions[len(regions) // 2], corpus.labels[clip]
-        looks = [
-            ("text", label, method.scores(centre, texts[label][0, 0]).numpy()) for label in labels if label in texts
-        ]
-        if len(labels) == 1:
-            caption = torch.from_numpy(corpus.captions.read(clip, "caption")).float()
-            looks.append(("caption", labels[0], method.scores(centre, caption).numpy()))
-            looks += [("sound", labels[0], attention) for attention in sounds.get(clip, [])]
-        for attention, label, map_ in looks:
-            boxes = corpus.boxes.get(f"{clip}/{label}")
-            if boxes is not None:
-                rows.append(
-                    {"clip_id": clip, "content": corpus.contents[clip], "label": label, "attention": attention,
-                     "hit": metrics.pointing(map_, grid, boxes), "iou": metrics.ciou(map_, grid, boxes),
-                     "chance": metrics.pointing_chance(grid, boxes)}
-                )  # fmt: skip
-    return rows
+        encoded = encoder.encode_text(list(phrases.values()))
+    return dict(zip(phrases, encoded[:, None, None], strict=True))
 
 
 def recognition_facts(corpus: Corpus, clips: Sequence[str], texts: Texts) -> dict[str, dict[str, float]]:

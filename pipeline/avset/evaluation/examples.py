@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 
 from avset.errors import AvsetError
+from avset.params import CONTROLS
 from avset.storage.checksums import checked
 from avset.storage.hdf5 import new_hdf5, open_hdf5
 from avset.storage.reading import passing
@@ -55,8 +56,9 @@ class Example:
 
 
 def ordered(kinds: Mapping[str, object]) -> list[str]:
-    """Kinds of queries in the order of `QUERIES`, others behind them by name, without `IDEAL`."""
-    return sorted(set(kinds) - {IDEAL}, key=lambda k: (QUERIES.index(k) if k in QUERIES else len(QUERIES), k))
+    """Kinds of queries in the order of `QUERIES`, others behind them by name, then the controls; without `IDEAL`."""
+    places = {kind: n for n, kind in enumerate(QUERIES)} | dict.fromkeys(CONTROLS, len(QUERIES) + 1)
+    return sorted(set(kinds) - {IDEAL}, key=lambda kind: (places.get(kind, len(QUERIES)), kind))
 
 
 def leading(shown: Example) -> str:

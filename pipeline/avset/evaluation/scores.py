@@ -10,16 +10,28 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-import torch
+import pyarrow as pa
 
 from avset.compute.process import end_with_parent
-from avset.evaluation import metrics
+from avset.evaluation import bounds, metrics
 from avset.features.spectrograms import Transform
 from avset.storage.store import Store
 from avset.training.mixtures import Mixture, references
 
 WORTH = 100  # pairs from which on processes gain more than their start takes
 DIGITS = 6  # of a score in dB: the last ones depend on the number of BLAS threads
+MIXTURES = pa.schema(
+    [("mixture_id", pa.string()), ("split", pa.string()), ("clips", pa.list_(pa.string())),
+     ("contents", pa.list_(pa.string())), ("labels", pa.list_(pa.string())), ("offsets", pa.list_(pa.int64())),
+     ("gains", pa.list_(pa.float64())), ("seed", pa.int64())]
+)  # fmt: skip
+SCORES = pa.schema(
+    [("method", pa.string()), ("query", pa.string()), ("mixture_id", pa.string()), ("source", pa.int64()),
+     ("clip_id", pa.string()), ("label", pa.string()), ("sdr", pa.float64()), ("sir", pa.float64()),
+     ("sar", pa.float64()), ("nsdr", pa.float64()), ("moving", pa.float64()), ("silent", pa.bool_())]
+)  # fmt: skip
+AT_ONCE = 200  # mixtures whose bounds are in memory together
+Scores = dict[str, np.ndarray]  # sdr, sir, sar, silent
 Pair = tuple[np.ndarray, np.ndarray]  # references (N, L), estimates (..., N, L)
 
 
@@ -53,35 +65,73 @@ def rows_of(
     method: str,
     query: str,
     mixtures: Sequence[Mixture],
-    scores: Sequence[dict[str, np.ndarray]],
+    scores: Sequence[Scores],
     mixture_sdr: dict[tuple[str, int], float],
     asked: Sequence[Sequence[int]] | None = None,
+    still: Sequence[Scores | None] | None = None,
 ) -> list[dict[str, Any]]:
-    """One row per source of each mixture that was asked for (None: all), for scores.parquet."""
+    """One row per source of each mixture that was asked for (None: all), for scores.parquet.
+
+    `still` has the scores of the same masks averaged over time; None: they are the same. `moving` is what the masks
+    gain over those.
+    """
     rows = []
     for i, (mixture, found) in enumerate(zip(mixtures, scores, strict=True)):
+        resting = (still[i] if still else None) or found
         for n in range(len(mixture.clips)) if asked is None else asked[i]:
             values = {k: round(float(found[k][n]), DIGITS) for k in ("sdr", "sir", "sar")}
             own = mixture_sdr.get((mixture.mixture_id, n), values["sdr"])
+            moving = float(found["sdr"][n] - resting["sdr"][n])
             rows.append(
                 {"method": method, "query": query, "mixture_id": mixture.mixture_id, "source": n,
                  "clip_id": mixture.clips[n], "label": mixture.labels[n], **values,
-                 "nsdr": round(values["sdr"] - own, DIGITS), "silent": bool(found["silent"][n])}
+                 "nsdr": round(values["sdr"] - own, DIGITS), "moving": round(moving, DIGITS),
+                 "silent": bool(found["silent"][n])}
             )  # fmt: skip
     return rows
 
 
-def own_scores(mixtures: Sequence[Mixture], store: Store, transform: Transform, workers: int) -> list[dict[str, Any]]:
-    """The rows that belong to the mixtures and to no model: the mixture itself, and the ideal ratio mask."""
-    pairs, ideals = [], []
+def own_scores(
+    mixtures: Sequence[Mixture], store: Store, transform: Transform, known: bounds.Templates, workers: int
+) -> list[dict[str, Any]]:
+    """The rows that belong to the mixtures and to no model: the mixture itself, and what oracles make of it.
+
+    `known` are the templates of the labels.
+    """
+    found: list[dict[str, tuple[Scores, Scores | None]]] = []
+    for i in range(0, len(mixtures), AT_ONCE):
+        found += _of_bounds(mixtures[i : i + AT_ONCE], store, transform, known, workers)
+    own: dict[tuple[str, int], float] = {}
+    rows = []
+    for bound in bounds.BOUNDS:
+        scored = [(mixture, *one[bound]) for mixture, one in zip(mixtures, found, strict=True) if bound in one]
+        several, moving, resting = (list(column) for column in zip(*scored, strict=True)) if scored else ([], [], [])
+        rows += rows_of(bound, "", several, moving, own, still=resting)
+        if bound == bounds.MIXTURE:
+            own = {(row["mixture_id"], row["source"]): row["sdr"] for row in rows}
+    return rows
+
+
+def _of_bounds(
+    mixtures: Sequence[Mixture], store: Store, transform: Transform, known: bounds.Templates, workers: int
+) -> list[dict[str, tuple[Scores, Scores | None]]]:
+    """By bound the scores of each mixture, and those of its still masks."""
+    pairs, of = [], []
     for mixture in mixtures:
         sources = references(mixture, store, transform.length, transform.hop_length)
-        pairs.append((sources, np.broadcast_to(sources.sum(0), sources.shape)))
-        ideals.append((sources, transform.ideal(torch.from_numpy(sources))[0].numpy()))
-    found = score(pairs + ideals, workers=workers)
-    rows = rows_of("mixture", "", mixtures, found[: len(pairs)], {})
-    own = {(row["mixture_id"], row["source"]): row["sdr"] for row in rows}
-    return rows + rows_of("ideal", "", mixtures, found[len(pairs) :], own)
+        made = bounds.estimates(sources, mixture.labels, known, transform)
+        of.append({bound: resting is not None for bound, (_, resting) in made.items()})
+        pairs.append((sources, np.stack([sound for both in made.values() for sound in both if sound is not None])))
+    found = []
+    for moves, scored in zip(of, score(pairs, workers=workers), strict=True):
+        singles = iter(each(scored))
+        found.append({bound: (next(singles), next(singles) if moving else None) for bound, moving in moves.items()})
+    return found
+
+
+def each(scored: Scores) -> list[Scores]:
+    """The scores of each set of estimates of a batch."""
+    return [{key: values[i] for key, values in scored.items()} for i in range(len(scored["sdr"]))]
 
 
 def mean_sdr(rows: Sequence[dict[str, Any]], mixtures: Sequence[Mixture]) -> dict[str, float]:

@@ -50,8 +50,8 @@ def _counts(reasons: Counter[str]) -> dict[str, Any]:
 
 
 def counts_by_stage(coverage: Mapping[str, Any]) -> dict[str, Counts]:
-    """The counts of each stage, without the source's lists and without the ledger."""
-    return {stage: counts for stage, counts in coverage.items() if stage not in ("lists", "ledger")}
+    """The counts of each stage, without the source's lists, the ledger and the further sets."""
+    return {stage: counts for stage, counts in coverage.items() if stage not in ("lists", "ledger", "sets")}
 
 
 def reached(counts: Counts) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from avset.params import CONTROLS
 from avset.storage.artifacts import ARTIFACTS, Record
 from avset.storage.checksums import RECORD
 from avset.storage.tables import read_columns
@@ -108,7 +109,7 @@ def query_lines(method: str, folder: Path, drawn: Mapping[str, tuple[str, list[s
     """The test mixtures that a method was scored on, and for each kind of query the sources that have a score.
 
     A mixture whose clips lack regions or a caption is `incomplete`; a source that has no label has no text, nor has
-    one beside it: `unlabelled`.
+    one beside it: `unlabelled`. A control, or a query of phrases, may have no words for a label: `no_phrase`.
     """
     rows: dict[str, Counter[str]] = {}
     for columns in read_columns(folder / "scores.parquet", "query", "mixture_id"):
@@ -123,7 +124,10 @@ def query_lines(method: str, folder: Path, drawn: Mapping[str, tuple[str, list[s
     came = sum(len(test[name]) for name in scored)
     if not any(label for labels in test.values() for label in labels):
         rows = {**{prompt: Counter() for prompt in Record.read(folder).recipe["prompts"]}, **rows}
+    picky = {*CONTROLS, *Record.read(folder).recipe.get("phrases", ())}
     for query, names in rows.items():
+        asked = sum(names[name] for name in scored)
         nameless = sum(len(test[name]) - names[name] for name in scored if not all(test[name]))
-        lines.append(line(f"{method}.{query}", "", "queries", came, names.total(), {"unlabelled": nameless}))
+        failed = {"unlabelled": nameless} | ({"no_phrase": came - asked - nameless} if query in picky else {})
+        lines.append(line(f"{method}.{query}", "", "queries", came, asked, failed))
     return lines

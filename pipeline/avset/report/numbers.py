@@ -2,43 +2,54 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from statistics import fmean
 from typing import Any
 
 from avset.errors import AvsetError
 from avset.evaluation import metrics
+from avset.evaluation.bounds import BOUNDS, TEMPLATE
 from avset.evaluation.examples import ordered
 
 Row = dict[str, Any]  # of scores.parquet, of localization.parquet or of mixtures.parquet
-BOUNDS = ("mixture", "ideal")  # no method should fall below the first, no mask can exceed the second
-APART = "same_category"  # the split of mixtures of one category, and the entry of their means
-ATTENTIONS = ("text", "caption", "sound", "chance")  # what is asked where a source is
+ATTENTIONS = ("text", "caption", "sound", "wrong", "norm", "chance")  # what is asked where a source is
+OF_A_METHOD = ("sound",)  # those that are not the same for all methods
+DUETS = "duets"  # the entry of the localisation in clips of two labels
 BRIEF = {  # what metrics.json keeps of an entry, by the key of the entry or of one above it; "": of all others
-    "": {"nsdr", "sdr", "sir", "sar", "n"},
+    "": {"nsdr", "moving", "sdr", "sir", "sar", "n"},
     "mixture": {"nsdr", "sdr", "sir", "sar", "n", "of", "videos"},
-    "localization": {"pointing", "ciou"},
-    APART: {"nsdr", "n"},
+    "localization": {"pointing", "other", "ciou"},
 }
+BRIEF_OF_SET = {"nsdr", "moving", "n"}  # the same, of a further set
 DECIMALS = 4  # of every number in a file
 
 
 def separation_means(scores: Mapping[str, list[Row]], bounds: list[Row], mixtures: list[Row]) -> dict[str, Any]:
-    """Mean scores by method and kind of query, and by class below them; `bounds` has `mixture` and `ideal`.
+    """Mean scores by method and kind of query, and by class below them; `bounds` has those of `BOUNDS`.
 
-    `mixtures` are all that were drawn. Those of one category are apart, under `same_category`. Entries that were not
-    asked for the same sources have their NSDR on the `shared` ones, too: only those can be compared.
+    `mixtures` are all that were drawn. Those of a further set are apart, under its name. Entries that were not asked
+    for the same sources have their NSDR on the `shared` ones, too: only those can be compared.
 
     AvsetError: a method has the name of another entry, or there are no rows of a method or of a bound.
     """
+    further = further_sets(mixtures)
     for method, rows in scores.items():
-        if method in {*BOUNDS, APART, "localization"}:
+        if method in {*BOUNDS, *further, "localization"}:
             raise AvsetError(f"a method cannot be called {method!r}: that name is taken in metrics.json")
         if not rows:
             raise AvsetError(f"{method} has no scores: run `dvc repro -f evaluate`")
     out = _means(scores, bounds, [one for one in mixtures if one["split"] == "test"])
-    apart = [one for one in mixtures if one["split"] == APART]
     scored = {r["mixture_id"] for rows in scores.values() for r in rows}
-    return out | ({APART: _means(scores, bounds, apart)} if scored & {one["mixture_id"] for one in apart} else {})
+    for name in further:
+        apart = [one for one in mixtures if one["split"] == name]
+        if scored & {one["mixture_id"] for one in apart}:
+            out[name] = _means(scores, bounds, apart)
+    return out
+
+
+def further_sets(mixtures: list[Row]) -> list[str]:
+    """The names of the further sets that have mixtures."""
+    return list(dict.fromkeys(one["split"] for one in mixtures if one["split"] not in ("validation", "test")))
 
 
 def _means(scores: Mapping[str, list[Row]], bounds: list[Row], mixtures: list[Row]) -> dict[str, Any]:
@@ -53,15 +64,17 @@ def _means(scores: Mapping[str, list[Row]], bounds: list[Row], mixtures: list[Ro
     scored = {r["mixture_id"] for found in rows.values() for r in found}
     for bound in BOUNDS:
         rows[bound,] = [r for r in bounds if r["method"] == bound and r["mixture_id"] in scored]
-        if not rows[bound,]:
+        if not rows[bound,] and bound != TEMPLATE:
             raise AvsetError(f"the mixtures have no scores of {bound!r}: run `dvc repro -f mixtures`")
-    shared = set.intersection(*({_source(r) for r in found} for found in rows.values()))
+    rows = {path: found for path, found in rows.items() if found}
+    compared = [{_source(r) for r in found} for path, found in rows.items() if path != (TEMPLATE,)]
+    shared = set.intersection(*compared)
     partial = any(len(found) > len(shared) for found in rows.values())
     out: dict[str, Any] = {}
     for (*above, name), found in rows.items():
         node = out.setdefault(above[0], {}) if above else out
         node[name] = _separation(found, videos) | {"of": of}
-        if partial and shared:
+        if partial and shared <= {_source(r) for r in found} and shared:
             node[name]["shared"] = fmean(r["nsdr"] for r in found if _source(r) in shared)
             node[name]["shared_n"] = len(shared)
     labels = [[label for label in one["labels"] if label] for one in mixtures]
@@ -80,6 +93,7 @@ def _separation(rows: list[Row], videos: Mapping[str, Sequence[str]]) -> dict[st
         "nsdr": gains["mean"],
         "nsdr_median": gains["median"],
         "nsdr_sem": gains["sem"],
+        "moving": fmean(r["moving"] for r in rows),
         **{k: fmean(r[k] for r in rows) for k in ("sdr", "sir", "sar")},
         "n": len(rows),
         "videos": gains["videos"],
@@ -95,27 +109,40 @@ def _of_class(rows: list[Row], videos: Mapping[str, Sequence[str]]) -> dict[str,
 
 
 def localization_means(places: Mapping[str, list[Row]]) -> dict[str, Any]:
-    """Pointing game, cIoU@0.5 and mean IoU by attention: of a text, of a latent caption, of the separated sound.
+    """Pointing game, cIoU@0.5 and mean IoU by attention (`ATTENTIONS`) in clips of one label; and in duets, apart.
 
-    Text and caption do not depend on the method, so only the first method that localizes has all three, under
-    `localization`; the sound's are also under the name of each other method.
+    In duets `other` is the share of hits in the box of the other label. What looks does not depend on the method, but
+    for the separated sound. So only the first method that localizes has all, under `localization`; the sound's are also
+    under the name of each other method.
     """
     out: dict[str, Any] = {}
     first = next((method for method, rows in places.items() if rows), next(iter(places), None))
     for method, rows in places.items():
-        by_attention = {k: [r for r in rows if r["attention"] == k] for k in ATTENTIONS[:-1]}
+        looks = ATTENTIONS[:-1] if method == first else OF_A_METHOD
+        found = _by_attention([r for r in rows if r["labels"] == 1], looks)
+        if duets := _by_attention([r for r in rows if r["labels"] == 2 and r["other"] is not None], looks):
+            found[DUETS] = duets
         if method == first:
-            means = {k: _localization(v) for k, v in by_attention.items() if v}
-            chance = {"chance": {"pointing": fmean(r["chance"] for r in rows)}} if rows else {}
-            out["localization"] = means | chance
-        elif by_attention["sound"]:
-            out[method] = {"localization": {"sound": _localization(by_attention["sound"])}}
+            out["localization"] = found
+        elif found:
+            out[method] = {"localization": found}
     return out
 
 
+def _by_attention(rows: list[Row], looks: Sequence[str]) -> dict[str, Any]:
+    """The means of some clips by what looks; with chance, if all looks are asked for."""
+    by_attention = {k: [r for r in rows if r["attention"] == k] for k in looks}
+    means: dict[str, Any] = {k: _localization(v) for k, v in by_attention.items() if v}
+    if means and looks != OF_A_METHOD:
+        means["chance"] = {"pointing": fmean(r["chance"] for r in rows)}
+    return means
+
+
 def _localization(rows: list[Row]) -> dict[str, float]:
+    others = [r["other"] for r in rows if r["other"] is not None]
     return {
         "pointing": fmean(r["hit"] for r in rows),
+        **({"other": fmean(others)} if others else {}),
         "ciou": fmean(r["iou"] >= 0.5 for r in rows),
         "iou": fmean(r["iou"] for r in rows),
         "n": len(rows),
@@ -123,14 +150,18 @@ def _localization(rows: list[Row]) -> dict[str, float]:
     }
 
 
-def in_brief(means: Mapping[str, Any], kept: str = "") -> dict[str, Any]:
-    """What metrics.json keeps of the means, about fifteen numbers a method; the CSV files have the others."""
+def in_brief(
+    means: Mapping[str, Any], further: Sequence[str] = (), kept: AbstractSet[str] = BRIEF[""]
+) -> dict[str, Any]:
+    """What metrics.json keeps of the means, some twenty numbers a method; the CSV files have the others."""
     out: dict[str, Any] = {}
     for key, value in means.items():
-        if isinstance(value, Mapping):
+        if key in further:
+            out[key] = in_brief(value, (), BRIEF_OF_SET)
+        elif isinstance(value, Mapping):
             if key != "per_class":
-                out[key] = in_brief(value, kept or (key if key in BRIEF else ""))
-        elif key in BRIEF[kept]:
+                out[key] = in_brief(value, (), kept if kept is BRIEF_OF_SET else BRIEF.get(key, kept))
+        elif key in kept:
             out[key] = value
     return out
 

@@ -19,7 +19,6 @@ from numpy import ndarray
 
 from avset.evaluation.examples import IDEAL, Example, Separation, leading, ordered
 from avset.report import coverage, plots, tables
-from avset.report.numbers import APART
 from avset.report.published import published_rows
 
 QUALITY = 0.2  # of LAME's variable bit rate, 0 best, 1 smallest: about 38 kbit/s at 11 025 Hz
@@ -88,12 +87,13 @@ def render_page(
     examples: Mapping[str, list[Example]],
     budget: int = BUDGET,
     drawn: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
+    empty: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """The page as HTML of about `budget` bytes at most.
 
     `numbers` are all of the report, `covered` is the content of coverage.json. `examples` has those of each method: the
     first method's are shown in full, beside them the estimates that the other methods made of the same mixtures.
-    `drawn` says what became of the clips of each split when mixtures were drawn.
+    `drawn` says what became of the clips of each split when mixtures were drawn, `empty` why a further set has none.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -110,21 +110,27 @@ def render_page(
         top=_top,
     )
     environment.globals.update(tables=tables, coverage=coverage, many=MANY, most=MOST)
-    rows, apart = tables.separation_rows(numbers), numbers.get(APART)
+    rows = tables.separation_rows(numbers)
     shown = list(_within(budget, _views(examples)))
     return environment.get_template("page.html").render(
         dataset=dataset,
         rows=rows,
-        tabled=[("Separation", numbers), *([("Sources of one category", apart)] if apart else [])],
+        tabled=[("Separation", numbers), *((_heading(name), numbers[name]) for name in tables.further(numbers))],
         classes=sorted({label for _, _, s in rows for label in s["per_class"]}),
-        localization=tables.localization_rows(numbers),
+        located=[("Localisation", tables.localization_rows(numbers)), ("in duets", tables.duet_rows(numbers))],
         facts=tables.fact_rows(numbers),
         published=published_rows(dataset),
         covered=covered,
         drawn=drawn,
+        empty=empty,
         examples=shown,
         left_out=len(next(iter(examples.values()), [])) - len(shown),
     )
+
+
+def _heading(name: str) -> str:
+    """The heading of the table of a further set."""
+    return f"Separation: {tables.display_name(name)}"
 
 
 def _top(rows: list[tuple[str, str, Mapping[str, Any]]]) -> float:

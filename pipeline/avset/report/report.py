@@ -17,15 +17,15 @@ from avset.report import plots
 from avset.report.coverage import count_clips
 from avset.report.curves import CURVES, training_rows
 from avset.report.ledger import ledger
-from avset.report.numbers import in_brief, localization_means, merged, rounded, separation_means
+from avset.report.numbers import further_sets, in_brief, localization_means, merged, rounded, separation_means
 from avset.report.page import render_page
-from avset.report.tables import localization_rows, separation_rows
+from avset.report.tables import duet_rows, further, localization_rows, separation_rows
 from avset.storage.files import write_json
 from avset.storage.tables import read_table
 
 WRITTEN = (
-    "metrics.json", "coverage.json", "nsdr_by_method.csv", "nsdr_by_class.csv", "example.png", "localization.png",
-    "queries.png", "localization.csv", "training.csv", "html/index.html", "record.json",
+    "metrics.json", "coverage.json", "nsdr_by_method.csv", "nsdr_by_set.csv", "nsdr_by_class.csv", "example.png",
+    "localization.png", "queries.png", "localization.csv", "training.csv", "html/index.html", "record.json",
 )  # fmt: skip
 
 
@@ -40,19 +40,23 @@ def write_report(
     out: Path,
     funnel: Mapping[str, Mapping[str, int]] | None = None,
     drawn: Mapping[str, Mapping[str, int]] | None = None,
+    sets: Path | None = None,
+    empty: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Write the report of `methods` on a data set into `out`; returns its numbers, of which `metrics.json` has some.
 
     scores    folder with a folder per method: `scores.parquet`, and if there are any, `localization.parquet` and
               `examples.h5`
     models    folder with a folder per method; where it has `curves/`, they are in `training.csv`
-    mixtures  folder with `mixtures.parquet`, and the `scores.parquet` of the untouched mixtures and of the ideal masks
+    mixtures  folder with `mixtures.parquet`, and the `scores.parquet` of the untouched mixtures and of the oracles
     methods   the pictures, and the examples that the page shows in full, are of the first one; those of the
               localisation of the first one that localizes
     indices   the `index.parquet` of each stage, `clips` among them
     facts     numbers to merge into the metrics
     funnel    how the source's lists were narrowed down: list -> step -> rows
     drawn     what became of the clips of each split when mixtures were drawn: split -> what -> number
+    sets      folder with the same as `mixtures`, of the further sets
+    empty     why a further set has no mixtures: set -> a sentence
 
     Raises:
         MissingArtifact: a table is not there; the text names the command that makes it.
@@ -62,14 +66,19 @@ def write_report(
         raise AvsetError("there is nothing to report: name at least one method")
     by_method = {m: read_table(scores / m / "scores.parquet") for m in methods}
     places = {m: read_table(p) for m in methods if (p := scores / m / "localization.parquet").exists()}
-    bounds, mixed = (read_table(mixtures / f"{name}.parquet") for name in ("scores", "mixtures"))
+    frozen = [mixtures] if sets is None else [mixtures, sets]
+    bounds, mixed = (
+        [row for folder in frozen for row in read_table(folder / f"{name}.parquet")] for name in ("scores", "mixtures")
+    )
     means = merged(separation_means(by_method, bounds, mixed), localization_means(places))
     numbers = rounded(merged(means, facts))
     coverage = count_clips(indices) | ({"lists": funnel} if funnel else {})
+    if empty:
+        coverage["sets"] = dict(empty)
     coverage["ledger"] = ledger(indices, funnel or {}, mixtures, {m: scores / m for m in methods})
     heard = {m: examples.read(p) for m in methods if (p := scores / m / "examples.h5").exists()}
     (out / "html").mkdir(parents=True, exist_ok=True)
-    write_json(out / "metrics.json", rounded(merged(in_brief(means), facts)))
+    write_json(out / "metrics.json", rounded(merged(in_brief(means, further_sets(mixed)), facts)))
     write_json(out / "coverage.json", coverage)
     _write_tables(out, numbers)
     _write_csv(out / "training.csv", ("method", "step", *CURVES), training_rows(models, methods))
@@ -77,7 +86,7 @@ def write_report(
         (out / "example.png").write_bytes(plots.example_figure(typical_example(first)))
         (out / "localization.png").write_bytes(plots.localization_figure(_localizing(heard) or first))
         (out / "queries.png").write_bytes(plots.queries_figure(typical_example(first)))
-    html = render_page(dataset, numbers, coverage, heard, drawn=drawn or {})
+    html = render_page(dataset, numbers, coverage, heard, drawn=drawn or {}, empty=empty or {})
     (out / "html" / "index.html").write_text(html, encoding="utf-8")
     return numbers
 
@@ -102,16 +111,30 @@ def typical_example(shown: Sequence[Example]) -> Example:
 
 
 def _write_tables(out: Path, numbers: Mapping[str, Any]) -> None:
-    entries = [(m, k, s) for m, k, s in separation_rows(numbers) if m != "mixture"]
+    entries = _entries(numbers)
+    duets = [(m, f"duets: {k}", s) for m, k, s in duet_rows(numbers)]
     by_class = [(m, k, {"label": c, **v}) for m, k, s in entries for c, v in s["per_class"].items()]
-    scores = ("nsdr", "nsdr_sem", "nsdr_median", "sdr", "sir", "sar", "n", "of", "videos", "silent", "shared")
+    scores = ("nsdr", "nsdr_sem", "nsdr_median", "moving", "sdr", "sir", "sar", "n", "of", "videos", "silent", "shared")
     for table, kind, keys, rows in (
         ("nsdr_by_method", "query", scores, entries),
         ("nsdr_by_class", "query", ("label", "nsdr", "n", "videos"), by_class),
-        ("localization", "attention", ("pointing", "ciou", "iou", "n", "videos"), localization_rows(numbers)),
+        (
+            "localization",
+            "attention",
+            ("pointing", "other", "ciou", "iou", "n", "videos"),
+            [*localization_rows(numbers), *duets],
+        ),
     ):
         names, lines = [key.removeprefix("nsdr_") for key in keys], [(m, k, *map(s.get, keys)) for m, k, s in rows]
         _write_csv(out / f"{table}.csv", ("method", kind, *names), lines)
+    sets = [(name, m, k, *map(s.get, scores)) for name in further(numbers) for m, k, s in _entries(numbers[name])]
+    names = [key.removeprefix("nsdr_") for key in scores]
+    _write_csv(out / "nsdr_by_set.csv", ("set", "method", "query", *names), sets)
+
+
+def _entries(numbers: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """The rows of a table of separation, but for the untouched mixture."""
+    return [(m, k, s) for m, k, s in separation_rows(numbers) if m != "mixture"]
 
 
 def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

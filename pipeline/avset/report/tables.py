@@ -4,8 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from avset.console import aligned
-from avset.evaluation.examples import ordered
-from avset.report.numbers import APART, ATTENTIONS, BOUNDS
+from avset.evaluation.bounds import BOUNDS, MIXTURE
+from avset.evaluation.examples import QUERIES, ordered
+from avset.params import CONTROLS
+from avset.report.numbers import ATTENTIONS, DUETS
 
 DISPLAY_NAMES = {
     "text": "text query",
@@ -13,9 +15,18 @@ DISPLAY_NAMES = {
     "video": "video query",
     "caption": "latent caption",
     "sound": "separated sound",
+    "other": "text of the other source (control)",
+    "absent": "text of an absent class (control)",
+    "wrong": "text of an absent class (control)",
+    "norm": "length of a region alone (control)",
     "chance": "a random cell",
     "mixture": "untouched mixture",
-    "ideal": "ideal mask",
+    "template": "class templates (oracle)",
+    "fixed": "best fixed equaliser (oracle)",
+    "ideal": "ideal mask (oracle)",
+    "ideal_linear": "ideal mask, linear bins (oracle)",
+    "same_category": "one category",
+    "three": "three sources",
     "oracle": "best assignment (oracle)",
     "none": "no query",
     "avset": "AV-SeT",
@@ -29,10 +40,26 @@ Numbers = Mapping[str, Any]  # all numbers of a report, or a part of them
 
 
 def separation_rows(numbers: Numbers) -> list[tuple[str, str, Numbers]]:
-    """(method, kind of query, scores): the mixture, all methods, the ideal mask; the bounds have no query."""
-    methods = [(m, v) for m, v in numbers.items() if m not in (*BOUNDS, APART) and isinstance(v, Mapping)]
+    """(method, kind of query, scores): the mixture, all methods, the oracles; the bounds have no query."""
+    methods = [(m, v) for m, v in numbers.items() if m not in (*BOUNDS, *further(numbers)) and isinstance(v, Mapping)]
     kinds = [(m, k, v[k]) for m, v in methods for k in ordered(v) if "nsdr_sem" in _mapping(v[k])]
-    return [("mixture", "", numbers["mixture"]), *kinds, ("ideal", "", numbers["ideal"])]
+    oracles = [(bound, "", numbers[bound]) for bound in BOUNDS if bound != MIXTURE and bound in numbers]
+    return [(MIXTURE, "", numbers[MIXTURE]), *kinds, *oracles]
+
+
+def further(numbers: Numbers) -> list[str]:
+    """The entries that are those of a further set of mixtures: each has bounds of its own."""
+    return [name for name, entry in numbers.items() if MIXTURE in _mapping(entry)]
+
+
+def bounds_note() -> str:
+    """What must be said of the rows without a query, and of the column of what moves."""
+    return (
+        "The last rows are oracles: template knows the classes of both sources, and cannot listen; fixed is the best "
+        "equaliser of each source that does not move; ideal and ideal_linear are the ideal ratio masks on the model's "
+        "bins and on all bins of the transform. Moving is what the masks gain over the same masks averaged over time, "
+        "weighted by energy: below zero, an equaliser does better."
+    )
 
 
 def oracle_note(numbers: Numbers) -> str:
@@ -48,16 +75,25 @@ def oracle_note(numbers: Numbers) -> str:
 
 
 def localization_rows(numbers: Numbers) -> list[tuple[str, str, Numbers]]:
-    """(method, attention, scores) of the localisation, chance last; rows of the first method have no name."""
+    """(method, attention, scores) of the localisation in clips of one label, chance last.
+
+    Rows of the first method have no name.
+    """
     tables = {"": numbers.get("localization")}
     tables |= {m: _mapping(v).get("localization") for m, v in numbers.items()}
     rows = [(m, k, s) for m, scores in tables.items() for k, s in _mapping(scores).items() if k in ATTENTIONS]
     return sorted(rows, key=lambda row: ATTENTIONS.index(row[1]))
 
 
+def duet_rows(numbers: Numbers) -> list[tuple[str, str, Numbers]]:
+    """The rows of `localization_rows` in duets."""
+    inner = {m: {"localization": _mapping(_mapping(v).get("localization")).get(DUETS)} for m, v in numbers.items()}
+    return localization_rows(inner | {"localization": _mapping(numbers.get("localization")).get(DUETS)})
+
+
 def fact_rows(numbers: Numbers) -> list[tuple[str, Any]]:
     """(dotted name, value) of all numbers that are neither separation nor localisation scores."""
-    scored = {m for m, _, _ in separation_rows(numbers)} | {"localization", APART}
+    scored = {m for m, _, _ in separation_rows(numbers)} | {"localization", *further(numbers)}
     return [pair for key, value in numbers.items() if key not in scored for pair in _leaves(value, key)]
 
 
@@ -71,10 +107,13 @@ def notes(numbers: Numbers) -> list[str]:
     if "shared" in mixture:
         less = dict.fromkeys(display_name(kind) for _, kind, s in rows if kind and s["n"] < mixture["n"])
         found.append(
-            f"{', '.join(less)}: not asked of all sources, because a text needs a source with one label; so the means "
-            f"are not of the same sources. Compare the column shared, the NSDR on the {mixture['shared_n']} sources "
-            "that every row has."
+            f"{', '.join(less)}: not asked of all sources, because a text needs a source with one label, and phrases "
+            "one for it; so the means are not of the same sources. Compare the column shared, the NSDR on the "
+            f"{mixture['shared_n']} sources that every row has."
         )
+    known = {*QUERIES, *CONTROLS, "oracle", "none"}
+    if others := dict.fromkeys(display_name(kind) for _, kind, _ in rows if kind and kind not in known):
+        found.append(f"{', '.join(others)}: an encoder that was never shown these words cannot know what they mean.")
     if mixture["alike"]:
         found.append(
             f"In {mixture['alike']} of {mixture['mixtures']} mixtures two sources are of one category, and no text can "
@@ -86,18 +125,19 @@ def notes(numbers: Numbers) -> list[str]:
 
 
 def numbers_as_text(numbers: Numbers) -> str:
-    """All numbers as plain text: separation between the two bounds, localisation, then the facts."""
-    text = _separation_as_text("separation [dB]", numbers)
-    if apart := numbers.get(APART):
-        text += "\n" + _separation_as_text("one category [dB]", apart)
-    if rows := localization_rows(numbers):
-        head = ("localisation", "", "pointing", "cIoU@0.5", "IoU", "n", "videos")
-        keys = ("pointing", "ciou", "iou")
-        lines = [
-            (m, k, *(format_share(s.get(x)) for x in keys), *(str(s.get(x, "")) for x in ("n", "videos")))
-            for m, k, s in rows
-        ]
-        text += "\n" + aligned([head, *lines])
+    """All numbers as plain text: separation between the bounds, set by set, localisation, then the facts."""
+    text = _separation_as_text("separation [dB]", numbers) + f"{bounds_note()}\n"
+    for name in further(numbers):
+        text += "\n" + _separation_as_text(f"{display_name(name)} [dB]", numbers[name])
+    for title, rows in (("localisation", localization_rows(numbers)), ("in duets", duet_rows(numbers))):
+        if rows:
+            head = (title, "", "pointing", "other's box", "cIoU@0.5", "IoU", "n", "videos")
+            keys = ("pointing", "other", "ciou", "iou")
+            lines = [
+                (m, k, *(format_share(s.get(x)) for x in keys), *(str(s.get(x, "")) for x in ("n", "videos")))
+                for m, k, s in rows
+            ]
+            text += "\n" + aligned([head, *lines])
     if facts := fact_rows(numbers):
         text += "\n" + aligned([("facts", "", ""), *((k, "", str(v)) for k, v in facts)])
     return text
@@ -106,9 +146,9 @@ def numbers_as_text(numbers: Numbers) -> str:
 def _separation_as_text(title: str, numbers: Numbers) -> str:
     """A table of separation with its notes."""
     shared = ["shared"] if "shared" in numbers["mixture"] else []
-    lines = [(title, "query", "NSDR", "±", *shared, "median", "SDR", "SIR", "SAR", "n", "videos", "silent")]
+    lines = [(title, "query", "NSDR", "±", *shared, "moving", "median", "SDR", "SIR", "SAR", "n", "videos", "silent")]
     for method, kind, s in separation_rows(numbers):
-        values = [s[k] for k in ("nsdr", "nsdr_sem", *shared, "nsdr_median", "sdr", "sir", "sar")]
+        values = [s.get(k) for k in ("nsdr", "nsdr_sem", *shared, "moving", "nsdr_median", "sdr", "sir", "sar")]
         counts = (format_part(s["n"], s["of"]), str(s["videos"]), str(s["silent"]))
         lines.append((method, kind, *map(format_decibel, values), *counts))
     return aligned(lines) + "".join(f"{note}\n" for note in notes(numbers))

@@ -35,10 +35,14 @@ class Corpus:
     contents: dict[str, str]  # of each clip: equal where the recordings are the same
 
     @classmethod
-    def load(cls, data: Path) -> "Corpus":
-        """From the artifacts in `data`, and the clips beside it; AvsetError if they do not belong together."""
+    def load(cls, data: Path, further: bool = False) -> "Corpus":
+        """From the artifacts in `data`, and the clips beside it; AvsetError if they do not belong together.
+
+        The mixtures are those of validation and test; `further`: with the further sets behind them.
+        """
         stores = {name: Store(data / name) for name in ("spectrograms", "regions", "captions", "frames")}
-        check(data, stores)
+        frozen = ["mixtures", "sets"] if further else ["mixtures"]
+        check(data, stores, frozen)
         labels: dict[str, list[str]] = {}
         splits: dict[str, str] = {}
         contents: dict[str, str] = {}
@@ -49,9 +53,9 @@ class Corpus:
             for clip, label, split, content, *size in zip(*columns, strict=True):
                 labels[clip], splits[clip], contents[clip], sizes[clip] = label, split, content, size
         boxes = centre_boxes(read_table(clips_of(data) / "boxes.parquet"), sizes, stores["frames"])
-        scores = read_table(data / "mixtures" / "scores.parquet")
+        scores = [row for name in frozen for row in read_table(data / name / "scores.parquet")]
         own = {(r["mixture_id"], r["source"]): r["sdr"] for r in scores if r["method"] == "mixture"}
-        mixtures = [Mixture(**row) for row in read_table(data / "mixtures" / "mixtures.parquet")]
+        mixtures = [Mixture(**row) for name in frozen for row in read_table(data / name / "mixtures.parquet")]
         return cls(
             **stores, mixtures=mixtures, mixture_sdr=own, boxes=boxes, labels=labels, splits=splits, contents=contents
         )
@@ -109,10 +113,15 @@ class Corpus:
         captions = torch.from_numpy(self.captions.stack(list(first.values()), "caption")).float()
         return captions, torch.tensor([numbers[maker[clip]] for clip in clips])
 
-    def inputs(self) -> dict[str, str]:
-        """Artifact -> identity, of all that a model is trained on."""
-        data = self.spectrograms.folder.parent
-        return {name: identity_of(folder_of(data, name), name) for name in ARTIFACTS["models"].parents}
+    @property
+    def further(self) -> list[str]:
+        """The further sets that have mixtures."""
+        return list(dict.fromkeys(m.split for m in self.mixtures if m.split not in ("validation", "test")))
+
+    def inputs(self, artifact: str = "models") -> dict[str, str]:
+        """Parent -> identity, of all that a model is trained on; or of what is in `artifact`, but for the model."""
+        data, parents = self.spectrograms.folder.parent, ARTIFACTS[artifact].parents
+        return {name: identity_of(folder_of(data, name), name) for name in parents if name != "models"}
 
     def identity(self) -> str:
         """The identity of everything that training reads."""
@@ -121,12 +130,12 @@ class Corpus:
         return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
-def check(data: Path, stores: dict[str, Store]) -> None:
+def check(data: Path, stores: dict[str, Store], frozen: Sequence[str] = ("mixtures",)) -> None:
     """AvsetError if some clip of a store was made of something else than what lies in the store before it.
 
-    Also if embeddings were made by another encoder, or mixtures drawn from other spectrograms.
+    Also if embeddings were made by another encoder, or `frozen` mixtures drawn from other spectrograms.
     """
-    for stage in (*stores, "mixtures"):
+    for stage in (*stores, *frozen):
         for name, told in Record.read(data / stage).inputs.items():
             if told != identity_of(data / name, name):
                 raise AvsetError(f"{data / stage} was made with another {data / name}; run `dvc repro {stage}`")

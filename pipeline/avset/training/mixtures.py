@@ -16,10 +16,9 @@ from jaxtyping import Float32
 from avset.errors import AvsetError
 from avset.features.samples import from_int16, is_silent
 from avset.features.spectrograms import Transform
+from avset.params import FurtherSet
 from avset.params import Mixtures as Sizes
 from avset.storage.store import Store
-
-SAME_CATEGORY = "same_category"  # the split of test mixtures whose sources share a label; a part of no other
 
 
 @dataclass(frozen=True)
@@ -188,19 +187,20 @@ def candidates(rows: Sequence[dict[str, Any]], different_category: bool) -> tupl
 
 def draw_split(
     rows: Sequence[dict[str, Any]], store: Store, transform: Transform, sizes: Sizes, split: str, count: int,
-    silence: float,
+    silence: float, category: str | None = None,
 ) -> tuple[list[Mixture], dict[str, int]]:  # fmt: skip
     """`draw` the mixtures of a split from the clips of `rows` that `store` has; and the ledger of the split's clips.
 
-    Sources have no label in common, if labels allow that. The split `SAME_CATEGORY` is of the test clips; it may stay
-    empty. A crop below `silence` (dBFS) is never drawn: a silent reference has no score. The ledger: mixtures `asked`
-    for and `drawn`; `clips` = those left out for their `labels`, as `copies` of others, as `silent`, and those `usable`
-    ones, of so many `videos`, distinct recordings.
+    Sources have no label in common, if labels allow that. With a `category` the split is a further set of the test
+    clips: `different` labels, the `same` one, or `any`; it may stay empty. A crop below `silence` (dBFS) is never
+    drawn: a silent reference has no score. The ledger: mixtures `asked` for and `drawn`; `clips` = those left out for
+    their `labels`, as `copies` of others, as `silent`, and those `usable` ones, of so many `videos`, distinct
+    recordings.
 
     AvsetError if there are too few videos, or categories, for a mixture.
     """
-    there, same = set(store.clips), split == SAME_CATEGORY
-    rows = [row for row in rows if row["clip_id"] in there and row["split"] == ("test" if same else split)]
+    there, of = set(store.clips), "test" if category else split
+    rows = [row for row in rows if row["clip_id"] in there and row["split"] == of]
 
     @cache
     def audible(clip: str, offset: int) -> bool:
@@ -215,13 +215,36 @@ def draw_split(
             starts = rng.permutation(max(1, frames - transform.crop + 1)).tolist()
         return (start for start in starts if audible(clip, start))
 
-    clips, left_out = candidates(rows, same or sizes.different_category)
+    clips, left_out = candidates(rows, sizes.different_category)
     usable = [one for one in clips if next(moments(one.clip, np.random.default_rng(0)), None) is not None]
-    drawn = _draw_alike(usable, moments, count, sizes) if same else _draw_unlike(usable, moments, split, count, sizes)
+    if category == "same":
+        drawn = _draw_alike(usable, moments, split, count, sizes)
+    elif category == "any":
+        drawn = draw(usable, moments, split, count, sizes, distinct)
+    else:
+        drawn = _draw_unlike(usable, moments, split, count, sizes)
     ledger = {"asked": count, "drawn": len(drawn), "clips": len(rows), **left_out}
     ledger |= {"silent": len(clips) - len(usable), "usable": len(usable), "videos": len({c.content for c in usable})}
-    _tell(split, ledger, sizes)
+    _tell(split, ledger, sizes, "of one label" if category == "same" else "distinct")
     return drawn, ledger
+
+
+def draw_set(
+    rows: Sequence[dict[str, Any]], store: Store, transform: Transform, sizes: Sizes, name: str, told: FurtherSet,
+    silence: float,
+) -> tuple[list[Mixture], dict[str, int], str]:  # fmt: skip
+    """`draw_split` of a further set of test mixtures; and why it has none, if the clips make none."""
+    own = {"n_sources": told.n_sources, "seed": told.seed, "different_category": told.category != "any"}
+    own_sizes = sizes.model_copy(update=own)
+    try:
+        drawn, ledger = draw_split(rows, store, transform, own_sizes, name, told.count, silence, told.category)
+    except AvsetError as e:
+        drawn, ledger, why = [], {}, str(e)
+    else:
+        why = "" if drawn else f"mixtures: set {name!r}: no {told.n_sources} test recordings make a mixture of it"
+    if why:
+        print(f"{why}; it stays empty", flush=True)
+    return drawn, ledger, why
 
 
 def _draw_unlike(usable: Sequence[Candidate], moments: Moments, split: str, count: int, sizes: Sizes) -> list[Mixture]:
@@ -244,21 +267,20 @@ def _draw_unlike(usable: Sequence[Candidate], moments: Moments, split: str, coun
     return drawn
 
 
-def _draw_alike(usable: Sequence[Candidate], moments: Moments, count: int, sizes: Sizes) -> list[Mixture]:
+def _draw_alike(usable: Sequence[Candidate], moments: Moments, split: str, count: int, sizes: Sizes) -> list[Mixture]:
     """Mixtures of one label each; none if no label has enough recordings."""
     videos = Counter(label for label, _ in {(one.label, one.content) for one in usable})
     several = [one for one in usable if videos[one.label] >= sizes.n_sources]
-    return draw(several, moments, SAME_CATEGORY, count, sizes, alike)
+    return draw(several, moments, split, count, sizes, alike)
 
 
-def _tell(split: str, ledger: dict[str, int], sizes: Sizes) -> None:
+def _tell(split: str, ledger: dict[str, int], sizes: Sizes, what: str) -> None:
     """Lines about what was left out, and about mixtures that were asked for and are not possible."""
     whys = {"labels": "without one label", "copies": "copies of others", "silent": "silent"}
     if left := [f"{ledger[key]} {why}" for key, why in whys.items() if ledger[key]]:
         out = ledger["clips"] - ledger["usable"]
         print(f"mixtures: {split}: {out} of {ledger['clips']} clips are left out: {', '.join(left)}")
     if ledger["drawn"] < ledger["asked"]:
-        what = "of one label" if split == SAME_CATEGORY else "distinct"
         cure = "add videos" + (", or set mixtures.offsets to random" if sizes.offsets == "centre" else "")
         print(
             f"mixtures: {split}: {ledger['drawn']} of {ledger['asked']} mixtures: {ledger['usable']} clips of "

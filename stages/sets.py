@@ -1,0 +1,40 @@
+"""sets: further frozen sets of test mixtures, to be scored apart with the same models. No model depends on them.
+
+Makes data/<dataset>/<scale>/sets/: mixtures.parquet and scores.parquet, as of `mixtures`, and record.json, which says
+what became of the clips, and why a set stays empty.
+"""
+
+from avset.compute.making import making
+from avset.evaluation import bounds, scores
+from avset.storage.artifacts import Record
+from avset.storage.store import Store
+from avset.storage.tables import read_table, write_table
+from avset.training import mixtures
+from stages import PARAMS, ParamsFile, begin, command, transform_of
+
+
+def main(path: ParamsFile = PARAMS) -> None:
+    """Draw the mixtures of all sets; score the mixture and the oracles once for all."""
+    p = begin("sets", path)
+    store, transform = Store(p.data / "spectrograms"), transform_of(p)
+    clips = read_table(p.clips_folder / "index.parquet")
+    drawn = {
+        name: mixtures.draw_set(clips, store, transform, p.mixtures, name, told, p.clips.silence)
+        for name, told in p.sets.further.items()
+    }
+    rows = [row for made, _, _ in drawn.values() for row in made]
+    own = scores.own_scores(rows, store, transform, bounds.templates(clips, store, transform), p.runtime.workers)
+    with making(p.data / "sets") as fresh:
+        write_table(fresh / "mixtures.parquet", [row.row() for row in rows], scores.MIXTURES)
+        write_table(fresh / "scores.parquet", own, scores.SCORES)
+        facts = {"drawn": {name: ledger for name, (_, ledger, _) in drawn.items() if ledger},
+                 "empty": {name: why for name, (_, _, why) in drawn.items() if why}}  # fmt: skip
+        recipe = {"sets": p.sets.recipe(), "mixtures": p.mixtures.recipe()}
+        Record("sets", recipe=recipe, inputs={"spectrograms": store.digest}, facts=facts).write(fresh)
+    for name, (made, _, _) in drawn.items():
+        means = [f", mean SDR of the {of} {sdr:.2f} dB" for of, sdr in scores.mean_sdr(own, made).items()]
+        print(f"sets: {name}: {len(made)} mixtures{''.join(means)}")
+
+
+if __name__ == "__main__":
+    command(main)

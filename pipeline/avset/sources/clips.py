@@ -27,6 +27,7 @@ from avset.sources.download import settle
 from avset.storage.cache import ABANDONED, DAY, FETCHING, ItemCache, fetched_items, kept_media
 from avset.storage.files import link, make_folder, place, share
 from avset.storage.items import Item
+from avset.values import told
 
 INDEX = pa.schema(
     [("clip_id", pa.string()), ("media_id", pa.string()), ("status", pa.string()), ("reason", pa.string()),
@@ -350,7 +351,8 @@ def cells(start: float, end: float, length: float | None, min_seconds: float) ->
 
 def index_rows(entry: Entry, item: Item, length: float | None, min_seconds: float) -> list[dict[str, Any]]:
     """The index rows of one medium: one of each clip, and one with the reason for each part that gave no clip."""
-    row = {"media_id": entry.media_id, "split": entry.split, "labels": list(entry.labels), "origin": entry.origin}
+    row = {"media_id": entry.media_id, "split": entry.split, "labels": list(entry.labels)}
+    row["origin"] = told(entry.origin, entry.media_id)
     medium = item.fields
 
     def failed(start: float, reason: str, detail: str) -> dict[str, Any]:

@@ -49,9 +49,12 @@ def as_csv(rows: Iterable[Sequence[Any]]) -> str:
 
     Numbers stay as they are. Who takes one apostrophe off such cells has the text again.
     """
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([[_no_formula(cell) for cell in row] for row in rows])
-    return text.getvalue()
+    lines = []
+    for row in rows:
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\r\n").writerow(map(_no_formula, row))  # so \r is quoted, and \n
+        lines.append(line.getvalue().removesuffix("\r\n") + "\n")
+    return "".join(lines)
 
 
 def _no_formula(cell: Any) -> Any:

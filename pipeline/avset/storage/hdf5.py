@@ -95,12 +95,12 @@ def _check_alone(file: h5py.File) -> None:
     """
     names: list[bytes] = []
 
-    def see(name: bytes, link: Any) -> None:
-        if link.type != h5l.TYPE_HARD:
-            raise OSError(f"{name.decode(errors='replace')!r} in it is a link, which may lead out of the file")
+    def see(name: bytes, link: Any) -> bytes | None:
         names.append(name)
+        return name if link.type != h5l.TYPE_HARD else None  # what is not None ends the visit
 
-    file.id.links.visit(see, info=True)
+    if (name := file.id.links.visit(see, info=True)) is not None:
+        raise OSError(f"{name.decode(errors='replace')!r} in it is a link, which may lead out of the file")
     for name in names:
         found = h5o.open(file.id, name)
         if isinstance(found, h5d.DatasetID):

@@ -138,9 +138,9 @@ def _wait_for_turn(address: str, pace: float) -> None:
         raise ClipError("invalid", "the address is not one") from error
     told = cache_folder("pace") / re.sub(r"[^a-z0-9-]", "_", f"host-{host}")[:100]
     with _locked(told.with_name(f"{told.name}.lock")):
-        with suppress(ValueError):
-            last = float(told.read_text()) if own_file(told) else 0.0
-            time.sleep(min(max(last + pace - time.time(), 0.0), pace))
+        if own_file(told):
+            with suppress(ValueError):
+                time.sleep(min(max(float(told.read_text()) + pace - time.time(), 0.0), pace))
         write_atomic(told, repr(time.time()).encode(), lasting=False)
 
 

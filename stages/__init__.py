@@ -3,6 +3,7 @@
 `python -m stages.<stage>` runs a stage without DVC; `--help` says what it makes.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,9 @@ Adopt = Annotated[
 NewVersion = Annotated[
     bool, typer.Option("--new-version", help="Give the code as it is a new version: nothing that was kept is reused.")
 ]
+
+
+METHOD = os.environ.get("DVC_STAGE", "").partition("@")[2] or "avset"  # DVC says which stage it runs; no shell does
 
 
 def begin(stage: str, path: Path, method: str = "", new_version: bool = False) -> Params:

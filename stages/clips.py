@@ -20,6 +20,7 @@ from avset.sources.inputs import unwatched
 from avset.storage.artifacts import Record
 from avset.storage.cache import ItemCache
 from avset.storage.tables import write_table
+from avset.values import told_of
 from stages import PARAMS, Adopt, NewVersion, ParamsFile, begin, command
 
 Retry = Annotated[
@@ -87,7 +88,7 @@ def main(
         write_table(fresh / "boxes.parquet", boxes, clips.BOXES)
         write_table(fresh / "media.parquet", reuse.media_rows(jobs), reuse.MEDIA)
         facts = {"funnel": listing.funnel | splits.funnel(found), "moved": splits.moved(found)}
-        Record("clips", recipe.version, p.clips.recipe(), facts=facts).write(fresh)
+        Record("clips", recipe.version, told_of(p.clips.recipe(), "{id}"), facts=facts).write(fresh)
     gate("clips", Counter((row["reason"], row["detail"]) for row in rows), p.clips.min_success)
     if listing.filled:
         splits.check(found, need)

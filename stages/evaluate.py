@@ -14,10 +14,10 @@ from avset.evaluation.evaluate import evaluate
 from avset.inference.separate import Separator
 from avset.storage.artifacts import Record, identity_of
 from avset.training.dataset import Corpus
-from stages import PARAMS, ParamsFile, begin, command, device_of
+from stages import METHOD, PARAMS, ParamsFile, begin, command, device_of
 
 
-def main(method: Annotated[str, typer.Argument(help="A preset.")] = "avset", path: ParamsFile = PARAMS) -> None:
+def main(method: Annotated[str, typer.Argument(help="A preset.")] = METHOD, path: ParamsFile = PARAMS) -> None:
     """Score one method."""
     p = begin("evaluate", path, method)
     corpus, separator = Corpus.load(p.data, further=True), Separator.load(p.data / "models" / method)

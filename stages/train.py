@@ -37,7 +37,7 @@ from avset.storage.store import Store
 from avset.training import distributed, train
 from avset.training.batches import TrainingMixtures
 from avset.training.dataset import Corpus
-from stages import PARAMS, Adopt, NewVersion, ParamsFile, begin, command, device_of, transform_of
+from stages import METHOD, PARAMS, Adopt, NewVersion, ParamsFile, begin, command, device_of, transform_of
 
 
 def settings_of(p: Params, method: str, regions: Store) -> Settings:
@@ -62,7 +62,7 @@ def recipe_of(p: Params, method: str) -> Recipe:
 
 
 def main(
-    method: Annotated[str, typer.Argument(help="A preset.")] = "avset",
+    method: Annotated[str, typer.Argument(help="A preset.")] = METHOD,
     path: ParamsFile = PARAMS,
     adopt: Adopt = 0,
     new_version: NewVersion = False,

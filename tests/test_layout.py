@@ -179,6 +179,7 @@ def test_every_stage_has_a_command_and_says_what_it_makes():
     assert sorted(DVC) == STAGES
     for stage in STAGES:
         assert body(stage)["cmd"].startswith(f"python -m stages.{stage}")
+        assert "$" not in body(stage)["cmd"], "a name of params.yaml would reach a shell"
         assert body(stage)["desc"]
 
 

@@ -60,6 +60,22 @@ def test_a_path_tells_its_stage(path: str, stage: str):
     assert params.stage_of(Path(path)) == stage
 
 
+@pytest.mark.parametrize(
+    "name", ["a;b", "a b", "$(a)", "a\nb", "a\n", "-a", "a/b", "..", "", "`a`", "a|b", "'a", "a@b"]
+)
+def test_no_name_has_a_letter_that_a_shell_or_a_path_reads(name: str):
+    tree = changed()
+    tree["presets"][name] = TREE["presets"]["avset"]
+    tree["methods"][name] = "pipeline/avset/models/avset.py"
+    with pytest.raises(ParamsError, match="letters, digits, - and _ only"):
+        params.resolve(tree)
+    for axis in ("dataset", "scale"):
+        tree = changed((axis, name))
+        tree[f"{axis}s"][name] = TREE[f"{axis}s"]["demo"]
+        with pytest.raises(ParamsError, match="letters, digits, - and _ only"):
+            params.resolve(tree)
+
+
 def test_a_data_set_of_ones_own_is_five_lines():
     own = """
         clips: {source: folder, options: {path: films}, length: null, min_success: 0.5}

@@ -1,9 +1,12 @@
 """The report on small artifacts made here, with real masks of synthetic tones."""
 
 import base64
+import hashlib
 import io
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -347,11 +350,40 @@ def test_the_page_is_that_of_the_data_set_whatever_the_folder(built, tmp_path):
 def test_the_page_asks_nobody_for_anything(built):
     html = (built[2] / "html" / "index.html").read_text()
     assert "<script" not in html
-    assert "http" not in re.sub(r"base64,[^\"]*", "", html)
+    assert "http" not in re.sub(r"base64,[^\"]*|http-equiv", "", html)
     assert "url(" not in html
     sources = re.findall(r'(?:src|href)="([^"]{0,20})', html)
     assert len(sources) > 50
     assert all(s.startswith("data:") for s in sources)
+
+
+def test_the_policy_of_the_page_allows_its_style_and_nothing_else(built):
+    html = (built[2] / "html" / "index.html").read_text()
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)[1]
+    style = html.partition("<style>")[2].partition("</style>")[0]
+    allowed = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy == (
+        f"default-src 'none'; img-src data:; media-src data:; style-src 'sha256-{allowed}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    assert html.index("Content-Security-Policy") < html.index("<style>") and not re.search(r"<[^>]*\sstyle=", html)
+
+
+@pytest.mark.slow
+def test_a_browser_shows_the_page_under_its_policy(built, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if not browser:
+        pytest.skip("there is no Chromium")
+    html = (built[2] / "html" / "index.html").read_text()
+    attack = '<p id="a" style="color:red">x</p><script>document.title="run"</script><img src=x onerror="alert(1)">'
+    page = tmp_path / "page.html"
+    page.write_text(html.replace("</body>", f"{attack}</body>"))
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=300)
+    refused = re.findall(r"(?:violates|because it).*?directive[^\n]*", done.stderr)
+    assert "<title>demo · separation report</title>" in done.stdout, "no script ran"
+    assert sum("style-src" in one for one in refused) == 1, "the style of the page is taken, that of the attack is not"
+    assert sum("script" in one for one in refused) >= 1
 
 
 def test_the_page_escapes_labels(built):
@@ -458,7 +490,7 @@ def test_the_page_draws_the_funnel_of_lists(built):
     html = page.render_page("demo", built[1], covers(["violin"], lists=funnel), {})
     assert Reader(html).table("rows") == [["rows", "22,160"], ["kept", "1,455"]], "the widest step comes first"
     assert Reader(html).table("lines") == [["lines", "0"]]
-    assert "--share:6.6%" in html
+    assert '<span class="bar-66">1,455</span>' in html and ".bar-66 { --share: 6.6%; }" in html
 
 
 def test_hostile_labels_reasons_and_lists_are_text(built):
@@ -501,7 +533,7 @@ def test_the_page_shows_scores_boxes_and_gains(built):
     example = examples.read(arguments["scores"] / "avset" / "examples.h5")[0]
     assert f"<b>{example.separations['video'].nsdr[1]:+.1f}</b>" in html
     x0, y0, x1, _ = example.boxes[0][0]
-    assert f"left:{100 * x0:.2f}%;top:{100 * y0:.2f}%;width:{100 * (x1 - x0):.2f}%" in html
+    assert f'x="{100 * x0:.2f}%" y="{100 * y0:.2f}%" width="{100 * (x1 - x0):.2f}%"' in html
     assert "7.00 <small>± 0." in html
     assert html.count('<span class="id">mixture_') == 2
     assert "its own frames" in html and "“video”" not in html

@@ -1,6 +1,5 @@
 """What users type: `avset separate`, `avset localize`, `avset doctor`, and `avset store` to look after artifacts."""
 
-import csv
 import json
 import sys
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from avset import __version__
+from avset import __version__, console
 from avset.console import HELP_OPTIONS, TYPED, aligned, complain, speak_plainly
 from avset.errors import AvsetError
 
@@ -160,7 +159,7 @@ def list_failures(
     if as_json:
         print(json.dumps(found, indent=2))
     elif as_csv:
-        csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
+        print(console.as_csv(lines), end="")
     elif found:
         print(aligned([[" ".join(cell.split()) for cell in line] for line in lines], len(lines[0])), end="")
     else:

@@ -1,16 +1,21 @@
 """What all commands share: the help option, plain tables, paths as users write them, terminals of few letters."""
 
 import codecs
+import csv
 import io
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}  # context settings of every typer application
 TYPED: dict[str, Any] = {"parser": lambda text: typed_path(text), "metavar": "PATH"}  # of a typer parameter
 PLAIN = str.maketrans("–—±×·…“”‘’→", "--~x..\"\"''>")  # for a terminal of ASCII; one for one: columns stay columns
+
+FORMULA = re.compile(r"'*\s*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # how a cell begins that spreadsheets compute
+NUMBER = r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?"
 
 
 def typed_path(text: str | Path) -> Path:
@@ -37,6 +42,25 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
         raise error
     shown = error.object[error.start : error.end].translate(PLAIN)
     return shown.encode("ascii", "backslashreplace").decode(), error.end
+
+
+def as_csv(rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV that a spreadsheet may open: a text that would be a formula there gets an apostrophe before it.
+
+    Numbers stay as they are. Who takes one apostrophe off such cells has the text again.
+    """
+    lines = []
+    for row in rows:
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\r\n").writerow(map(_no_formula, row))  # so \r is quoted, and \n
+        lines.append(line.getvalue().removesuffix("\r\n") + "\n")
+    return "".join(lines)
+
+
+def _no_formula(cell: Any) -> Any:
+    if not isinstance(cell, str) or re.fullmatch(NUMBER, cell):
+        return cell
+    return f"'{cell}" if FORMULA.match(cell) else cell
 
 
 def aligned(lines: Sequence[Sequence[str]], left: int = 2, rule: bool = True) -> str:

@@ -126,7 +126,7 @@ def module_of(kind: str) -> str:
 
 def settings_type(kind: Any, key: str = "kind") -> type[MethodSettings]:
     """The type of the settings of a kind; ParamsError, with the name of the `key`, if there is no such kind."""
-    if kind in KINDS:
+    if isinstance(kind, str) and kind in KINDS:
         return KINDS[kind][0]
     if not isinstance(kind, str) or "." not in kind:
         known = ", ".join(sorted(KINDS))

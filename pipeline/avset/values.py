@@ -1,6 +1,7 @@
 """Values of params.yaml: read as DVC reads them, checked against a type, and named by their key in every error."""
 
 import difflib
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,6 +64,34 @@ def check_plain(value: Any, key: str = "") -> None:
         raise ParamsError(f"{key}: a {type(value).__name__} is no parameter; write {str(value)!r} in quotes")
 
 
+ADDRESS = re.compile(  # scheme, machine, path, query, fragment
+    r"([a-z][a-z0-9+.-]*://)([^\s'\"<>/?#]*)([^\s'\"<>?#]*)(\?[^\s'\"<>#)]*)?(#[^\s'\"<>)]*)?", re.IGNORECASE
+)
+
+
+def told(text: str, part: str = "") -> str:
+    """A text in which no address has a user, a password, a query or a fragment: these may be secrets.
+
+    Of a query stays what has the `part`, the id of a video for example. A token in the path of an address stays.
+    """
+
+    def cut(found: re.Match[str]) -> str:
+        scheme, machine, path, query, _ = found.groups()
+        kept = [pair for pair in (query or "?")[1:].split("&") if part and pair.partition("=")[2] == part]
+        return scheme + machine.rpartition("@")[2] + path + ("?" + "&".join(kept) if kept else "")
+
+    return ADDRESS.sub(cut, text)
+
+
+def told_of(value: Any, part: str = "") -> Any:
+    """A tree of values with `told` instead of each text."""
+    if isinstance(value, dict):
+        return {key: told_of(inner, part) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [told_of(inner, part) for inner in value]
+    return told(value, part) if isinstance(value, str) else value
+
+
 def choose(name: Any, known: Collection[str], key: str) -> Any:
     """`name` if it is one of `known`, else a ParamsError that lists them and names the nearest."""
     if name not in list(known):
@@ -102,8 +131,9 @@ def checked(kind: type[M], values: Any, name: str, places: Mapping[str, str] | N
             raise ParamsError(f"{key}: unknown key; {known_keys(kind, path, name, places)}") from e
         if error["type"] == "missing":
             raise ParamsError(f"{key}: missing from params.yaml") from e
-        told = error["msg"].removeprefix("Value error, ")
-        raise ParamsError(f"{key}: {told}" + (f", not {error['input']!r}" if path else "")) from e
+        why = error["msg"].removeprefix("Value error, ")
+        seen = told(f", not {error['input']!r}") if path else ""
+        raise ParamsError(f"{key}: {why}{seen}") from None  # the cause shows the input
 
 
 def known_keys(kind: type[BaseModel], path: list[str], name: str, places: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ from avset.errors import AvsetError
 from avset.storage.artifacts import ARTIFACTS
 from avset.storage.cache import ItemCache
 from avset.storage.checksums import RECORD
-from avset.storage.files import make_folder, replace_folder, writing
+from avset.storage.files import clear, make_folder, new_folder, replace_folder, writing
 
 
 def enough_room(gigabytes: float) -> None:
@@ -32,9 +32,8 @@ def making(folder: Path) -> Iterator[Path]:
     fresh = folder.with_name(f".{folder.name}.new")
     with only_writer(folder):
         only_ours(folder)
-        shutil.rmtree(fresh, ignore_errors=True)
         with writing(fresh):
-            make_folder(fresh)
+            new_folder(fresh)
         yield fresh
         replace_folder(fresh, folder)
 
@@ -54,6 +53,8 @@ def only_writer(folder: Path) -> Iterator[None]:
     """One process at a time makes an artifact: a killed `dvc repro` may have left its stage running."""
     lock = Path("data/.locks") / ".".join(folder.parts)
     make_folder(lock.parent)
+    if lock.is_symlink():
+        clear(lock)
     try:
         with filelock.FileLock(lock, timeout=0):
             yield

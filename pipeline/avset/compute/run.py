@@ -14,7 +14,7 @@ from avset.compute.worker import Factory, Job, Mapper, Receipts, Worker, deadlin
 from avset.errors import AvsetError
 from avset.params import Runtime
 from avset.storage.cache import ItemCache, cache_folder
-from avset.storage.files import make_folder
+from avset.storage.files import write_atomic
 from avset.storage.items import Item
 
 __all__ = ["Job", "Mapper", "Receipts", "Worker", "compute", "deadline"]
@@ -119,10 +119,9 @@ class _Run:
 
     def write(self, keys: list[str]) -> None:
         """Write the note, where that is possible; without keys there is no file."""
-        with suppress(OSError):
+        with suppress(OSError, AvsetError):
             if keys:
-                make_folder(self.note.parent)
-                self.note.write_text("\n".join(keys))
+                write_atomic(self.note, "\n".join(keys).encode(), lasting=False)
             else:
                 self.note.unlink(missing_ok=True)
 

@@ -17,6 +17,7 @@ from avset import params
 from avset.doctor.finding import BROKEN, Finding, unreachable
 from avset.errors import AvsetError
 from avset.params import Params
+from avset.values import told as shown
 
 OLD = 90  # days; sites change faster than that
 RUNTIMES = ("deno", "node", "bun", "qjs")  # of JavaScript: YouTube asks yt-dlp to run some
@@ -107,7 +108,8 @@ def _downloads(p: Params, options: Any) -> Iterator[Finding]:
             continue
         address = urlsplit(place)
         if address.scheme in ("http", "https"):
-            hosts.setdefault(address.netloc, f"{address.scheme}://{address.netloc}")
+            page = shown(f"{address.scheme}://{address.netloc}")
+            hosts.setdefault(page.partition("://")[2], page)
         elif not Path(place).is_file():
             yield Finding("source", "fail", f"clips.options.{key}: {place!r} is not there", "give the path of the list")
     for host, page in hosts.items():
@@ -161,7 +163,7 @@ def remote() -> Iterator[Finding]:
 def _remote(name: str, told: dict[str, Any]) -> Finding:
     address = str(told["url"])
     scheme = urlsplit(address).scheme if "://" in address else ""
-    what = f"{name}: {address}"
+    what = f"{name}: {shown(address)}"
     if scheme:
         plugin = PLUGINS.get(scheme, scheme)
         if not find_spec(f"dvc_{plugin}"):
@@ -169,7 +171,7 @@ def _remote(name: str, told: dict[str, Any]) -> Finding:
             return Finding("remote", "fail", f"{what}, but DVC's plugin for {scheme} is not installed", cure)
         endpoint = str(told.get("endpointurl") or "")
         if endpoint and (why := unreachable(endpoint, any_answer=True)):
-            return Finding("remote", "fail", f"{what}: {endpoint} cannot be reached: {why}", "check the network")
+            return Finding("remote", "fail", f"{what}: {shown(endpoint)} cannot be reached: {why}", "check the network")
         return Finding("remote", "ok", f"{what}; whether it lets you in, `dvc status -c` says")
     folder = Path(".dvc") / address  # an absolute path stays as it is
     if not folder.is_dir():

@@ -1,9 +1,11 @@
 """The listening page: one HTML file with every sound, spectrogram, mask and heat map inside it.
 
-It has no script and asks no server for anything; all text is escaped. The only door to jinja2.
+It has no script and asks no server for anything, and its Content-Security-Policy allows neither; all text is escaped.
+The only door to jinja2.
 """
 
 import base64
+import hashlib
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ import jinja2
 import numpy as np
 import soundfile
 from jaxtyping import Float, UInt8
+from markupsafe import Markup
 from numpy import ndarray
 
 from avset.evaluation.examples import IDEAL, Example, Separation, leading, ordered
@@ -108,8 +111,11 @@ def render_page(
         thousands=tables.format_count,
         name=tables.display_name,
         top=_top,
+        bar=_bar,
+        digest=_digest,
     )
-    environment.globals.update(tables=tables, coverage=coverage, many=MANY, most=MOST)
+    bars = "".join(f".{_bar(n / 10)} {{ --share: {n / 10:g}%; }}" for n in range(1001))
+    environment.globals.update(bars=Markup(bars), tables=tables, coverage=coverage, many=MANY, most=MOST)
     rows = tables.separation_rows(numbers)
     shown = list(_within(budget, _views(examples)))
     return environment.get_template("page.html").render(
@@ -131,6 +137,16 @@ def render_page(
 def _heading(name: str) -> str:
     """The heading of the table of a further set."""
     return f"Separation: {tables.display_name(name)}"
+
+
+def _bar(percent: int | float) -> str:
+    """The class of a bar of so many percent: the policy of the page allows no style but the one of its hash."""
+    return f"bar-{round(10 * min(max(percent, 0), 100))}"
+
+
+def _digest(text: str) -> str:
+    """The source of a Content-Security-Policy that allows an inline style or script of this text alone."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _top(rows: list[tuple[str, str, Mapping[str, Any]]]) -> float:

@@ -3,13 +3,13 @@
 Reads artifacts on disk and nothing else, and writes the same bytes for the same artifacts.
 """
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from avset.console import as_csv
 from avset.errors import AvsetError
 from avset.evaluation import examples
 from avset.evaluation.examples import Example
@@ -20,7 +20,7 @@ from avset.report.ledger import ledger
 from avset.report.numbers import further_sets, in_brief, localization_means, merged, rounded, separation_means
 from avset.report.page import render_page
 from avset.report.tables import duet_rows, further, localization_rows, separation_rows
-from avset.storage.files import write_json
+from avset.storage.files import write_atomic, write_json
 from avset.storage.tables import read_table
 
 WRITTEN = (
@@ -83,11 +83,11 @@ def write_report(
     _write_tables(out, numbers)
     _write_csv(out / "training.csv", ("method", "step", *CURVES), training_rows(models, methods))
     if first := heard.get(methods[0]):
-        (out / "example.png").write_bytes(plots.example_figure(typical_example(first)))
-        (out / "localization.png").write_bytes(plots.localization_figure(_localizing(heard) or first))
-        (out / "queries.png").write_bytes(plots.queries_figure(typical_example(first)))
+        write_atomic(out / "example.png", plots.example_figure(typical_example(first)))
+        write_atomic(out / "localization.png", plots.localization_figure(_localizing(heard) or first))
+        write_atomic(out / "queries.png", plots.queries_figure(typical_example(first)))
     html = render_page(dataset, numbers, coverage, heard, drawn=drawn or {}, empty=empty or {})
-    (out / "html" / "index.html").write_text(html, encoding="utf-8")
+    write_atomic(out / "html" / "index.html", html.encode())
     return numbers
 
 
@@ -138,5 +138,4 @@ def _entries(numbers: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, An
 
 
 def _write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([head, *rows])
+    write_atomic(path, as_csv([head, *rows]).encode())

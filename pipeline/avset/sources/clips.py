@@ -29,6 +29,7 @@ from avset.storage.checksums import digest_of
 from avset.storage.files import link, make_folder, place, share
 from avset.storage.items import Item
 from avset.storage.reading import patiently
+from avset.values import told
 
 INDEX = pa.schema(
     [("clip_id", pa.string()), ("media_id", pa.string()), ("status", pa.string()), ("reason", pa.string()),
@@ -356,7 +357,8 @@ def index_rows(
 
     `name` is that of its file, without suffix; its media_id if that is empty.
     """
-    row = {"media_id": entry.media_id, "split": entry.split, "labels": list(entry.labels), "origin": entry.origin}
+    row = {"media_id": entry.media_id, "split": entry.split, "labels": list(entry.labels)}
+    row["origin"] = told(entry.origin, entry.media_id)
     medium = item.fields
 
     def failed(start: float, reason: str, detail: str) -> dict[str, Any]:

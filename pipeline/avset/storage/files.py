@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 from avset.errors import AvsetError, MissingArtifact
@@ -33,7 +33,9 @@ def make_folder(folder: Path) -> None:
 
 def share(path: Path) -> None:
     """Give a new file or folder the group's rights to the folder above it: teams share caches."""
-    above, own = path.parent.stat().st_mode, path.stat().st_mode
+    above, own = path.parent.stat().st_mode, path.lstat().st_mode
+    if stat.S_ISLNK(own):  # a colleague's: what it names is none of ours
+        return
     rights = above & (stat.S_IRWXG | stat.S_ISGID if stat.S_ISDIR(own) else stat.S_IRGRP | stat.S_IWGRP)
     if own | rights != own:
         path.chmod(own | rights)
@@ -92,12 +94,39 @@ def place(temporary: Path, path: Path, lasting: bool = True) -> None:
         sync_names(path.parent)
 
 
+def new_folder(folder: Path) -> None:
+    """Make an empty folder, in the place of whatever has its name; a link goes, and not what it names."""
+    clear(folder)
+    make_folder(folder)
+
+
+def clear(path: Path) -> None:
+    """Remove a folder and all in it, as far as that is possible, or the link or file that has its name."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def own_file(path: Path) -> bool:
+    """Whether a path is a file with one name only, and no link: what is appended to it goes nowhere else."""
+    with suppress(FileNotFoundError):
+        found = path.lstat()
+        return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+    return False
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """A file to append to; OSError if its name is a link, which others may have put there."""
+    return open(path, "ab", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
+
+
 def replace_folder(fresh: Path, folder: Path) -> None:
     """Put the folder `fresh` in the place of `folder`. Until then the old one is whole."""
     old = folder.with_name(f".{folder.name}.old")
     with writing(fresh):
         sync(fresh)
-    shutil.rmtree(old, ignore_errors=True)
+    clear(old)
     with suppress(FileNotFoundError):
         folder.rename(old)
     fresh.rename(folder)
@@ -111,7 +140,8 @@ def write_atomic(path: Path, data: bytes, lasting: bool = True) -> None:
     with writing(path):
         try:
             make_folder(path.parent)
-            temporary.write_bytes(data)
+            with temporary.open("xb") as file:
+                file.write(data)
             share(temporary)
             place(temporary, path, lasting)
         except OSError:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+from h5py import h5d, h5l, h5o
 
+from avset.storage.checksums import Stamp, stamp_of
 from avset.storage.files import writing
 from avset.storage.reading import patiently
 
@@ -64,11 +66,45 @@ def new_hdf5(path: Path) -> Iterator[h5py.File]:
 def open_hdf5(path: Path) -> h5py.File:
     """An HDF5 file to read from, locked where the file system has locks: what nobody writes to needs no lock.
 
+    OSError if the file leads to another one, see `_check_alone`.
+
     HDF5 itself goes on without a lock if the file system does not know locks (ENOSYS), not if it has none to give.
     """
     try:
-        return patiently(lambda: h5py.File(path, "r", locking="best-effort"))
+        file = patiently(lambda: h5py.File(path, "r", locking="best-effort"))
     except OSError as e:
         if e.errno not in NO_LOCKS:
             raise
-        return h5py.File(path, "r", locking=False)
+        file = h5py.File(path, "r", locking=False)
+    if (at := (path.absolute(), stamp_of(path))) not in _alone:
+        try:
+            _check_alone(file)
+        except BaseException:
+            file.close()
+            raise
+        _alone.add(at)
+    return file
+
+
+_alone: set[tuple[Path, Stamp]] = set()  # files that were looked through
+
+
+def _check_alone(file: h5py.File) -> None:
+    """OSError if a name in a file is a link, or if an array in it is kept in another file: HDF5 would read that one.
+
+    Our files have none. Each file is looked through once in a process, as long as it stays the same.
+    """
+    names: list[bytes] = []
+
+    def see(name: bytes, link: Any) -> bytes | None:
+        names.append(name)
+        return name if link.type != h5l.TYPE_HARD else None  # what is not None ends the visit
+
+    if (name := file.id.links.visit(see, info=True)) is not None:
+        raise OSError(f"{name.decode(errors='replace')!r} in it is a link, which may lead out of the file")
+    for name in names:
+        found = h5o.open(file.id, name)
+        if isinstance(found, h5d.DatasetID):
+            made = found.get_create_plist()
+            if made.get_layout() == h5d.VIRTUAL or made.get_external_count():
+                raise OSError(f"{name.decode(errors='replace')!r} in it is kept in another file")

@@ -6,7 +6,6 @@ shard that is kept may go. Content decides bytes, history doesn't: same clips, s
 """
 
 import hashlib
-import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -25,7 +24,16 @@ from avset.params import digest
 from avset.storage.artifacts import Dimensions, Record
 from avset.storage.cache import ItemCache, cache_folder
 from avset.storage.checksums import promised, sha256_of
-from avset.storage.files import count_as_used, link, make_folder, replace_folder, share, write_atomic, writing
+from avset.storage.files import (
+    count_as_used,
+    link,
+    make_folder,
+    new_folder,
+    replace_folder,
+    share,
+    write_atomic,
+    writing,
+)
 from avset.storage.hdf5 import UNREADABLE, new_hdf5, open_hdf5
 from avset.storage.items import SCHEMA, Item
 from avset.storage.tables import whole_table
@@ -238,8 +246,8 @@ def assemble(
     or taken from there; `item_of` is asked for the clips of the others alone.
     """
     fresh, tables = folder.with_name(f".{folder.name}.new"), []
-    shutil.rmtree(fresh, ignore_errors=True)
     with writing(fresh):
+        new_folder(fresh)
         make_folder(fresh / "shards")
     for shard in shards:
         target, table = fresh / "shards" / f"{shard.name}.h5", shard.rows

@@ -27,7 +27,7 @@ from avset.sources.download.excerpt import cut
 from avset.sources.download.outcomes import understand
 from avset.sources.download.remote import Reader, RemoteFile
 from avset.storage.cache import cache_folder
-from avset.storage.files import make_folder, share, writing
+from avset.storage.files import clear, make_folder, own_file, share, write_atomic, writing
 from avset.storage.reading import PatientFile
 
 SUFFIX = ".mkv"
@@ -85,13 +85,24 @@ def _partial(address: str, height: int) -> Iterator[Path]:
     """The folder of what was fetched so far of a video, for this process alone. It goes if the block fails for good."""
     folder = _folder(address, height)
     with _locked(folder.with_suffix(".lock")):
-        make_folder(folder)
+        _without_links(folder)
         try:
             yield folder
         except Exception as error:
             if understand(error)[0].reason not in TRANSIENT:
                 shutil.rmtree(folder)
             raise
+
+
+def _without_links(folder: Path) -> None:
+    """Make a folder in which all names are files of its own: a link that another user put there would be written to."""
+    if folder.is_symlink():
+        clear(folder)
+    with writing(folder):
+        make_folder(folder)
+    for path in folder.iterdir():
+        if not own_file(path):
+            clear(path)
 
 
 def settle(entry: Entry, options: Any) -> None:
@@ -128,11 +139,10 @@ def _wait_for_turn(address: str, pace: float) -> None:
         raise ClipError("invalid", "the address is not one") from error
     told = cache_folder("pace") / re.sub(r"[^a-z0-9-]", "_", f"host-{host}")[:100]
     with _locked(told.with_name(f"{told.name}.lock")):
-        with suppress(ValueError, FileNotFoundError):
-            time.sleep(min(max(float(told.read_text()) + pace - time.time(), 0.0), pace))
-        told.write_text(repr(time.time()))
-        with suppress(OSError):  # the file is of another user
-            share(told)
+        if own_file(told):
+            with suppress(ValueError):
+                time.sleep(min(max(float(told.read_text()) + pace - time.time(), 0.0), pace))
+        write_atomic(told, repr(time.time()).encode(), lasting=False)
 
 
 def _secrets(access: Download) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 
 from avset.errors import AvsetError, ClipError
+from avset.values import told
 
 DETAIL_LENGTH = 300  # characters of a detail
 CLASSES = {  # of an exception, or of a cause of it
@@ -116,7 +117,6 @@ def scrub(text: str, secrets: tuple[str, ...] = ()) -> str:
         text = text.replace(secret, "...")
     text = re.sub(POOLS, "", text)
     text = re.sub(ADVICE + ".*", "", text, flags=re.IGNORECASE)
-    text = re.sub(r"(?<=://)[^\s/@'\"]*@", "", text)
-    text = re.sub(r"(\w+://[^\s?#'\"<>]*)[?#][^\s'\"<>)]*", r"\1", text)
+    text = told(text)
     text = re.sub(r"(?<![\w:/.])~?/[^\s/'\":]+(/[^\s'\":]*)+", "...", text)
     return text if len(text) <= DETAIL_LENGTH else text[: DETAIL_LENGTH - 3] + "..."

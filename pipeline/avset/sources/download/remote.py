@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from avset.errors import ClipError
+from avset.storage.files import open_to_append, own_file
 
 BLOCK_BYTES = 1 << 18  # bytes
 RUN = 8  # blocks of one request at most: their number doubles while blocks are missed in order
@@ -92,8 +93,8 @@ class RemoteFile:
 
     def save(self, path: Path) -> None:
         """Append to `path` the bytes of the file that it lacks."""
-        have = path.stat().st_size if path.exists() else 0
-        with path.open("ab") as file:
+        have = path.lstat().st_size if own_file(path) else 0
+        with open_to_append(path) as file:
             for start in range(have, self.size, CHUNK):
                 for piece in self.stream(start, start + CHUNK):
                     file.write(piece)

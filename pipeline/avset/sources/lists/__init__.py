@@ -1,5 +1,6 @@
 """Lists of videos on the net, as text: of an address, fetched once, or of a file."""
 
+import base64
 import hashlib
 import json
 import time
@@ -9,10 +10,13 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TextIO
 from urllib.error import HTTPError
+from urllib.parse import unquote_to_bytes
 
-from avset.errors import AvsetError
+from avset.errors import AvsetError, ClipError
+from avset.sources.guard import guarded
 from avset.storage.cache import cache_folder
 from avset.storage.files import write_atomic
+from avset.values import told
 
 SHOWN = 60  # characters of a list's text in a message of ours
 LARGEST = 500_000_000  # bytes of a list
@@ -32,7 +36,8 @@ def open_list(place: str, option: str) -> TextIO:
     try:
         return path.open(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as e:
-        raise AvsetError(f"cannot read {place!r}: {e.strerror}; set clips.options.{option} to a readable list") from e
+        cure = f"set clips.options.{option} to a readable list"
+        raise AvsetError(f"cannot read {told(place)!r}: {e.strerror}; {cure}") from e
 
 
 def read_tree(place: str, option: str) -> Any:
@@ -51,7 +56,7 @@ def refused(place: str, option: str, why: str) -> AvsetError:
     """The error for a list that is not the right one. The cache drops what it kept of the address."""
     if is_address(place):
         _kept(place).unlink(missing_ok=True)
-    return AvsetError(f"{place!r} is not the list for clips.options.{option}: {why}; give the right one")
+    return AvsetError(f"{told(place)!r} is not the list for clips.options.{option}: {why}; give the right one")
 
 
 def is_address(place: str) -> bool:
@@ -86,8 +91,9 @@ def _file_of(place: str, option: str) -> Path:
         return _kept(place)
     path = Path(place)
     if not path.is_file() or path.stat().st_size > LARGEST:
+        cure = f"set clips.options.{option} to a list or to its http(s) address"
         wrong = f"has more than {LARGEST} bytes" if path.is_file() else "is not there"
-        raise AvsetError(f"the file {place!r} {wrong}; set clips.options.{option} to a list or to its http(s) address")
+        raise AvsetError(f"the file {told(place)!r} {wrong}; {cure}")
     return path
 
 
@@ -96,7 +102,11 @@ def _download(address: str, option: str) -> bytes:
     for attempt in range(ATTEMPTS):
         time.sleep(PAUSE * attempt)
         try:
-            body = _body(address)
+            with guarded(address):
+                body = _body(address)
+        except ClipError as e:
+            why = e.detail
+            break
         except HTTPError as e:
             e.close()
             why = f"the server answers {e.code}"
@@ -110,12 +120,18 @@ def _download(address: str, option: str) -> bytes:
                 return body
             why = "that is an HTML page" if page else f"it has more than {LARGEST} bytes"
             break
-    raise AvsetError(f"no list at {address}: {why}; give a local file in clips.options.{option}")
+    raise AvsetError(f"no list at {told(address)}: {told(why)}; give a local file in clips.options.{option}")
 
 
 def _body(address: str) -> bytes:
     """All that an address delivers, or a little more than LARGEST bytes; OSError if it breaks off before its end."""
-    request = urllib.request.Request(address, headers=HEADERS)
+    scheme, _, rest = address.partition("://")
+    machine, slash, path = rest.partition("/")
+    user, at, machine = machine.rpartition("@")
+    request = urllib.request.Request(f"{scheme}://{machine}{slash}{path}", headers=HEADERS)
+    if at:
+        secret = base64.b64encode(unquote_to_bytes(user)).decode()
+        request.add_unredirected_header("Authorization", f"Basic {secret}")
     with urllib.request.build_opener().open(request, timeout=TIMEOUT) as response:
         size = int(response.headers.get("Content-Length", 0))
         body = bytearray()

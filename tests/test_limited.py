@@ -21,7 +21,7 @@ from avset.inference import files
 from avset.media.container import probe
 from avset.media.fingerprint import fingerprint
 from avset.media.frames import decode_frames
-from avset.media.recordings import read_blocks
+from avset.media.recordings import read_blocks, read_long_blocks
 from avset.media.waveforms import decode_audio
 from avset.sources import clips, folder
 from avset.storage.cache import ItemCache
@@ -48,7 +48,7 @@ def test_what_is_read_is_the_same_in_another_process(tmp_path: Path):
     assert decode_audio(video, 0.1, 0.8, RATE, SILENCE, AMPLE).tobytes() == direct.tobytes()
     ours, theirs = AMPLE(fingerprint, video, 1.0), fingerprint(video, 1.0)
     assert np.array_equal(ours.sound, theirs.sound) and np.array_equal(ours.pictures, theirs.pictures)
-    ours, theirs = ([block for block, _ in read] for read in (AMPLE.each(read_blocks, video), read_blocks(video)))
+    ours, theirs = ([block for block, _ in read] for read in (AMPLE.each(read_long_blocks, video), read_blocks(video)))
     assert np.concatenate(ours, 1).tobytes() == np.concatenate(theirs, 1).tobytes()
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from avset.errors import AvsetError, ClipError
 
 COMMAND = "from avset.compute.limited import serve; serve()"
+PIPE = 2**20  # bytes on their way, where a pipe can be so large: fewer turns of the two processes
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # a thread of a library has memory of its own
 
 
@@ -85,6 +86,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **ONE_THREAD, "PYTHONPATH": path},
+            pipesize=PIPE,
             start_new_session=True,  # Ctrl-C is for this process alone
         )
 

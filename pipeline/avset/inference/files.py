@@ -19,7 +19,7 @@ from avset.inference.localize import Attention, localize
 from avset.inference.separate import Separator
 from avset.media.container import probe
 from avset.media.frames import decode_frames
-from avset.media.recordings import AudioWriter, read_blocks
+from avset.media.recordings import AudioWriter, read_long_blocks
 from avset.media.targets import PICTURES, WRITABLE, check_files, check_query, check_time
 from avset.media.waveforms import resample_blocks
 
@@ -53,9 +53,9 @@ def separate_file(
 
 
 def limited_blocks(file: Path, limits: Limits) -> Iterator[tuple[Float32[np.ndarray, "C n"], int]]:
-    """`read_blocks` in another process, within limits; AvsetError also if they do not suffice."""
+    """`read_long_blocks` in another process, within limits; AvsetError also if they do not suffice."""
     try:
-        yield from limits.each(read_blocks, file)
+        yield from limits.each(read_long_blocks, file)
     except ClipError as e:
         raise AvsetError(f"cannot read sound from {str(file)!r} ({e}); {CURE}") from e
 

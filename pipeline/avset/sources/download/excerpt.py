@@ -12,7 +12,7 @@ from typing import Any
 import av
 
 from avset.errors import AvsetError, ClipError
-from avset.media.container import BACK_OFF, LOCAL, open_media, origin, seek, track, whole_packets
+from avset.media.container import BACK_OFF, LOCAL, SMALL, open_media, origin, seek, track, whole_packets
 
 AROUND = 0.3  # s after the span, and of sound before it: for decoders to warm up, and for the resampler's filter
 TICKS = 1000  # of Matroska's clock in a second
@@ -50,7 +50,10 @@ def cut(files: Sequence[Callable[[], Any]], start: float, end: float, target: Pa
 def _reading(opener: Callable[[], Any]) -> Iterator[Any]:
     """An open container on one file. It reads nothing else, whatever a playlist in the file asks for."""
     options = {**LOCAL, "protocol_whitelist": "none"}
-    with closing(opener()) as file, av.open(file, metadata_errors="replace", container_options=options) as container:
+    with (
+        closing(opener()) as file,
+        av.open(file, metadata_errors="replace", container_options=options, options=SMALL) as container,
+    ):
         yield container
 
 

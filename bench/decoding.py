@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
+from avset.compute.limited import Limits
 from avset.compute.run import Job
 from avset.media.frames import frame_times
 from avset.params import Frames, Spectrograms
@@ -32,6 +33,7 @@ from stages.spectrograms import Analyse
 GRID = Frames(count=3, spacing=3.0, size=224)
 SOUND = Spectrograms(sample_rate=11025, window_length=1022, hop_length=256, precision="float16")
 SILENCE = -60.0  # dBFS
+LIMITS = Limits(900.0, 2.0)
 DUMPED = 8  # pictures a second; number n is the one on screen at n / 8 s
 FPS, ONCE, RATE = 25, 10, 44100  # of the media: pictures a second, seconds until they repeat, Hz
 GREY, LOUD = 3.0, 0.01  # tolerances: mean grey levels (JPEG), and RMS of the difference of STFTs by that of one
@@ -132,7 +134,7 @@ def plain(path: Path, start: float, duration: float, grid: Frames) -> tuple[np.n
 def ours(path: Path, start: float, duration: float, grid: Frames) -> tuple[Item, Item]:
     """What the stages frames and spectrograms make of one clip."""
     job = Job("clip", "", {"media": path, "start": start, "duration": duration, "digest": ""})
-    return Decode(grid)([job])[0], Analyse(SOUND, SILENCE)([job])[0]
+    return Decode(grid, LIMITS)([job])[0], Analyse(SOUND, SILENCE, LIMITS)([job])[0]
 
 
 def apart(path: Path, start: float, duration: float, grid: Frames) -> float:

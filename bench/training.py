@@ -46,6 +46,7 @@ class Corpus:
     def __init__(self, folder: Path, seconds: int = SECONDS, count: int = CLIPS):
         import soundfile
 
+        from avset.compute.limited import Limits
         from avset.params import Spectrograms
         from avset.storage.artifacts import ARTIFACTS, Record
         from avset.storage.checksums import sha256_of
@@ -61,7 +62,7 @@ class Corpus:
         for i, clip in enumerate(self.clips):
             sound = np.tile(tone(i), (seconds // SECONDS, 1))
             soundfile.write(self.files[clip], sound, RATE, format="MP3", subtype="MPEG_LAYER_III")
-        rng, mapper = np.random.default_rng(0), Analyse(sizes, -60.0)
+        rng, mapper = np.random.default_rng(0), Analyse(sizes, -60.0, Limits(900.0, 2.0))
 
         def features(clip: str) -> tuple[Item, str]:
             shape = (FRAMES, REGIONS, DIM)

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))  # the library o
 
 from avset import params
 from avset.compute.identity import Recipe
+from avset.compute.limited import Limits
 from avset.compute.making import enough_room
 from avset.console import HELP_OPTIONS, TYPED, complain, speak_plainly
 from avset.errors import AvsetError
@@ -88,6 +89,11 @@ def transform_of(p: Params) -> Any:
 
     sizes = p.spectrograms
     return Transform(sizes.sample_rate, sizes.window_length, sizes.hop_length, p.model.log_bins, p.model.crop)
+
+
+def limits_of(p: Params) -> Limits:
+    """What reading a medium may take."""
+    return Limits(p.runtime.time_limit, p.runtime.memory_limit)
 
 
 def device_of(p: Params) -> str:

@@ -21,7 +21,7 @@ from avset.storage.artifacts import Record
 from avset.storage.cache import ItemCache
 from avset.storage.tables import write_table
 from avset.values import told_of
-from stages import PARAMS, Adopt, NewVersion, ParamsFile, begin, command
+from stages import PARAMS, Adopt, NewVersion, ParamsFile, begin, command, limits_of
 
 Retry = Annotated[
     list[str] | None,
@@ -48,6 +48,7 @@ def main(
     """Fetch the media of the source, probe them, cut them into clips."""
     again = clips.reasons_of(retry or [])
     p = begin("clips", path, new_version=new_version)
+    limits = limits_of(p)
     source, options = clips.load_source(p.clips.source, p.clips.options)
     for option, place in unwatched(options, p.dataset).items():
         print(
@@ -59,7 +60,7 @@ def main(
         drawing.renew()
     jobs = clips.jobs_of(listing.entries, options, recipe.version, drawing.version if drawing else "")
     if dry_run or clips.online(options):
-        expected = estimate(listing, clips.in_cache(jobs), p.clips, p.runtime.download, options)
+        expected = estimate(listing, clips.in_cache(jobs), p.clips, p.runtime.download, options, limits)
     if dry_run:
         print(json.dumps(expected, indent=2) if as_json else as_text(expected))
         return
@@ -67,7 +68,9 @@ def main(
         print(f"clips: {in_a_line(expected)}", file=sys.stderr, flush=True)
     reuse.inherit(p.clips_folder, jobs)
     if adopt:
-        reuse.adopt(jobs, clips.Fetch(p.clips.source, p.clips.options, p.runtime.download), recipe, drawing, adopt)
+        reuse.adopt(
+            jobs, clips.Fetch(p.clips.source, p.clips.options, p.runtime.download, limits), recipe, drawing, adopt
+        )
         return
     for one in filter(None, (recipe, drawing)):
         one.check()
@@ -76,7 +79,7 @@ def main(
         before = clips.forget(ItemCache(), jobs, again)
         if before or again:
             print(f"clips: {len(before)} media are fetched again", file=sys.stderr, flush=True)
-        failures = clips.fetch_all(jobs, p.clips, options, p.runtime, before)
+        failures = clips.fetch_all(jobs, p.clips, options, p.runtime, limits, before)
         rows, boxes, prints = clips.collect(listing.entries, jobs, failures, p.clips, fresh)
         found = splits.recordings(listing.entries, duplicates.contents(rows, prints))
         if listing.filled:

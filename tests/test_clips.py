@@ -20,6 +20,7 @@ import toy
 from media import make_video
 from toy import ROOT
 
+from avset.compute.limited import Limits
 from avset.compute.run import Job, deadline
 from avset.errors import AvsetError, ClipError
 from avset.params import load
@@ -32,6 +33,7 @@ from avset.storage.items import Item
 from avset.storage.tables import read_table
 
 ACCESS = load(ROOT / "params.yaml").runtime.download
+LIMITS = Limits(60.0, 2.0)
 VIDEO = Entry("abc", "train", ("flute",), "somewhere")
 
 
@@ -95,7 +97,7 @@ def filled(tmp_path: Path, *names: str) -> tuple[list[Job], folder.Options]:
         make_video(tmp_path / "videos" / name, 1.0) if "bad" not in name else (tmp_path / "videos" / name).touch()
     options = folder.Options(path=str(tmp_path / "videos"))
     jobs = clips.jobs_of(folder.listing(options).entries, options, "code", "")
-    fetch = clips.Fetch("folder", {"path": options.path}, ACCESS)
+    fetch = clips.Fetch("folder", {"path": options.path}, ACCESS, LIMITS)
     for job, item in zip(jobs, fetch(jobs), strict=True):
         ItemCache().put(job.key, item)
     return jobs, options
@@ -112,9 +114,8 @@ def test_a_medium_is_fetched_once_whatever_our_code(videos: Path, monkeypatch: p
     again = clips.jobs_of([job.payload["entry"] for job in jobs], options, "other code", "")
     assert again[0].key != jobs[0].key and again[0].payload["kept"] == jobs[0].payload["kept"]
     monkeypatch.setattr(folder, "fetch", lambda *_: pytest.fail("fetched twice"))
-    assert clips.Fetch("folder", {"path": options.path}, ACCESS)(again)[0].fields["duration"] == pytest.approx(
-        1.0, abs=0.05
-    )
+    item = clips.Fetch("folder", {"path": options.path}, ACCESS, LIMITS)(again)[0]
+    assert item.fields["duration"] == pytest.approx(1.0, abs=0.05)
 
 
 def test_labels_and_splits_are_no_part_of_a_medium(videos: Path):
@@ -315,7 +316,7 @@ def told(entries: list[Entry], kept: set[str], **length: Any) -> dict[str, Any]:
 
     given = load(ROOT / "params.yaml").clips.model_copy(update={"length": 10.0, **length})
     return dry_run.estimate(
-        Listing(entries, {"list": {"rows": 9, "kept": len(entries)}}), kept, given, ACCESS, Options()
+        Listing(entries, {"list": {"rows": 9, "kept": len(entries)}}), kept, given, ACCESS, Options(), LIMITS
     )
 
 

@@ -465,7 +465,7 @@ def test_time_stamps_that_a_file_of_its_size_cannot_have(make: Make, tmp_path: P
 
 def test_pictures_larger_than_any_camera_makes(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     assert probe(make(".mp4")).width == 64
-    monkeypatch.setattr(avset.media.container, "MOST_PIXELS", 64 * 64 - 1)
+    monkeypatch.setitem(avset.media.container.SMALL, "max_pixels", str(64 * 64 - 1))
     assert reason(probe, make(".mp4")) == "corrupt"
 
 

@@ -247,8 +247,8 @@ PROMPTS, TRAIN, CROP = "evaluate/prompts", "scales/demo/train", "scales/demo/mod
           for value in (float("nan"), float("inf"), -float("inf"), 1e39)
           for key in ("presets/avset/lr", "clips/silence", "datasets/folder/clips/length")),
         *((rf"{key.replace('/', '.')}: .*less than or equal to", {key: 10**15})
-          for key in ("runtime/time_limit", "runtime/workers", "runtime/download/timeout", "runtime/download/pace",
-                      f"{TRAIN}/threads", "scales/demo/frames/count", CROP)),
+          for key in ("runtime/time_limit", "runtime/memory_limit", "runtime/workers", "runtime/download/timeout",
+                      "runtime/download/pace", f"{TRAIN}/threads", "scales/demo/frames/count", CROP)),
         (r"train\.gain\.1: must be a finite", {"train/gain": [0.5, float("inf")]}),
         (r"mixtures\.seed: must be an integer of 64 bits; this one has 64", {"mixtures/seed": 2**63}),
         (r"presets\.avset\.lr: must be an integer of 64 bits", {"presets/avset/lr": 10**400}),

@@ -21,6 +21,7 @@ REASONS = {  # why a clip is not in an artifact
     "worker_died": "the worker process died twice on this clip",
     "timeout": "the clip took longer than runtime.time_limit",
     "system": "the machine could not read the file: its disk, its network or its memory failed",
+    "too_large": "the clip needs more memory than runtime.memory_limit",
     "error": "an unexpected error, see detail",
     "upstream": "an earlier stage failed on this clip",
 }
@@ -28,7 +29,7 @@ REFUSED = {"bot_check", "rate_limited"}  # says something about us, and nothing 
 
 
 # Not a property of the clip, so never remembered: every run tries the clip again.
-RETRIED = {"worker_died", "timeout", "system", "error", "upstream", "network", *REFUSED}
+RETRIED = {"worker_died", "timeout", "too_large", "system", "error", "upstream", "network", *REFUSED}
 TRANSIENT = {*RETRIED, "unavailable", "live", "region", "age"}  # another time, place or account may change it
 
 

@@ -57,6 +57,7 @@ class Runtime(Section):
     device: Literal["auto", "cpu", "cuda"]
     min_free_gb: float = Field(ge=0)
     time_limit: float = Field(gt=0, le=LONGEST)  # s for one clip
+    memory_limit: float = Field(ge=0.5, le=10**6)  # GB of a process that reads media
     download: Download
 
     @field_validator("gpus_per_worker")

@@ -13,17 +13,20 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from avset.compute.limited import Limits
 from avset.errors import AvsetError, ClipError
 from avset.inference.localize import Attention, localize
 from avset.inference.separate import Separator
 from avset.media.container import probe
 from avset.media.frames import decode_frames
-from avset.media.recordings import AudioWriter, read_blocks
+from avset.media.recordings import AudioWriter, read_long_blocks
 from avset.media.targets import PICTURES, WRITABLE, check_files, check_query, check_time
 from avset.media.waveforms import resample_blocks
 from avset.storage.reading import AGAIN
 
 SIDE = 512  # px of the frame under a heat map
+LIMITS = Limits(600.0, 2.0)  # of reading: until the first sound or a picture is there, and from one sound to the next
+CURE = "the file may be made to harm; if you trust it, give larger limits (avset.inference.files)"
 
 
 @dataclass(frozen=True)
@@ -37,21 +40,35 @@ class SeparatedFile:
 
 
 def separate_file(
-    separator: Separator, file: Path, text: str
+    separator: Separator, file: Path, text: str, limits: Limits = LIMITS
 ) -> Iterator[tuple[Float32[np.ndarray, " m"], Float32[np.ndarray, " m"]]]:
     """Blocks of a recording, mono at the model's sample rate, each with the estimate of what `text` names.
 
     `file` is an audio or video file of any length. AvsetError if its sound cannot be read to its end, or if the text
-    is too long for the encoder.
+    is too long for the encoder. Another process reads the file, within `limits`.
     """
-    mono = ((block.mean(0), file_rate) for block, file_rate in read_blocks(file))
+    mono = ((block.mean(0), file_rate) for block, file_rate in limited_blocks(file, limits))
     blocks = resample_blocks(mono, separator.model.settings.transform.sample_rate)
     stream = separator.stream(blocks, separator.text_query([text]))
     return ((mixture, estimate) for mixture, (estimate,) in stream)
 
 
+def limited_blocks(file: Path, limits: Limits) -> Iterator[tuple[Float32[np.ndarray, "C n"], int]]:
+    """`read_long_blocks` in another process, within limits; AvsetError also if they do not suffice."""
+    try:
+        yield from limits.each(read_long_blocks, file)
+    except ClipError as e:
+        raise AvsetError(f"cannot read sound from {str(file)!r} ({e}); {CURE}") from e
+
+
 def separate_file_to_file(
-    separator: Separator, file: Path, text: str, output: Path, residual: Path | None = None, overwrite: bool = False
+    separator: Separator,
+    file: Path,
+    text: str,
+    output: Path,
+    residual: Path | None = None,
+    overwrite: bool = False,
+    limits: Limits = LIMITS,
 ) -> SeparatedFile:
     """Write what `text` names to `output`, and the rest of the mixture to `residual`.
 
@@ -62,7 +79,7 @@ def separate_file_to_file(
     check_query(text)
     check_files(file, {"output": output, "residual": residual}, WRITABLE, overwrite)
     rate = separator.model.settings.transform.sample_rate
-    stream = separate_file(separator, file, text)
+    stream = separate_file(separator, file, text, limits)
     length, loudest, energy, part = 0, 0.0, 0.0, 0.0
     with ExitStack() as files:
         paths = [path for path in (output, residual) if path is not None]
@@ -78,28 +95,39 @@ def separate_file_to_file(
     return SeparatedFile(length / rate, rate, part / max(energy, 1e-12), loudest > 1)
 
 
-def read_frame(file: Path, time: float | None = None, size: int = SIDE) -> UInt8[np.ndarray, "size size 3"]:
+def read_frame(
+    file: Path, time: float | None = None, size: int = SIDE, limits: Limits = LIMITS
+) -> UInt8[np.ndarray, "size size 3"]:
     """The frame of a video at `time` (s; by default the middle of the video), as a centre square.
 
-    AvsetError if there is no such frame.
+    AvsetError if there is no such frame. Another process reads the file, within `limits`.
     """
     check_time(time)
     try:
         if time is None:
-            time = probe(file, sound=False).duration / 2
-        return decode_frames(file, np.array([time]), size)[0]
+            time = limits(probe, file, False).duration / 2
+        frames: np.ndarray = limits(decode_frames, file, np.array([time]), size)
+        return frames[0]
     except ClipError as e:
         cure = AGAIN if e.reason == "system" else "give a video with pictures there"
         raise AvsetError(f"cannot take a picture from {str(file)!r} ({e}); {cure}") from e
 
 
-def localize_file(separator: Separator, file: Path, text: str, time: float | None = None) -> Attention:
+def localize_file(
+    separator: Separator, file: Path, text: str, time: float | None = None, limits: Limits = LIMITS
+) -> Attention:
     """The attention of a text over a frame of a video; errors as of `read_frame`."""
-    return localize(separator, read_frame(file, time), text)
+    return localize(separator, read_frame(file, time, limits=limits), text)
 
 
 def localize_file_to_file(
-    separator: Separator, file: Path, text: str, output: Path, time: float | None = None, overwrite: bool = False
+    separator: Separator,
+    file: Path,
+    text: str,
+    output: Path,
+    time: float | None = None,
+    overwrite: bool = False,
+    limits: Limits = LIMITS,
 ) -> Attention:
     """Draw the attention of a text over a frame of a video as a heat map, `output` (.png).
 
@@ -110,7 +138,7 @@ def localize_file_to_file(
     check_files(file, {"output": output}, PICTURES, overwrite)
     from avset.report.plots import heat_map, save_png  # matplotlib: a separation does not wait for it
 
-    frame = read_frame(file, time)
+    frame = read_frame(file, time, limits=limits)
     attention = localize(separator, frame, text)
     save_png(output, heat_map(frame, attention.scores, attention.grid))
     return attention

@@ -41,6 +41,7 @@ LOCAL = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
 MOST_OBLONG = 32  # longer side of a picture by its shorter one
 MOST_PIXELS = 2**25  # of a picture, a little more than 8K
 MOST_PICTURES = 1000  # a second
+SMALL = {"max_pixels": str(MOST_PIXELS)}  # of every decoder, also of those that look for what a track is
 SPARSEST = 16  # bytes of a file a second
 FAR = 2**63 - 1  # ticks
 
@@ -71,7 +72,7 @@ def open_media(path: Path, source: Any = None) -> Iterator[Any]:
     container = None
     with closing_checked(source or PatientFile(path)) as file:
         try:
-            with av.open(file, metadata_errors="replace", container_options=LOCAL) as container:
+            with av.open(file, metadata_errors="replace", container_options=LOCAL, options=SMALL) as container:
                 yield container
         except av.error.MemoryError as error:
             raise ClipError("system", f"{path.name!r}: {error.strerror}") from error
@@ -100,7 +101,7 @@ def track(container: Any, kind: str) -> Any:
     if (container.format.name, stream.codec_context.name) in UNTIMED:
         raise ClipError("corrupt", f"{stream.codec_context.name} in {container.format.name} has no time stamps")
     stream.codec_context.thread_count = 1  # clips are spread over processes
-    stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
+    stream.codec_context.options = SMALL
     return stream
 
 

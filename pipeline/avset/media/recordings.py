@@ -67,6 +67,19 @@ def read_blocks(path: Path) -> Iterator[tuple[Float32[np.ndarray, "C n"], int]]:
 Blocks = Iterator[tuple[np.ndarray, int]]
 
 
+def read_long_blocks(path: Path) -> Blocks:
+    """`read_blocks` in blocks of `SAMPLES_AT_ONCE` and more, the last one shorter: fewer to pass on."""
+    held: list[np.ndarray] = []
+    rate = 0
+    for block, rate in read_blocks(path):
+        held.append(block)
+        if sum(part.shape[1] for part in held) >= SAMPLES_AT_ONCE:
+            yield np.concatenate(held, 1), rate
+            held.clear()
+    if held:
+        yield np.concatenate(held, 1), rate
+
+
 def _joined(parts: Iterable[Blocks]) -> Blocks:
     """Recordings one after the other, all with the rate and the number of channels of the first."""
     rate, channels = 0, 0

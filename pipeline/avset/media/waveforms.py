@@ -4,7 +4,7 @@ Door of torchaudio (resampling), and of PyAV for sound. A waveform is float32 in
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from functools import cache
 from itertools import chain
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float32
 
 from avset.errors import ClipError
@@ -35,17 +34,21 @@ FILTER = {  # flat to 0.1 dB up to 0.9 of the lower Nyquist frequency, -60 dB at
 BLOCK = 65536  # samples of a stream that are resampled at once
 
 
+def _directly(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
+
+
 def decode_audio(
-    path: Path, start: float, duration: float, sample_rate: int, silence: float
+    path: Path, start: float, duration: float, sample_rate: int, silence: float, call: Callable[..., Any] = _directly
 ) -> Float32[np.ndarray, "L"]:
     """An excerpt (both in s) as L = round(duration * sample_rate) mono samples, the mean of the channels.
 
     Sample 0 is at `start` on the file's timeline, as exactly as the file's time stamps are: to half a sample in MP4, to
     1 ms in Matroska. Zeros fill the time before the track starts, its gaps, and up to `TAIL` s after its end. ClipError
     missing, corrupt, no_audio; truncated if the track ends still earlier; silent if the RMS of the L samples is below
-    `silence` dBFS.
+    `silence` dBFS. `call` runs the function that opens the file.
     """
-    mono, margin, down, up = _excerpt(path, start, duration, sample_rate)
+    mono, margin, down, up = call(_excerpt, path, start, duration, sample_rate)
     if not np.isfinite(mono).all():
         raise ClipError("corrupt", "the sound has samples that are not numbers")
     first = margin // down * up
@@ -128,8 +131,9 @@ def _margin(rate: int, new_rate: int, down: int) -> int:
 
 
 @cache
-def _resampler(down: int, up: int) -> torch.nn.Module:
+def _resampler(down: int, up: int) -> Any:
     """The filter of a ratio: designed in float64, then float32. A design in float32 would be off by 2e-5."""
+    import torch  # who only decodes does not wait for it
     from torchaudio.transforms import Resample
 
     return Resample(down, up, **FILTER, dtype=torch.float64).float()
@@ -137,7 +141,10 @@ def _resampler(down: int, up: int) -> torch.nn.Module:
 
 def _filtered(waveform: np.ndarray, down: int, up: int) -> np.ndarray:
     """waveform (..., L) at up / down times its rate: (..., ceil(L * up / down))."""
-    return _resampler(down, up)(torch.from_numpy(waveform.copy())).numpy()
+    import torch
+
+    filtered: np.ndarray = _resampler(down, up)(torch.from_numpy(waveform.copy())).numpy()
+    return filtered
 
 
 def resample(waveform: Float32[np.ndarray, "*C L"], rate: int, new_rate: int) -> Float32[np.ndarray, "*C L2"]:

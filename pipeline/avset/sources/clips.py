@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from avset.compute.identity import Recipe
+from avset.compute.limited import Limits
 from avset.compute.run import Job, compute
 from avset.errors import REASONS, REFUSED, TRANSIENT, AvsetError, ClipError
 from avset.media.container import TAIL, probe
@@ -171,9 +172,9 @@ class Fetch:
     Fields: those of `probe`, its sha256, its boxes. Arrays: those of its fingerprint.
     """
 
-    def __init__(self, name: str, values: dict[str, Any], access: Download):
+    def __init__(self, name: str, values: dict[str, Any], access: Download, limits: Limits):
         self.source, self.options = load_source(name, values)
-        self.access, self.cache = access, ItemCache()
+        self.access, self.limits, self.cache = access, limits, ItemCache()
 
     def __call__(self, jobs: list[Job]) -> list[Item]:
         return [self.item(job.payload["entry"], job.payload["kept"]) for job in jobs]
@@ -200,8 +201,8 @@ class Fetch:
             return kept
         path = kept_media(self.cache, kept.fields)
         try:
-            medium = probe(path)
-            return Item(asdict(fingerprint(path, medium.duration)), {**kept.fields, **asdict(medium)})
+            medium = self.limits(probe, path)
+            return Item(asdict(self.limits(fingerprint, path, medium.duration)), {**kept.fields, **asdict(medium)})
         except ClipError as e:
             return Item.failed(e)
 
@@ -291,7 +292,12 @@ class Breaker:
 
 
 def fetch_all(
-    jobs: list[Job], clips: Clips, options: Any, runtime: Runtime, before: Mapping[str, str] | None = None
+    jobs: list[Job],
+    clips: Clips,
+    options: Any,
+    runtime: Runtime,
+    limits: Limits,
+    before: Mapping[str, str] | None = None,
 ) -> dict[str, Item]:
     """Fetch and probe the media that the cache lacks; returns the failures that it does not remember.
 
@@ -300,7 +306,7 @@ def fetch_all(
     access, remote = runtime.download, online(options)
     workers = access.workers if remote else runtime.workers
     runtime = runtime.model_copy(update={"device": "cpu", "workers": workers})
-    fetch, worth = partial(Fetch, clips.source, clips.options, access), WORTH_ONLINE if remote else 0
+    fetch, worth = partial(Fetch, clips.source, clips.options, access, limits), WORTH_ONLINE if remote else 0
     if not remote:
         return compute("clips", jobs, fetch, runtime, worth=worth)
     breaker = Breaker(access.give_up_after, jobs, before)

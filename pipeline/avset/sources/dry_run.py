@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from avset.compute.limited import Limits
 from avset.console import aligned
 from avset.errors import ClipError
 from avset.params import Clips, Download
@@ -20,12 +21,14 @@ PROBED = 30  # local files whose length is read
 SHOWN = 10  # invalid rows in the text; JSON has all
 
 
-def estimate(listing: Listing, kept: set[str], clips: Clips, access: Download, options: Any) -> dict[str, Any]:
+def estimate(
+    listing: Listing, kept: set[str], clips: Clips, access: Download, options: Any, limits: Limits
+) -> dict[str, Any]:
     """The counts and estimates that `--dry-run` prints; the cache has the media `kept` already."""
     usable = [entry for entry in listing.entries if not entry.fault]
     fetched = [entry for entry in usable if entry.media_id not in kept]
     remote = online(options)
-    typical, size = (TYPICAL, None) if remote else _typical_file(usable, getattr(options, "duration", TYPICAL))
+    typical, size = (TYPICAL, None) if remote else _typical_file(usable, getattr(options, "duration", TYPICAL), limits)
     rate = MEDIA_RATE * getattr(options, "height", 360) / 360
     seconds = [_seconds(entry, typical) + LEAD * bool(entry.parts) for entry in fetched]
     volume = sum(seconds) * rate if size is None else size * len(fetched)
@@ -49,7 +52,7 @@ def estimate(listing: Listing, kept: set[str], clips: Clips, access: Download, o
     }  # fmt: skip
 
 
-def _typical_file(entries: list[Entry], otherwise: float) -> tuple[float, float | None]:
+def _typical_file(entries: list[Entry], otherwise: float, limits: Limits) -> tuple[float, float | None]:
     """Mean length (s) and size (bytes) of local files, from some of them; `otherwise` where there are none."""
     from avset.media.container import probe
 
@@ -57,7 +60,7 @@ def _typical_file(entries: list[Entry], otherwise: float) -> tuple[float, float 
     lengths = []
     for path in files[:: math.ceil(len(files) / PROBED) or 1]:
         try:
-            lengths.append(probe(path).duration)
+            lengths.append(limits(probe, path).duration)
         except ClipError:
             continue
     size = sum(path.stat().st_size for path in files) / len(files) if files else None

@@ -12,7 +12,7 @@ from typing import Any
 import av
 
 from avset.errors import AvsetError, ClipError
-from avset.media.container import BACK_OFF, LOCAL, open_media, origin, seek, track, whole_packets
+from avset.media.container import BACK_OFF, LOCAL, SMALL, open_media, origin, seek, track, whole_packets
 from avset.storage.reading import closing_checked
 
 AROUND = 0.3  # s after the span, and of sound before it: for decoders to warm up, and for the resampler's filter
@@ -54,7 +54,7 @@ def _reading(opener: Callable[[], Any]) -> Iterator[Any]:
     options = {**LOCAL, "protocol_whitelist": "none"}
     with (
         closing_checked(opener()) as file,
-        av.open(file, metadata_errors="replace", container_options=options) as container,
+        av.open(file, metadata_errors="replace", container_options=options, options=SMALL) as container,
     ):
         yield container
 

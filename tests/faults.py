@@ -16,10 +16,12 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from avset.compute.limited import Limits
 
 SHIM = r"""
 #define _GNU_SOURCE
@@ -69,6 +71,17 @@ OPEN = "open"
 PLACES = (OPEN, 0, 2000, 40000)  # bytes that are read before
 UNTRIED = "a store"  # HDF5 keeps what it has read of a file, so a file that failed is not tried again
 OFTEN = {"once": 1, "for good": -1}
+
+
+class Here(Limits):
+    """Makes a call in this process, in which the shim breaks reads."""
+
+    def each(self, function: Callable[..., Iterator[Any]], *arguments: Any) -> Iterator[Any]:
+        """What the generator yields."""
+        return function(*arguments)
+
+
+HERE = Here(seconds=0, memory=0)
 
 
 def attack(shim: Path, folder: Path) -> dict[str, Any]:
@@ -168,7 +181,7 @@ def readers(folder: Path) -> dict[str, tuple[Path, Callable[[], Any]]]:
         return Item(made.arrays, {name: value for name, value in made.fields.items() if name != "stamp"})
 
     def fetch(path: Path) -> Item:
-        fetcher = Fetch("folder", {"path": str(origins)}, Download.model_construct())
+        fetcher = Fetch("folder", {"path": str(origins)}, Download.model_construct(), HERE)
         entry = Entry(path.stem, "train", (), str(path))
         return item_of(lambda jobs: [fetcher.item(entry, "11" * 32)], {})
 
@@ -183,8 +196,8 @@ def readers(folder: Path) -> dict[str, tuple[Path, Callable[[], Any]]]:
     found: dict[str, tuple[Path, Callable[[], Any]]] = {}
     for path in (mp4, mkv):
         clip = {"media": path, "start": 0.0, "duration": 3.5, "digest": [hashes[path], 0.0, 3.5]}
-        found[f"frames of {path.suffix}"] = path, partial(item_of, Decode(grid), clip)
-        found[f"spectrograms of {path.suffix}"] = path, partial(item_of, Analyse(sizes, -60.0), clip)
+        found[f"frames of {path.suffix}"] = path, partial(item_of, Decode(grid, HERE), clip)
+        found[f"spectrograms of {path.suffix}"] = path, partial(item_of, Analyse(sizes, -60.0, HERE), clip)
         found[f"clips of {path.suffix}"] = path, partial(fetched, path)
     for path in (mp4, mkv, flac):
         found[f"separate {path.suffix}"] = path, partial(read_audio, path)

@@ -32,6 +32,7 @@ from avset.storage.items import Item
 from avset.storage.shards import assemble, spread
 from avset.storage.store import Store
 from avset.storage.tables import read_table, write_table
+from stages import limits_of
 from stages.frames import Decode
 
 STAGES = ("clips", "captions", "frames", "regions", "spectrograms")
@@ -270,7 +271,7 @@ def test_recomputing_tells_the_largest_difference(data: Path, toy_data: Path, mo
     monkeypatch.chdir(toy_data)
     p = params.load()
     jobs = [Job(clip, "", payload) for clip, payload in list(media_payloads(p).items())[:4] if payload]
-    mapper = partial(Decode, p.frames)
+    mapper = partial(Decode, p.frames, limits_of(p))
     store = Store(data / "frames")
     assert {name: apart for name, (apart, _) in recompute(store, jobs, mapper).items()} == {"frames": 0, "times": 0}
     later = [Job(job.clip_id, "", {**job.payload, "start": job.payload["start"] + 0.25}) for job in jobs[1:2]]

@@ -81,7 +81,7 @@ class Here(Limits):
         return function(*arguments)
 
 
-HERE = Here(seconds=0, memory=0)
+HERE = Here(seconds=0.0, memory=0.0)
 
 
 def attack(shim: Path, folder: Path) -> dict[str, Any]:
@@ -229,6 +229,8 @@ def run() -> dict[str, Any]:
         except (OSError, subprocess.CalledProcessError) as e:
             raise RuntimeError(f"no shim can be built: {e}") from e
         below = {**os.environ, "LD_PRELOAD": str(shim), "AVSET_CACHE": str(folder / "cache")}
+        paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        below["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         command = [sys.executable, __file__, str(shim), str(folder)]
         return dict(json.loads(subprocess.run(command, env=below, check=True, stdout=subprocess.PIPE).stdout))
 

@@ -88,9 +88,10 @@ def _content(place: Path | int) -> tuple[tuple[int, int], Any]:
 
 
 def passing(target: Path) -> bool:
-    """Whether a name need not be on the disk: of an item, of what is being made, or of what makes room for it."""
+    """Whether a name need not be on the disk: of an item, of a note, of what is being made, or of what makes room."""
     item = "items" in target.parts and "fetched" not in target.parts
-    return item or any(part.startswith(".") and part.endswith((".new", ".old")) for part in target.parts)
+    note = target.parent.name in ("held", "pace")
+    return item or note or any(part.startswith(".") and part.endswith((".new", ".old")) for part in target.parts)
 
 
 def mount(image: Path, disk: Path) -> None:

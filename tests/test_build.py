@@ -3,6 +3,7 @@
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,8 +70,13 @@ def test_a_tidying_is_refused_until_it_is_adopted_and_computes_nothing(
 def test_other_results_are_not_adopted_and_a_new_version_reuses_nothing(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
-    real, recipes = stages.frames.decode_frames, (project / RECIPES).read_text()
-    monkeypatch.setattr(stages.frames, "decode_frames", lambda *told: np.bitwise_xor(real(*told), 1))
+    real, recipes = stages.frames.Decode.decode, (project / RECIPES).read_text()
+
+    def other(self: stages.frames.Decode, **told: Any) -> Item:
+        made = real(self, **told)
+        return Item({**made.arrays, "frames": made.arrays["frames"] ^ 1})
+
+    monkeypatch.setattr(stages.frames.Decode, "decode", other)
     edit(project, "grid", "lattice")
     with pytest.raises(AvsetError, match=r"frames: 4 of 4 clips made anew differ \(frames: at most 1\)"):
         run(project, adopt=4)

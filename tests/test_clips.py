@@ -383,7 +383,7 @@ def test_names_that_look_the_same_are_two_files_on_every_disk(
     _, options = clips.load_source("folder", own.options)
     entries = [Entry(name, "train", (), str(tmp_path / f"{name}.mp4")) for name in videos]
     jobs = clips.jobs_of(entries, options, "", "")
-    clips.fetch_all(jobs, own, options, given.runtime.model_copy(update={"executor": "inline"}))
+    clips.fetch_all(jobs, own, options, given.runtime.model_copy(update={"executor": "inline"}), LIMITS)
     for target in (disk / "clips", disk / "again"):  # each is linked twice, over files that share the cache's bytes
         rows, _, _ = clips.collect(entries, jobs, {}, own, target)
         media = {row["media_id"]: row["media"] for row in rows}

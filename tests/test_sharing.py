@@ -206,7 +206,7 @@ def test_s3_is_a_remote_like_any_other(team: Project, bucket: str, tmp_path: Pat
     assert other.repro() == ([], []) and not other.cache.exists()
     assert other.files("data/demo") == team.files("data/demo")
     runs = other.files(".dvc/cache/runs")
-    assert len(runs) == 10 and runs.items() <= team.files(".dvc/cache/runs").items()
+    assert len(runs) == 11 and runs.items() <= team.files(".dvc/cache/runs").items()
 
 
 def shared_folder(path: Path, group: int) -> Path:

@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, redirect_stderr
 from functools import partial
 from pathlib import Path
@@ -132,6 +132,8 @@ def run_trainer(trainer: Any, alone: bool) -> None:
             end.set_exception(e)
 
     Thread(target=elsewhere, daemon=True).start()
+    while not end.done():
+        wait([end], timeout=1)  # s: a signal that comes just before a wait begins does not end it
     end.result()
 
 

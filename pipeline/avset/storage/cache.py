@@ -14,7 +14,7 @@ from avset.console import typed_path
 from avset.errors import RETRIED, AvsetError
 from avset.storage.files import write_atomic, writing
 from avset.storage.items import Item, versions
-from avset.storage.reading import patiently
+from avset.storage.reading import passing, patiently
 
 DAY = 86400  # s
 HEADER = 1_000_000  # bytes of an item that may be its header
@@ -121,7 +121,9 @@ class ItemCache:
             data = patiently(path.read_bytes)
         except FileNotFoundError:
             return None
-        except PermissionError as e:
+        except OSError as e:
+            if passing(e):
+                raise
             raise AvsetError(f"cannot read {path}: {e.strerror}; remove it, or have its owner make it readable") from e
         end = max(32, len(data) - 2 - int.from_bytes(data[-2:], "big"))
         whole = hashlib.sha256(data[32:end])

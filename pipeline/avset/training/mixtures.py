@@ -56,6 +56,10 @@ class Candidate:
         return self.labels[0] if len(self.labels) == 1 else ""
 
 
+class TooFew(AvsetError):
+    """The clips of a split make no mixture."""
+
+
 Meet = Callable[[Candidate, Candidate], bool]  # whether two clips may be in one mixture
 Moments = Callable[[str, np.random.Generator], Iterator[int]]  # the audible offsets of a clip, as they are to be tried
 
@@ -238,7 +242,7 @@ def draw_set(
     own_sizes = sizes.model_copy(update=own)
     try:
         drawn, ledger = draw_split(rows, store, transform, own_sizes, name, told.count, silence, told.category)
-    except AvsetError as e:
+    except TooFew as e:  # and no other error: a damaged store is no empty set
         drawn, ledger, why = [], {}, str(e)
     else:
         why = "" if drawn else f"mixtures: set {name!r}: no {told.n_sources} test recordings make a mixture of it"
@@ -263,7 +267,7 @@ def _draw_unlike(usable: Sequence[Candidate], moments: Moments, split: str, coun
         print(f"mixtures: {split}: the clips have too few categories, so sources of one category are mixed")
         drawn = draw(usable, moments, split, count, sizes, distinct)
     if not drawn:
-        raise AvsetError(f"mixtures: split {split!r} has {what} but mixtures.n_sources = {sizes.n_sources}; {cure}")
+        raise TooFew(f"mixtures: split {split!r} has {what} but mixtures.n_sources = {sizes.n_sources}; {cure}")
     return drawn
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avset.storage.reading import PatientFile, closing_checked
+from avset.storage.reading import PatientFile, Positioned, closing_checked
 
 AT_ONCE = 2**20  # bytes that are read
 LEAST = 3000  # bytes of an MP3 behind another, about two frames
@@ -65,44 +65,27 @@ class Piece:
     counted: bool = True  # its header has the number of its samples (an MP3 may have none)
 
 
-class PieceReader(io.RawIOBase):
+class PieceReader(Positioned):
     """A piece as a file of its own."""
 
     def __init__(self, path: Path, piece: Piece):
-        self._raw, self._piece, self._at = PatientFile(path), piece, 0
+        self._raw, self._piece, self.length = PatientFile(path), piece, piece.end - piece.start
         self._file = io.BufferedReader(self._raw)
 
     def check(self) -> None:
         """As of a `PatientFile`."""
         self._raw.check()
 
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def seekable(self) -> bool:
-        """It is."""
-        return True
-
-    def tell(self) -> int:
-        """Bytes from the piece's start."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As of a file."""
-        self._at = max(0, offset + (0, self._at, self._piece.end - self._piece.start)[whence])
-        return self._at
-
     def readinto(self, buffer: Any) -> int:
         """As of a file."""
-        at = self._piece.start + self._at
+        at = self._piece.start + self.at
         self._file.seek(at)
         data = bytearray(self._file.read(max(0, min(len(buffer), self._piece.end - at))))
         where, right = self._piece.patch
         for byte in range(max(where, at), min(where + len(right), at + len(data))):
             data[byte - at] = right[byte - where]
         buffer[: len(data)] = data
-        self._at += len(data)
+        self.at += len(data)
         return len(data)
 
     def close(self) -> None:

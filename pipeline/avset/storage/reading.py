@@ -69,7 +69,30 @@ def closing_checked(file: Any) -> Iterator[Any]:
     file.check()
 
 
-class PatientFile(io.RawIOBase):
+class Positioned(io.RawIOBase):
+    """A file to read and to seek in, whose place `at` and `length` (bytes) a subclass keeps."""
+
+    at, length = 0, 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """Bytes from the start."""
+        return self.at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As of a file; its end is where it was when the file was opened."""
+        self.at = max(0, offset + (0, self.at, self.length)[whence])
+        return self.at
+
+
+class PatientFile(Positioned):
     """A file, read patiently. A stale one is opened anew, as long as it has the size and the time that it had.
 
     A C library drops an exception of its file, or takes an error for the end of the file. So after an error the file is
@@ -78,7 +101,7 @@ class PatientFile(io.RawIOBase):
     """
 
     def __init__(self, path: Path):
-        self.name, self._path, self._at = str(path.absolute()), path, 0
+        self.name, self._path = str(path.absolute()), path
         self._file: io.FileIO | None = None
         self._stamp: tuple[int, int] | None = None
         self.failure: Exception | None = None
@@ -100,7 +123,7 @@ class PatientFile(io.RawIOBase):
             if self._stamp not in (None, stamp):
                 file.close()
                 raise OSError(errno.ESTALE, "it was replaced while it was read", self.name)
-            self._file, self._stamp = file, stamp
+            self._file, self._stamp, self.length = file, stamp, stat.st_size
         return self._file
 
     def check(self) -> None:
@@ -112,30 +135,12 @@ class PatientFile(io.RawIOBase):
             raise AvsetError(f"cannot read {str(self._path)!r}: {why}; see its permissions") from self.failure
         raise ClipError("system", f"{self._path.name!r}: {why}") from self.failure
 
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def seekable(self) -> bool:
-        """It is."""
-        return True
-
-    def tell(self) -> int:
-        """Bytes from the start."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As of a file; its end is where it was when the file was opened."""
-        assert self._stamp
-        self._at = max(0, offset + (0, self._at, self._stamp[0])[whence])
-        return self._at
-
     def readinto(self, buffer: Any) -> int:
         """As of a file; 0 after an error."""
         if self.failure is None:
             try:
                 count = patiently(lambda: self._read(buffer))
-                self._at += count
+                self.at += count
                 return count
             except (OSError, MemoryError) as e:
                 self.failure = e
@@ -144,7 +149,7 @@ class PatientFile(io.RawIOBase):
     def _read(self, buffer: Any) -> int:
         file = self._opened()
         try:
-            file.seek(self._at)
+            file.seek(self.at)
             return file.readinto(buffer) or 0
         except OSError:
             self._file = None

@@ -10,6 +10,7 @@ from typing import Any
 
 from avset.errors import ClipError
 from avset.storage.files import open_to_append, own_file
+from avset.storage.reading import Positioned
 
 BLOCK_BYTES = 1 << 18  # bytes
 RUN = 8  # blocks of one request at most: their number doubles while blocks are missed in order
@@ -106,7 +107,7 @@ class RemoteFile:
             raise self.failure
 
 
-class Reader(io.RawIOBase):
+class Reader(Positioned):
     """A position in a remote file; any number of readers share its blocks.
 
     A C library that reads would drop an exception. So after a failure the reader is at its end: call
@@ -114,35 +115,21 @@ class Reader(io.RawIOBase):
     """
 
     def __init__(self, remote: RemoteFile):
-        self.remote, self.position = remote, 0
+        self.remote, self.length = remote, remote.size
 
     def check(self) -> None:
         """Raise the failure of the file, if there was one."""
         self.remote.check()
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = self.remote.size if whence == io.SEEK_END else self.position if whence == io.SEEK_CUR else 0
-        self.position = max(base + offset, 0)
-        return self.position
-
     def readinto(self, buffer: Any) -> int:
         if self.remote.failure is not None:
             return 0
-        index, offset = divmod(self.position, BLOCK_BYTES)
+        index, offset = divmod(self.at, BLOCK_BYTES)
         try:
             piece = self.remote.block(index)[offset : offset + len(buffer)]
         except Exception as error:
             self.remote.failure = error
             return 0
         buffer[: len(piece)] = piece
-        self.position += len(piece)
+        self.at += len(piece)
         return len(piece)

@@ -2,7 +2,8 @@
 
 A melody (`melodies`) is played tone by tone (`tones`), each tone as its instrument is (`timbres`); the sum goes
 through the body of the instrument, the room, the microphone and its equaliser (`rooms`). Vibrato moves the partials
-over the peaks of the body, so it moves the timbre of a bowed string. Performances differ by the label and the seed alone.
+over the peaks of the body, so it moves the timbre of a bowed string. Performances differ by the label and the seed
+alone.
 """
 
 import hashlib

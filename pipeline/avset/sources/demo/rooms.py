@@ -64,22 +64,29 @@ def impulse_response(rng: np.random.Generator, place: np.random.Generator, rate:
 
 
 def _diffuse(rng: np.random.Generator, seconds: float, rate: int) -> Float[np.ndarray, "R"]:
-    """Noise that loses 60 dB in `seconds`, sooner above 2 kHz; it begins after the first reflections."""
+    """Noise that loses 60 dB in `seconds`, sooner above 2 kHz; it begins with the first reflections."""
     time = np.arange(round(seconds * rate)) / rate
-    spectrum = np.fft.rfft(rng.standard_normal(len(time)))
     low = 1 / (1 + (np.fft.rfftfreq(len(time), 1 / rate) / 2000.0) ** 4)
-    slow, fast = (np.fft.irfft(spectrum * share, len(time)) for share in (low, 1 - low))
     fall = -3 * time / seconds
-    return (slow * 10**fall + fast * 10 ** (fall / DULL)) * np.clip(time / 0.02, 0, 1)
+    slow, fast = shaped(rng, low, len(time)), shaped(rng, 1 - low, len(time))
+    shares = np.sqrt([np.mean(low**2), np.mean((1 - low) ** 2)])
+    return (shares[0] * slow * 10**fall + shares[1] * fast * 10 ** (fall / DULL)) * np.clip(time / 0.02, 0, 1)
 
 
 def hiss(rng: np.random.Generator, length: int, rate: int) -> Float[np.ndarray, "L"]:
     """The noise of a recording, relative to music of power 1; silence in half of all."""
-    level, slope, heard = rng.uniform(*NOISE), rng.uniform(*PINK), rng.random() < NOISY
+    if rng.random() >= NOISY:
+        return np.zeros(length)
+    slope = rng.uniform(*PINK) / (20 * np.log10(2))
     hertz = np.maximum(np.fft.rfftfreq(length, 1 / rate), 50.0)
-    spectrum = np.fft.rfft(rng.standard_normal(length)) * hertz ** (slope / (20 * np.log10(2)))
-    noise = np.fft.irfft(spectrum, length)
-    return noise * (heard * 10 ** (level / 20) / np.sqrt(np.mean(noise**2)))
+    return shaped(rng, hertz**slope, length) * 10 ** (rng.uniform(*NOISE) / 20)
+
+
+def shaped(rng: np.random.Generator, gain: Float[np.ndarray, "F"], length: int) -> Float[np.ndarray, "{length}"]:
+    """Noise of power 1 whose spectrum has this gain at the frequencies of its FFT, F = length // 2 + 1."""
+    noise = rng.standard_normal((2, len(gain))) * gain
+    samples = np.fft.irfft(noise[0] + 1j * noise[1], length)
+    return samples / np.sqrt(np.mean(samples**2))
 
 
 def minimum_phase(decibels: Float[np.ndarray, "F"]) -> Float[np.ndarray, "N"]:
@@ -91,10 +98,7 @@ def minimum_phase(decibels: Float[np.ndarray, "F"]) -> Float[np.ndarray, "N"]:
     return np.fft.irfft(np.exp(np.fft.rfft(cepstrum)), size)
 
 
-def convolved(wave: Float[np.ndarray, "L"], *responses: Float[np.ndarray, "_"]) -> Float[np.ndarray, "L"]:
-    """The wave through impulse responses, as long as before."""
-    size = -(-(len(wave) + sum(map(len, responses))) // 4096) * 4096
-    spectrum = np.fft.rfft(wave, size)
-    for response in responses:
-        spectrum *= np.fft.rfft(response, size)
-    return np.fft.irfft(spectrum, size)[: len(wave)]
+def convolved(wave: Float[np.ndarray, "L"], response: Float[np.ndarray, "R"]) -> Float[np.ndarray, "L"]:
+    """The wave through an impulse response, as long as before."""
+    size = -(-(len(wave) + len(response)) // 4096) * 4096
+    return np.fft.irfft(np.fft.rfft(wave, size) * np.fft.rfft(response, size), size)[: len(wave)]

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32
 
 from avset.errors import ParamsError
 from avset.sources.demo.melodies import Note, compose
-from avset.sources.demo.rooms import convolved, equaliser, hiss, impulse_response, minimum_phase
+from avset.sources.demo.rooms import convolved, equaliser, hiss, impulse_response, minimum_phase, shaped
 from avset.sources.demo.timbres import INSTRUMENTS, LABELS, Body, Noise
 from avset.sources.demo.tones import Performer, performer, tone
 
@@ -47,7 +47,8 @@ def synthesize(
     here = np.random.default_rng([key if room is None else room, 4])
     hertz = np.fft.rfftfreq(FILTER, 1 / sample_rate)
     colour = minimum_phase(response(INSTRUMENTS[label].body, player, hertz) + equaliser(here, hertz))
-    wave = convolved(dry, colour, impulse_response(here, place, sample_rate))
+    room_response = impulse_response(here, place, sample_rate)
+    wave = convolved(dry, convolved(np.pad(room_response, (0, FILTER)), colour))
     wave /= np.sqrt(np.mean(wave[sounding] ** 2))
     wave += hiss(place, len(wave), sample_rate)
     wave *= LEVEL / np.sqrt(np.mean(wave[sounding] ** 2))
@@ -86,5 +87,4 @@ def _hill(noise: Noise, player: Performer, rng: np.random.Generator, length: int
     """White noise through a hill over log frequency, with unit power."""
     octaves = np.log2(np.maximum(np.fft.rfftfreq(length, 1 / rate), 1.0) / (noise.centre * player.size))
     hill = np.exp(-0.5 * (octaves / noise.width) ** 2)
-    samples = np.fft.irfft(np.fft.rfft(rng.standard_normal(length)) * hill, length)
-    return samples / np.sqrt(np.mean(samples**2))
+    return shaped(rng, hill, length)

@@ -77,6 +77,16 @@ def test_the_same_clip_twice_is_the_same_bytes(tmp_path: Path):
     assert boxes[0] == boxes[1]
 
 
+def test_the_stems_of_a_duet_add_up_to_its_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    entry = next(entry for entry in demo.listing(SHORT).entries if len(entry.labels) == 2)
+    written: list[np.ndarray] = []
+    monkeypatch.setattr(demo, "write_mp4", lambda _, __, ___, waveform, ____: written.append(waveform))
+    demo.fetch(entry, SHORT, tmp_path / "clip.mp4")
+    stems = demo.stems(entry, SHORT)
+    assert stems.shape == (2, demo.SAMPLE_RATE) and np.abs(stems).max(axis=1).min() > 0.02
+    assert np.array_equal(stems.sum(axis=0), written[0])
+
+
 @pytest.mark.parametrize("change", [{"media_id": "violin-test-000"}, {"media_id": "violin-train-001"}, {"seed": 1}])
 def test_splits_numbers_and_seeds_share_neither_melody_nor_scene(change: dict):
     entry = Entry(change.get("media_id", "violin-train-000"), "train", ("violin",), "demo")

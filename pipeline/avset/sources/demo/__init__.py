@@ -8,6 +8,7 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 from pydantic import BaseModel, Field
 
 from avset.params import Download
@@ -64,13 +65,28 @@ def fetch(entry: Entry, options: Options, target: Path, access: Download | None 
 
     There is one box for each instrument and frame. The sound of a duet is the sum of two, limited in peak.
     """
-    parts = [synthesize(label, _seed(entry, options, f"sound {n}"), options.duration, SAMPLE_RATE)
-             for n, label in enumerate(entry.labels)]  # fmt: skip
-    waveform = np.sum([samples for samples, _ in parts], axis=0)
-    waveform *= min(1.0, DUET_PEAK / max(float(np.abs(waveform).max()), 1e-9))
-    frames, boxes = _draw(entry, options, [notes for _, notes in parts])
-    write_mp4(target, frames, options.fps, waveform, SAMPLE_RATE)
+    parts, scores = _perform(entry, options)
+    frames, boxes = _draw(entry, options, scores)
+    write_mp4(target, frames, options.fps, parts.sum(axis=0), SAMPLE_RATE)
     return Fetched(boxes=boxes)
+
+
+def stems(entry: Entry, options: Options) -> Float[np.ndarray, "N L"]:
+    """What each player of a clip plays, in the order of its labels, at 22 050 Hz: the clip's sound is the sum of these.
+
+    They are made anew from the seeds, before AAC: true references of a duet.
+    """
+    return _perform(entry, options)[0]
+
+
+def _perform(entry: Entry, options: Options) -> tuple[Float[np.ndarray, "N L"], list[list[Note]]]:
+    """Stems and scores: all players are in one room, before one microphone."""
+    room = _seed(entry, options, "room")
+    played = [synthesize(label, _seed(entry, options, f"sound {n}"), options.duration, SAMPLE_RATE, room)
+              for n, label in enumerate(entry.labels)]  # fmt: skip
+    parts = np.stack([samples for samples, _ in played]).astype(np.float64)
+    parts *= min(1.0, DUET_PEAK / max(float(np.abs(parts.sum(axis=0)).max()), 1e-9))
+    return parts, [notes for _, notes in played]
 
 
 def _draw(entry: Entry, options: Options, scores: list[list[Note]]) -> tuple[list[np.ndarray], list[Box]]:

@@ -16,9 +16,13 @@ INTERVAL_WEIGHTS = np.array([0.02, 0.03, 0.05, 0.11, 0.26, 0.06, 0.26, 0.11, 0.0
 BEATS = np.array([0.5, 1.0, 1.5, 2.0])
 BEAT_WEIGHTS = np.array([0.38, 0.38, 0.1, 0.14])
 BROKEN_CHORD = (0, 2, 4, 7, 4, 2)  # degrees above the root
-PAUSED = (0.14, 0.28)  # share of the time between phrases
-PHRASE = (1.5, 2.8)  # seconds from one pause to the next
+PAUSED = (0.2, 0.42)  # share of the time between phrases
+PHRASE = (1.3, 3.2)  # seconds from one pause to the next
 OVERLAP = 0.04  # s, how long slurred notes sound together
+MEETING = (65.0, 3.0)  # MIDI, mean and deviation of the middle of a melody, whoever plays it
+WIDTH = (12, 19)  # semitones of a melody
+SHORT = (0.35, 0.6)  # share of its time that a short note sounds
+LOUDNESS = (0.4, 0.9)  # velocity, of a phrase
 STROKE = (0.085, 0.12)  # s between the strokes of a roll
 SHORTEST_NOTE = 0.09  # s
 
@@ -43,6 +47,7 @@ class Style:
     high: int
     tempo: tuple[Number, Number]  # beats per minute
     slurred: float = 0.0  # probability that a note leads into the next one
+    short: float = 0.0  # probability that a phrase has short notes
     chords: float = 0.0  # probability that a note has thirds below it
     broken: float = 0.0  # probability that a phrase is a broken chord
     rolls: float = 0.0  # probability that a long note is repeated fast
@@ -88,9 +93,9 @@ def _rhythm(rng: np.random.Generator, beat: float, span: float) -> np.ndarray:
 
 
 def _ladder(rng: np.random.Generator, style: Style) -> list[int]:
-    """The notes of a random mode within a random part of the range, lowest first."""
-    width = min(int(rng.integers(14, 20)), style.high - style.low)
-    low = int(rng.integers(style.low, style.high - width + 1))
+    """The notes of a random mode, lowest first: within the range, as near to where all instruments meet as they go."""
+    width = int(rng.integers(*WIDTH))
+    low = int(np.clip(round(rng.normal(*MEETING)) - width // 2, style.low, style.high - width))
     mode, tonic = MODES[int(rng.integers(len(MODES)))], int(rng.integers(12))
     return [midi for midi in range(low, low + width + 1) if (midi - tonic) % 12 in mode]
 
@@ -105,15 +110,16 @@ def _phrase(
     rng: np.random.Generator, style: Style, times: np.ndarray, melody: list[int], ladder: list[int]
 ) -> list[Note]:
     """The notes of one phrase; `times` has one entry more than `melody`, the end of the phrase."""
-    loudness = rng.uniform(0.6, 0.85)
-    arch = rng.uniform(0.0, 0.2) * np.sin(np.pi * (np.arange(len(melody)) + 0.5) / len(melody))
+    along = (np.arange(len(melody)) + 0.5) / len(melody)
+    shape = rng.uniform(0.0, 0.2) * np.sin(np.pi * along) + rng.uniform(-0.4, 0.4) * (along - 0.5)
+    loudness, short = rng.uniform(*LOUDNESS) + shape, rng.random() < style.short
     end = float(times[-1])
     notes = []
     for i, midi in enumerate(melody):
         onset, length = float(times[i]), float(times[i + 1] - times[i])
-        velocity = float(np.clip(loudness + arch[i] + rng.normal(0.0, 0.05), 0.3, 1.0))
-        leads = i + 1 < len(melody) and melody[i + 1] != midi and rng.random() < style.slurred
-        held = length + OVERLAP if leads else length * rng.uniform(0.86, 0.98)
+        velocity = float(np.clip(loudness[i] + rng.normal(0.0, 0.05), 0.3, 1.0))
+        leads = not short and i + 1 < len(melody) and melody[i + 1] != midi and rng.random() < style.slurred
+        held = length + OVERLAP if leads else length * rng.uniform(*(SHORT if short else (0.86, 0.98)))
         voices = [midi]
         if rng.random() < style.chords:
             degree = ladder.index(midi)

@@ -1,4 +1,11 @@
-"""What the demo's instruments are: spectra, gestures, noises, and the table of the eleven of MUSIC."""
+"""What the demo's instruments are: spectra, bodies, gestures, noises, and the table of the eleven of MUSIC.
+
+The numbers follow published descriptions: Fletcher and Rossing, The Physics of Musical Instruments; Meyer, Acoustics
+and the Performance of Music (formants, dynamics); Cremer, The Physics of the Violin (Helmholtz motion, 1 / k);
+Jansson, Acoustics for Violin and Guitar Makers (A0, B1, the bridge hill); Benade, Fundamentals of Musical Acoustics
+(cutoff of tone holes and bells); Hirschberg et al. 1996 (brass grows brassy with level); Fletcher and Sanders 1967
+(vibrato).
+"""
 
 from dataclasses import dataclass
 
@@ -9,16 +16,27 @@ from avset.sources.demo.melodies import Number, Style
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The steady tone."""
+    """The tone before the body, played loud."""
 
     partials: tuple[Number, ...]  # dB of the first ones; the last of them goes on with `tilt`
     tilt: Number = 0.0  # dB per octave of the partial's number
-    formants: tuple[tuple[Number, Number, Number], ...] = ()  # centre in Hz, width in octaves, dB
-    cutoff: tuple[Number, Number] = (5000.0, 12.0)  # Hz, dB lost per octave above
+    soft: Number = 4.0  # dB missing per octave of the number at effort 0
+    even: tuple[Number, Number, Number] = (0.0, 0.0, 1.0)  # dB missing up to one MIDI note, none from another on
     ratios: tuple[Number, ...] = ()  # of the partials to the fundamental; harmonic if empty
     stretch: Number = 0.0  # stiffness: partial k lies at k sqrt(1 + stretch k^2)
     pluck: Number = 0.0  # where the string is plucked, share of its length
+    decay: tuple[Number, Number] = (np.inf, 0.0)  # s at 440 Hz, exponent of its fall with frequency
     reeds: tuple[Number, ...] = (0.0,)  # cents, tones that sound together
+
+
+@dataclass(frozen=True)
+class Body:
+    """The instrument as a filter, whatever the note."""
+
+    formants: tuple[tuple[Number, Number, Number], ...] = ()  # centre in Hz, width in octaves, dB
+    low: tuple[Number, Number] = (20.0, 0.0)  # Hz, dB lost per octave below
+    cutoff: tuple[Number, Number] = (5000.0, 12.0)  # Hz, dB lost per octave above
+    ripple: Number = 0.0  # dB, of many narrow peaks that differ from one instrument to the next
 
 
 @dataclass(frozen=True)
@@ -28,19 +46,12 @@ class Gesture:
     attack: Number = 0.03  # s
     release: Number = 0.05  # s
     swell: Number = 0.0  # 0..1, how much quieter the ends of a tone are
-    bloom: tuple[Number, Number] = (
-        0.0,
-        1.0,
-    )  # dB missing per octave of the number at the onset, time constant in s
-    soft: Number = 4.0  # dB missing per octave of the number at velocity 0
-    decay: tuple[Number, Number] = (
-        np.inf,
-        0.0,
-    )  # time constant in s at 440 Hz, exponent of its fall with frequency
+    bloom: tuple[Number, Number] = (0.0, 1.0)  # effort missing at the onset, time constant in s
     vibrato: tuple[Number, Number, Number] = (5.0, 0.0, 0.2)  # Hz, semitones, delay in s
-    tremolo: Number = 0.0  # 0..1, loudness that goes with the vibrato
+    tremolo: Number = 0.0  # 0..1, loudness and effort that go with the vibrato
     glide: Number = 0.0  # s from the note before, if slurred
     scoop: Number = 0.0  # semitones below the note at its onset
+    unsteady: Number = 2.0  # cents of jitter; a tenth of a dB each
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,7 @@ class Noise:
     steady: Number = -70.0  # dB relative to the tone
     burst: Number = -70.0  # dB at the onset
     fade: Number = 0.03  # s, time constant of the burst
+    pulsed: Number = 0.0  # 0..1, how much of the steady noise comes once a period
 
 
 @dataclass(frozen=True)
@@ -60,75 +72,93 @@ class Instrument:
 
     style: Style
     spectrum: Spectrum
+    body: Body
     gesture: Gesture
     noise: Noise = Noise()
+    struck: bool = False  # or plucked: modes that decay
 
 
 INSTRUMENTS = {
     "accordion": Instrument(
-        Style(53, 77, (80, 132), slurred=0.5, chords=0.3),
-        Spectrum((0, -3, -6, -8, -9, -10), -5, ((1000, 0.5, -5), (3600, 0.45, 12)), (4600, 14), reeds=(-8, 9)),
-        Gesture(0.03, 0.035, bloom=(2, 0.04), soft=2),
+        Style(48, 84, (80, 132), slurred=0.5, short=0.3, chords=0.35),
+        Spectrum((0, -2, -3, -4, -6, -7, -8), -5, soft=2, reeds=(-8, 9)),
+        Body(((750, 0.5, -4), (2800, 0.6, 6)), cutoff=(4800, 14), ripple=2),
+        Gesture(0.035, 0.04, bloom=(0.4, 0.04), unsteady=1),
+        Noise(2500, 1.2, -42, -24, 0.012),
     ),
     "acoustic guitar": Instrument(
-        Style(40, 76, (84, 144), chords=0.15, broken=0.5, strum=0.018, ring=1.1),
-        Spectrum((0,), -4, ((105, 0.25, 5), (210, 0.3, 5), (400, 0.4, 3)), (2600, 10), stretch=6e-5, pluck=0.19),
-        Gesture(attack=0.002, decay=(0.42, 0.65)),
-        Noise(1500, 1.2, burst=-14, fade=0.008),
+        Style(40, 79, (84, 144), chords=0.2, broken=0.5, strum=0.018, ring=1.5),
+        Spectrum((0,), -5, soft=5, stretch=6e-5, pluck=0.19, decay=(0.7, 0.6)),
+        Body(((105, 0.2, 8), (210, 0.2, 7), (400, 0.3, 4)), (90, 12), (4000, 10), 4),
+        Gesture(attack=0.002, release=0.08),
+        Noise(1800, 1.2, burst=-16, fade=0.008),
+        struck=True,
     ),
     "cello": Instrument(
-        Style(36, 64, (60, 112), slurred=0.6),
-        Spectrum((-2, 0, -3, -5), -6, ((110, 0.4, 4), (230, 0.3, 6), (450, 0.35, 6), (900, 0.5, -6)), (1800, 14)),
-        Gesture(0.08, 0.09, swell=0.4, bloom=(3, 0.07), vibrato=(5.2, 0.22, 0.15), glide=0.05),
-        Noise(1300, 1.5, -26, -22, 0.05),
+        Style(36, 66, (60, 112), slurred=0.6, short=0.15),
+        Spectrum((0,), -5.5, soft=4),
+        Body(((100, 0.2, 8), (190, 0.2, 8), (300, 0.25, 4), (1300, 0.4, -3), (2100, 0.4, 6)), (90, 12), (3200, 12), 6),
+        Gesture(0.08, 0.09, 0.3, (0.5, 0.06), (5.5, 0.22, 0.1), glide=0.06, unsteady=4),
+        Noise(1600, 1.4, -27, -16, 0.03, 0.8),
     ),
     "clarinet": Instrument(
-        Style(50, 80, (84, 150), slurred=0.65),
-        Spectrum((0, -36, -3, -32, -8, -28, -13, -26, -18, -26, -23), -16, ((1100, 0.4, 3),), (1600, 14)),
-        Gesture(0.035, 0.06, bloom=(4, 0.03)),
-        Noise(2500, 1.0, -52, -40),
+        Style(50, 89, (84, 150), slurred=0.65, short=0.25),
+        Spectrum((0, -6, -3, -8, -6, -10, -9, -14, -14), -14, soft=8, even=(30, 60, 80)),
+        Body(((1500, 0.4, 3),), (150, 6), (2000, 9)),
+        Gesture(0.04, 0.06, bloom=(0.4, 0.03), unsteady=2),
+        Noise(2800, 1.0, -46, -32, 0.02),
     ),
     "erhu": Instrument(
-        Style(62, 86, (60, 110), slurred=0.75),
-        Spectrum((-6, -2, 0, -2, -4), -8, ((500, 0.4, -6), (1150, 0.3, 12), (2100, 0.35, -4)), (2600, 16)),
-        Gesture(0.05, 0.08, 0.35, (2, 0.05), vibrato=(5.8, 0.5, 0.12), glide=0.14, scoop=0.3),
-        Noise(1700, 0.7, -33, -26, 0.04),
+        Style(62, 90, (60, 110), slurred=0.75),
+        Spectrum((0,), -5, soft=4),
+        Body(((450, 0.3, 5), (850, 0.3, 8), (1500, 0.3, -5), (2900, 0.4, 8)), (400, 10), (4000, 16), 4),
+        Gesture(0.05, 0.08, 0.3, (0.4, 0.05), (5.8, 0.45, 0.12), 0.05, glide=0.14, scoop=0.3, unsteady=5),
+        Noise(2600, 0.9, -26, -18, 0.04, 0.8),
     ),
     "flute": Instrument(
-        Style(67, 93, (84, 144), slurred=0.6),
-        Spectrum((0, -9, -17, -25, -31), -16),
-        Gesture(0.055, 0.07, 0.25, (3, 0.05), soft=7, vibrato=(5.0, 0.1, 0.2), tremolo=0.22),
-        Noise(1800, 1.3, -18, -13),
+        Style(60, 92, (84, 144), slurred=0.6, short=0.25),
+        Spectrum((0, -5, -13, -20, -27), -14, soft=9),
+        Body(cutoff=(4000, 12)),
+        Gesture(0.06, 0.07, 0.2, (0.5, 0.05), (5.0, 0.1, 0.2), 0.22, unsteady=4),
+        Noise(1900, 1.4, -19, -11, 0.04),
     ),
     "saxophone": Instrument(
-        Style(50, 76, (84, 150), slurred=0.55),
-        Spectrum((0, 1, -1, -3, -6, -8), -9, ((700, 0.4, 8), (1400, 0.35, -5), (2100, 0.3, 5)), (2400, 14)),
-        Gesture(0.03, 0.06, bloom=(3, 0.04), vibrato=(4.8, 0.2, 0.25), tremolo=0.1, glide=0.03, scoop=0.6),
-        Noise(3400, 0.6, -25, -20),
+        Style(46, 75, (84, 150), slurred=0.55, short=0.25),
+        Spectrum((0, -3, -3, -6, -7, -9, -9), -4),
+        Body(((1200, 0.5, -4), (3200, 0.5, 8)), (150, 6), (5500, 10)),
+        Gesture(0.025, 0.09, 0.1, (0.3, 0.03), (5.0, 0.2, 0.3), 0.2, glide=0.04, scoop=0.7, unsteady=8),
+        Noise(3200, 1.0, -25, -12, 0.03, 0.9),
     ),
     "trumpet": Instrument(
-        Style(57, 82, (84, 150), slurred=0.3),
-        Spectrum((-8, -3, 0, 0, -1, -3, -6), -9, ((1300, 0.45, 9),), (2800, 12)),
-        Gesture(0.022, 0.05, bloom=(9, 0.05), soft=10, vibrato=(5.2, 0.1, 0.35), scoop=0.15),
-        Noise(3000, 0.8, -52, -34, 0.01),
+        Style(54, 82, (84, 150), slurred=0.3, short=0.35),
+        Spectrum((0, 0, 0, 0, 0, -1, -2), -4, soft=13),
+        Body(((1250, 0.45, 5),), (1100, 6), (2800, 10)),
+        Gesture(0.025, 0.05, 0.05, (0.6, 0.04), (5.4, 0.12, 0.35), 0.05, scoop=0.2, unsteady=3),
+        Noise(3000, 0.8, -48, -26, 0.012),
     ),
     "tuba": Instrument(
-        Style(30, 52, (66, 116), slurred=0.3),
-        Spectrum((0, 2, 1, -2, -6), -14, ((190, 0.7, 5),), (420, 12)),
-        Gesture(0.06, 0.08, bloom=(7, 0.06), soft=6, scoop=0.15),
-        Noise(400, 1.0, -42, -30),
+        Style(34, 65, (66, 116), slurred=0.3, short=0.3),
+        Spectrum((0, 1, 0, -2, -5, -8), -9, soft=11),
+        Body(((230, 0.6, 6), (500, 0.4, 3)), (60, 6), (700, 10)),
+        Gesture(0.06, 0.08, 0.1, (0.6, 0.06), scoop=0.25, unsteady=4),
+        Noise(500, 1.2, -40, -24, 0.02),
     ),
     "violin": Instrument(
-        Style(60, 91, (84, 150), slurred=0.6),
-        Spectrum((0,), -5, ((285, 0.25, 4), (520, 0.3, 6), (1000, 0.4, -5), (2800, 0.4, 9)), (3900, 20)),
-        Gesture(0.06, 0.07, 0.3, (3, 0.06), vibrato=(6.1, 0.28, 0.15), tremolo=0.08, glide=0.035),
-        Noise(3200, 1.0, -26, -21, 0.04),
+        Style(55, 91, (84, 150), slurred=0.6, short=0.2),
+        Spectrum((0,), -6, soft=4),
+        Body(
+            ((275, 0.15, 7), (460, 0.13, 7), (545, 0.13, 8), (1350, 0.4, -4), (2500, 0.45, 9)), (260, 12), (4200, 15), 6
+        ),
+        Gesture(0.055, 0.07, 0.25, (0.5, 0.05), (6.0, 0.25, 0.1), glide=0.04, unsteady=4),
+        Noise(3200, 1.1, -27, -15, 0.03, 0.8),
     ),
     "xylophone": Instrument(
-        Style(70, 96, (84, 144), chords=0.1, rolls=0.35, ring=0.45),
-        Spectrum((0, -8, -14, -20), ratios=(1.0, 3.0, 6.05, 10.1)),
-        Gesture(0.0015, 0.04, soft=5, decay=(0.2, 0.9)),
-        Noise(700, 0.9, burst=-11, fade=0.014),
+        Style(60, 92, (84, 144), chords=0.15, rolls=0.35, ring=0.5),
+        Spectrum((0, -10, -17, -23), soft=5, ratios=(1.0, 3.0, 6.05, 10.1), decay=(0.2, 0.9)),
+        Body(),
+        Gesture(0.0015, 0.04),
+        Noise(900, 1.0, burst=-9, fade=0.01),
+        struck=True,
     ),
 }
 LABELS: tuple[str, ...] = tuple(INSTRUMENTS)

@@ -3,7 +3,7 @@
 Makes data/<dataset>/<scale>/models/<method>/: model.safetensors (weights, settings, facts), record.json and, of a
 method that learns, curves/ (dvclive).
 No label is read. A killed run goes on where its last validation was. With train.workers > 1 so many processes
-train together (see avset.training.distributed), started by Ray Train.
+train together (see avset.training.distributed), on this machine or, with runtime.executor ray, on a cluster.
 """
 
 import os
@@ -21,7 +21,7 @@ import torch
 import typer
 
 from avset import params
-from avset.compute import ray_train
+from avset.compute import group, ray_train
 from avset.compute.identity import Recipe, code_of
 from avset.compute.making import making
 from avset.errors import AvsetError
@@ -75,7 +75,7 @@ def main(
     corpus = Corpus.load(p.data)
     state = state_of(p, method, corpus)
     if adopt:
-        return compare(p, method, corpus, recipe, state.stem, adopt)
+        return compare(p, method, recipe, state, adopt)
     recipe.check()
     with making(p.data / "models" / method) as folder:
         if not isinstance(p.preset(method), LearnedSettings):
@@ -89,32 +89,37 @@ def main(
             if p.train.workers == 1:
                 learn(p, method, corpus, state, folder, device_of(p))
             else:
-                work = partial(join, p, method, state, folder)
-                ray_train.run(work, p.train.workers, p.train.threads, p.runtime.device, state)
+                train_together(p, partial(join, p, method, state, folder, 0), state)
             with suppress(AvsetError):  # a cache that is full, or that we may only read
                 finished.keep(folder, state.stem)
     state.unlink(missing_ok=True)
 
 
-def compare(p: Params, method: str, corpus: Corpus, recipe: Recipe, key: str, count: int) -> None:
+def train_together(p: Params, work: Callable[[str], list[float]], state: Path) -> None:
+    """Have train.workers processes do `work`: on this machine, or where Ray has room for them."""
+    if p.runtime.executor == "ray":
+        ray_train.run(work, p.train.workers, p.train.threads, p.runtime.device, state)
+    else:
+        group.run(work, p.train.workers, device_of(p))
+
+
+def compare(p: Params, method: str, recipe: Recipe, state: Path, count: int) -> None:
     """Give the code as it is the version that it had before, if the first steps have the same losses to the last bit.
 
     AvsetError with the largest difference if they have not, or if no model is there to compare with.
     """
-    if p.train.workers > 1:
-        raise AvsetError(
-            "train: the steps of several processes are not made anew by one; set train.workers to 1 for that"
-        )
-    with TemporaryDirectory() as before, TemporaryDirectory() as now:
-        if not finished.restore(key, Path(before)) or not (losses := Record.read(Path(before)).facts.get("losses")):
+    with TemporaryDirectory() as before:
+        if not finished.restore(state.stem, Path(before)) or not (
+            losses := Record.read(Path(before)).facts.get("losses")
+        ):
             raise AvsetError(
                 f"train: no model of {method}, version {recipe.number}, is in the cache to compare with; run the "
                 f"stage with the former code, or raise the version with `python -m stages.train {method} --new-version`"
             )
-        state = Path(now) / "state"
-        again = learn(p, method, corpus, state, Path(now), device_of(p), min(count, len(losses)))
+    steps = min(count, len(losses))
+    again = group.run(partial(join, p, method, state, Path(), steps), p.train.workers, device_of(p))
     apart = max(abs(old - new) for old, new in zip(losses, again, strict=False))
-    if apart or len(again) < min(count, len(losses)):
+    if apart or len(again) < steps:
         raise AvsetError(
             f"train: the losses of the first {len(again)} steps differ by at most {apart:g}; the code is not "
             f"that of version {recipe.number}: mend it, or run `python -m stages.train {method} --new-version`"
@@ -123,12 +128,12 @@ def compare(p: Params, method: str, corpus: Corpus, recipe: Recipe, key: str, co
     print(f"train: the first {len(again)} steps have the same losses; the code keeps version {recipe.number}")
 
 
-def join(p: Params, method: str, state: Path, folder: Path, device: str) -> None:
-    """A worker's part of the training; AvsetError if it is another training that this machine would do."""
+def join(p: Params, method: str, state: Path, folder: Path, steps: int, device: str) -> list[float]:
+    """`learn` in one of several processes; AvsetError if it is another training that this machine would do."""
     corpus = Corpus.load(p.data)
     if state_of(p, method, corpus) != state:
         raise AvsetError(f"{socket.gethostname()} has other code or other data in {Path.cwd()}; share the folder")
-    learn(p, method, corpus, state, folder, device)
+    return learn(p, method, corpus, state, folder, device, steps)
 
 
 def learn(
@@ -155,13 +160,13 @@ def learn(
     validation = Validation(corpus, "validation", model.method.validated)
     validation.mixtures = distributed.own_share(validation.mixtures)
     validate = distributed.together(validation, len(validation.mixtures))
-    if distributed.rank() > 0:
-        train.fit(model, data, constants, p.train, validate, lambda *_: None, state, readers)
-        return []
+    fit = partial(train.fit, model, data, constants, p.train, validate)
     if steps:
-        return train.fit(model, data, constants, p.train, validate, lambda *_: None, None, readers, steps).losses
+        return fit(lambda *_: None, None, readers, steps).losses
+    if distributed.rank() > 0:
+        return fit(lambda *_: None, state, readers).losses
     with curves(folder / "curves") as log:
-        run = train.fit(model, data, constants, p.train, validate, log, state, readers)
+        run = fit(log, state, readers)
     model.method.load_own_state(run.best_state or model.method.own_state())
     facts = {"step": run.best_step, "validation": run.best, "clips": len(clips)}
     model.save(folder, model_facts(p, method) | {"train": p.train.recipe()} | facts)

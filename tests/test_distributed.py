@@ -22,12 +22,11 @@ from test_train import PRESETS, constants, make_model, settings, two_kinds
 from torch.utils.data import default_collate
 
 from avset import params
-from avset.compute import ray_train as group
+from avset.compute import group, ray_train
 from avset.compute.ray_worker import STORE
 from avset.errors import AvsetError, ParamsError
 from avset.training import distributed, train
 from avset.training.batches import TrainingMixtures
-from avset.training.dataset import Corpus
 
 SIZE, BATCH = 3, 6  # of two processes the sums are the same in any order
 TERMS = ("mask", "caption", "audio_language", "trimodal")
@@ -184,9 +183,9 @@ def machines(*sizes: tuple[int, int]) -> list[dict[str, float]]:
 
 
 def test_workers_get_gpus_where_there_are_some():
-    assert not group.wants_gpu(machines((4, 0)), 2, 2, "auto")
-    assert group.wants_gpu(machines((8, 2), (8, 2)), 4, 2, "auto")
-    assert not group.wants_gpu(machines((8, 2)), 4, 2, "cpu")
+    assert not ray_train.wants_gpu(machines((4, 0)), 2, 2, "auto")
+    assert ray_train.wants_gpu(machines((8, 2), (8, 2)), 4, 2, "auto")
+    assert not ray_train.wants_gpu(machines((8, 2)), 4, 2, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -200,7 +199,7 @@ def test_workers_get_gpus_where_there_are_some():
 )
 def test_a_cluster_without_room_says_so(there: list, workers: int, cpus: int, device: str, room: str):
     with pytest.raises(AvsetError, match=f"train.workers is {workers}, but the cluster has room for {room}"):
-        group.wants_gpu(there, workers, cpus, device)
+        ray_train.wants_gpu(there, workers, cpus, device)
 
 
 class Trainers:
@@ -229,7 +228,7 @@ def test_losses_are_forgiven_as_long_as_the_run_gets_ahead(tmp_path: Path):
 
     def trained(*things: Callable[[], None]) -> int:
         trainers = Trainers(*things)
-        group.persevere(trainers.fit, state)
+        ray_train.persevere(trainers.fit, state)
         return len(trainers.things)
 
     lost, ahead = partial(fail, ActorDiedError(), False), partial(fail, ActorDiedError(), True)
@@ -253,10 +252,12 @@ def test_ctrl_c_does_not_wait_for_ray():
     began = threading.Event()
     threading.Thread(target=lambda: began.wait() and os.kill(os.getpid(), signal.SIGINT), daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        group.run_trainer(Trainers(lambda: began.set() or threading.Event().wait()), alone=True)
+        ray_train.run_trainer(Trainers(lambda: began.set() or threading.Event().wait()), alone=True)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        group.run_trainer(Trainers(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN) and sys.exit(0)), alone=False)
+        ray_train.run_trainer(
+            Trainers(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN) and sys.exit(0)), alone=False
+        )
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -265,15 +266,35 @@ def test_shares_must_be_equal():
         params.resolve(toy.params(train__workers=3, scales__demo__train__batch_size=8))
 
 
-def in_a_group(rank: int, folder: Path, cache: Path, meet: Path) -> None:
-    """The training of a project by two processes without Ray."""
-    stage = import_module("stages.train")
-    dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
-    with toy.inside(folder, cache):
-        p = params.load()
-        state = stage.state_of(p, "avset", Corpus.load(p.data))
-        stage.join(p, "avset", state, p.data / "models" / "avset", "cpu")
-    dist.destroy_process_group()
+def refuse(device: str) -> None:
+    raise AvsetError("the disk is full") if dist.get_rank() else ZeroDivisionError("closed")
+
+
+def fall(device: str) -> None:
+    if dist.get_rank():
+        os.kill(os.getpid(), signal.SIGKILL)
+    dist.barrier()
+
+
+def stumble(device: str) -> None:
+    if dist.get_rank():
+        raise ValueError("a bug")
+    dist.barrier()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("work", "kind", "said"),
+    [
+        (refuse, AvsetError, "the disk is full"),
+        (fall, AvsetError, "a worker was lost .exit code -9.*run again"),
+        (stumble, RuntimeError, "closed|reset"),
+    ],
+)
+def test_what_ends_one_process_of_a_group_is_told(work: Callable[[str], None], kind: type, said: str):
+    with pytest.raises(kind, match=said) as told:
+        group.run(work, 2, "cpu")
+    assert work is not stumble or told.value.__notes__ == ["another worker: ValueError: a bug"]
 
 
 @pytest.fixture
@@ -324,7 +345,10 @@ def test_a_lost_machine_changes_no_byte(toy_data: Path, tmp_path: Path, two_mach
     folders = {name: toy.clone(toy_data, tmp_path / name) for name in ("ray", "group", "alone")}
     sizes = {"steps": 60, "batch_size": 2, "validate_every": 10, "threads": 1}
     for name, folder in folders.items():
-        toy.project(folder, toy.params(scales__demo__train=sizes, train__workers=1 if name == "alone" else 2))
+        how = {"train__workers": 1 if name == "alone" else 2}
+        if name == "ray":
+            how["runtime__executor"] = "ray"
+        toy.project(folder, toy.params(scales__demo__train=sizes, **how))
     status, said = train_until(folders["ray"], tmp_path / "cache", 20, lose_one)
     assert status == 0, said
     assert "a worker was lost" in said and said.count("goes on at step") == 1
@@ -333,9 +357,9 @@ def test_a_lost_machine_changes_no_byte(toy_data: Path, tmp_path: Path, two_mach
         toy.inside(folders["ray"], tmp_path / "cache"),
         pytest.raises(AvsetError, match="has other code or other data"),
     ):
-        import_module("stages.train").join(params.load(), "avset", tmp_path / "another.pt", tmp_path, "cpu")
-    torch.multiprocessing.spawn(in_a_group, (folders["group"], tmp_path / "other", tmp_path / "meet"), 2)
-    toy.run(folders["alone"], tmp_path / "third", "train")
+        import_module("stages.train").join(params.load(), "avset", tmp_path / "another.pt", tmp_path, 0, "cpu")
+    for name in ("group", "alone"):
+        toy.run(folders[name], tmp_path / name / "cache", "train")
     models = {name: folder / "data/demo/demo/models/avset" for name, folder in folders.items()}
     files = sorted(path.relative_to(models["ray"]) for path in models["ray"].rglob("*") if path.is_file())
     assert len(files) > 5

@@ -208,7 +208,6 @@ ENCODER = "scales__demo__encoder__"
         ("yt-dlp", "fail", "cookies.txt is not there", nothing,
          {**ONLINE, "runtime__download__cookies": "cookies.txt"}),
         ("ray", "ok", "starts by itself", nothing, RAY),
-        ("ray", "ok", "starts by itself", nothing, {"train__workers": 2}),
         ("ray", "fail", "Ray is not installed", gone("ray"), RAY),
         ("ray", "fail", "RAY_ADDRESS=127.0.0.1:1 does not answer",
          lambda patch: patch.setenv("RAY_ADDRESS", "127.0.0.1:1"), RAY),

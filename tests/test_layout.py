@@ -60,7 +60,8 @@ DOORS = {  # who may import a package
 
 TESTED_IN = {  # modules whose tests are in the file of another that they work for
     "architecture": "params", "values": "params",
-    "compute/making": "stages", "compute/ray_train": "distributed", "compute/worker": "crew", "errors": "store",
+    "compute/group": "distributed", "compute/making": "stages", "compute/ray_train": "distributed",
+    "compute/worker": "crew", "errors": "store",
     "evaluation/estimates": "evaluate", "evaluation/examples": "report", "features/padding": "encoder",
     "features/samples": "waveforms", "features/weights": "encoder", "models/checkpoint": "separate",
     "models/contract": "train", "models/unet": "avset", "presets": "train", "sources/dry_run": "clips",

@@ -22,7 +22,7 @@ class Process:
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, factory, time_limit), daemon=True)
-        with _interrupts_blocked():  # Ctrl-C is for this process alone
+        with interrupts_blocked():  # Ctrl-C is for this process alone
             self.process.start()
         theirs.close()
 
@@ -82,7 +82,7 @@ def end_with_parent() -> None:
 
 
 @contextmanager
-def _interrupts_blocked() -> Iterator[None]:
+def interrupts_blocked() -> Iterator[None]:
     """Processes that start in the block are born with SIGINT blocked.
 
     Where the system has no signal masks (Windows), SIGINT may end a process until `_serve` ignores it.

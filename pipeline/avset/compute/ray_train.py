@@ -18,7 +18,7 @@ from avset.errors import AvsetError
 from avset.storage.cache import cache_root
 
 WAIT_FOR_ROOM = 10  # min until a busy cluster must have room
-Work = Callable[[str], None]  # of a torch device
+Work = Callable[[str], object]  # of a torch device
 
 
 def run(work: Work, workers: int, cpus: int, device: str, state: Path) -> None:

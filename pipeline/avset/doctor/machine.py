@@ -116,9 +116,9 @@ def devices(runtime: Runtime) -> Iterator[Finding]:
             yield Finding("devices", "ok", found)
 
 
-def ray(runtime: Runtime, processes: int) -> Iterator[Finding]:
-    """The cluster at $RAY_ADDRESS, if something runs on Ray: the executor, or a training of several processes."""
-    if runtime.executor != "ray" and processes == 1:
+def ray(runtime: Runtime) -> Iterator[Finding]:
+    """The cluster at $RAY_ADDRESS, if the executor is Ray."""
+    if runtime.executor != "ray":
         return
     address = os.environ.get("RAY_ADDRESS", "") or "local"
     if not find_spec("ray"):

@@ -263,7 +263,7 @@ def test_ctrl_c_does_not_wait_for_ray():
 
 def test_shares_must_be_equal():
     with pytest.raises(ParamsError, match=r"train.workers: 3 do not divide the 8 mixtures of train.batch_size evenly"):
-        params.resolve(toy.params(train__workers=3, scales__demo__train__batch_size=8))
+        params.resolve(toy.params(scales__demo__train__workers=3, scales__demo__train__batch_size=8))
 
 
 def refuse(device: str) -> None:
@@ -343,12 +343,11 @@ def test_a_lost_machine_changes_no_byte(toy_data: Path, tmp_path: Path, two_mach
         two_machines.add_node(object_store_memory=STORE, num_cpus=1)
 
     folders = {name: toy.clone(toy_data, tmp_path / name) for name in ("ray", "group", "alone")}
-    sizes = {"steps": 60, "batch_size": 2, "validate_every": 10, "threads": 1}
+    sizes = {"steps": 60, "batch_size": 2, "validate_every": 10}
     for name, folder in folders.items():
-        how = {"train__workers": 1 if name == "alone" else 2}
-        if name == "ray":
-            how["runtime__executor"] = "ray"
-        toy.project(folder, toy.params(scales__demo__train=sizes, **how))
+        how = {"workers": 1 if name == "alone" else 2}
+        executor = "ray" if name == "ray" else "processes"
+        toy.project(folder, toy.params(scales__demo__train=sizes | how, runtime__executor=executor))
     status, said = train_until(folders["ray"], tmp_path / "cache", 20, lose_one)
     assert status == 0, said
     assert "a worker was lost" in said and said.count("goes on at step") == 1

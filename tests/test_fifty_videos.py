@@ -59,7 +59,7 @@ def settings(videos: Path, table: Path) -> dict[str, Any]:
     own["mixtures"] = {"different_category": True}
     sizes["model"]["channels"] = [12, 24, 48, 64]
     sizes["mixtures"] |= {"validation": 6, "test": 16}
-    sizes["train"] = {"steps": 160, "batch_size": 8, "validate_every": 160, "threads": 1}
+    sizes["train"] = {"steps": 160, "batch_size": 8, "validate_every": 160, "workers": 1, "threads": 1}
     return tree
 
 

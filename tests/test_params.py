@@ -215,7 +215,8 @@ PROMPTS, TRAIN, CROP = "evaluate/prompts", "scales/demo/train", "scales/demo/mod
         (r"scales\.demo\.model\.log_bins: .* multiple of 32, like 96, not 100", {"scales/demo/model/log_bins": 100}),
         (r"scales\.demo\.model\.log_bins: .*not 16", {"scales/demo/model/log_bins": 16, CROP: 16}),
         (r"scales\.demo\.model\.crop: .*presets\.avset\.norm is batch",
-         {"scales/demo/model/log_bins": 32, CROP: 32, f"{TRAIN}/batch_size": 1, "presets/avset/norm": "batch"}),
+         {"scales/demo/model/log_bins": 32, CROP: 32, f"{TRAIN}/batch_size": 1, f"{TRAIN}/workers": 1,
+          "presets/avset/norm": "batch"}),
         (r"model\.channels\.1: .*greater", {"scales/demo/model/channels": [12, 0]}),
         (r"model\.channels: .*at least 1", {"scales/demo/model/channels": []}),
         *((r"spectrograms\.hop_length: must be below window_length = 1022", {"spectrograms/hop_length": hop})
@@ -238,13 +239,13 @@ PROMPTS, TRAIN, CROP = "evaluate/prompts", "scales/demo/train", "scales/demo/mod
           for key in ("train/seed", "mixtures/seed", "presets/nmf_mfcc/seed", "runtime/download/retries")),
         *((rf"{key.replace('/', '.')}: .*not 0", {key: 0})
           for key in (f"{TRAIN}/steps", f"{TRAIN}/batch_size", f"{TRAIN}/validate_every", f"{TRAIN}/threads",
-                      "train/workers", "scales/demo/regions/batch_size", "scales/demo/captions/batch_size",
+                      "scales/demo/train/workers", "scales/demo/regions/batch_size", "scales/demo/captions/batch_size",
                       "scales/demo/captions/steps", "scales/demo/captions/lr", "scales/demo/mixtures/test",
                       "scales/demo/frames/count", "scales/demo/frames/spacing", "scales/demo/evaluate/examples",
                       "runtime/workers", "runtime/time_limit", "runtime/download/workers", "clips/min_seconds",
                       "clips/silence", "train/decoded_frames", "presets/avset/lr", "presets/nmf_mfcc/templates")),
         (r"train\.validate_every: must be at most train\.steps = 100, not 200", {f"{TRAIN}/steps": 100}),
-        (r"train\.workers: 3 do not divide", {"train/workers": 3}),
+        (r"train\.workers: 3 do not divide", {"scales/demo/train/workers": 3}),
         *((rf"{key.replace('/', '.')}: must be a finite number", {key: value})
           for value in (float("nan"), float("inf"), -float("inf"), 1e39)
           for key in ("presets/avset/lr", "clips/silence", "datasets/folder/clips/length")),

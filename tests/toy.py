@@ -29,7 +29,7 @@ def params(**changes: Any) -> dict[str, Any]:
     further = demo["sets"]["further"]
     further["same_category"] |= {"count": 2}
     further["three"] |= {"count": 2}
-    demo["train"] |= {"steps": 6, "batch_size": 2, "validate_every": 3}
+    demo["train"] |= {"steps": 6, "batch_size": 2, "validate_every": 3, "workers": 1}
     demo["model"] |= {"channels": [4, 8, 8, 8]}
     demo["evaluate"] |= {"examples": 2}
     tree["runtime"] |= {"workers": 1, "device": "cpu"}

@@ -19,16 +19,11 @@ Result = TypeVar("Result")
 def run(work: Callable[[str], Result], workers: int, device: str) -> Result:
     """Run `work` of a torch device in this process, as the first of a group, and in `workers` - 1 others.
 
-    On cuda each has a GPU. Only the first speaks, and its result is returned. One alone is no group. AvsetError if
-    there are too few GPUs, if `work` raises one in any process, or if a process is lost.
+    On cuda each has a GPU, or they share those that there are. Only the first speaks, and its result is returned. One
+    alone is no group. AvsetError if `work` raises one in any process, or if a process is lost.
     """
     if workers == 1:
         return work(device)
-    if device == "cuda":
-        import torch
-
-        if (there := torch.cuda.device_count()) < workers:
-            raise AvsetError(f"train.workers is {workers}, but this machine has {there} GPUs; lower it")
     with TemporaryDirectory() as folder, others(work, workers, device, Path(folder) / "meet") as peers:
         try:
             for error in filter(None, [peer.answer() for peer in peers]):
@@ -97,10 +92,11 @@ def member(work: Callable[[str], Result], rank: int, workers: int, device: str, 
     import torch
     import torch.distributed as dist
 
-    own = f"cuda:{rank}" if device == "cuda" else device
-    if device == "cuda":
+    gpus = torch.cuda.device_count() if device == "cuda" else 0
+    own = f"cuda:{rank % gpus}" if gpus else device
+    if gpus:
         torch.cuda.set_device(own)
-    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if gpus >= workers else "gloo"  # NCCL wants a GPU for each
     dist.init_process_group(backend, init_method=f"file://{meet}", rank=rank, world_size=workers)
     try:
         return work(own)

@@ -244,7 +244,7 @@ PROMPTS, TRAIN, CROP = "evaluate/prompts", "scales/demo/train", "scales/demo/mod
                       "scales/demo/frames/count", "scales/demo/frames/spacing", "scales/demo/evaluate/examples",
                       "runtime/workers", "runtime/time_limit", "runtime/download/workers", "clips/min_seconds",
                       "clips/silence", "train/decoded_frames", "presets/avset/lr", "presets/nmf_mfcc/templates")),
-        (r"train\.validate_every: must be at most train\.steps = 100, not 200", {f"{TRAIN}/steps": 100}),
+        (r"train\.validate_every: must be at most train\.steps = 100, not 400", {f"{TRAIN}/steps": 100}),
         (r"train\.workers: 3 do not divide", {"scales/demo/train/workers": 3}),
         *((rf"{key.replace('/', '.')}: must be a finite number", {key: value})
           for value in (float("nan"), float("inf"), -float("inf"), 1e39)
@@ -317,7 +317,7 @@ def test_a_module_that_is_no_kind_is_named(tmp_path: Path, monkeypatch: pytest.M
         {CROP: 60, "methods": {"nmf_mfcc": "pipeline/avset/models/nmf_mfcc.py"}},
         {"scales/demo/model/log_bins": 32, CROP: 32, "presets/avset/norm": "batch"},
         {"train/gain": [1, 1]}, {"train/gain": [0, 1]}, {"presets/avset/lr": 1}, {"captions/tokens": 75},
-        {"train/decoded_regions": 16, "train/decoded_frames": 1}, {"spectrograms/hop_length": 511},
+        {"train/decoded_regions": 16, "train/decoded_frames": 1, "presets/avset/level": "region"}, {"spectrograms/hop_length": 511},
         {PROMPTS: {"Hören": "{{so}} klingt {label}, {label}"}}, {"scales/demo/encoder/architecture": "hf-hub:a/b"},
         {"presets/ideal": TREE["presets"]["avset"]}, {"runtime/gpus_per_worker": 0.5}, {"runtime/gpus_per_worker": 2},
     ],

@@ -25,7 +25,7 @@ from avset.compute import group, ray_train
 from avset.compute.identity import Recipe, code_of
 from avset.compute.making import making
 from avset.errors import AvsetError
-from avset.evaluation.estimates import Validation
+from avset.evaluation.validation import Validation
 from avset.models.checkpoint import SeparationModel, Settings
 from avset.models.contract import Sizes
 from avset.params import Params

@@ -14,13 +14,13 @@ from test_store import tree_digest
 
 from avset.errors import AvsetError, MissingArtifact, ParamsError
 from avset.evaluation import metrics
-from avset.evaluation.estimates import Validation, estimates, words_of
+from avset.evaluation.estimates import estimates, words_of
+from avset.evaluation.validation import Validation
 from avset.inference.separate import Separator
 from avset.models import losses
 from avset.models.checkpoint import SeparationModel
 from avset.models.contract import Conditions
 from avset.storage.artifacts import ARTIFACTS
-from avset.storage.store import Store
 from avset.storage.tables import read_table, write_table
 from avset.training.dataset import Corpus
 from avset.training.mixtures import Mixture
@@ -326,18 +326,6 @@ def test_features_of_another_encoder_are_refused(scored: Path, tmp_path: Path):
             toy.run(folder, tmp_path / "cache", stage)
     with pytest.raises(AvsetError, match="trained with encoder"):
         Separator.load(folder / "data" / "demo" / "demo" / "models" / "avset")
-
-
-def test_validation_scores_the_kinds_that_it_was_asked_for(scored: Path):
-    data = scored / "data" / "demo" / "demo"
-    corpus, trained = Corpus.load(data), Separator.load(data / "models" / "avset").model
-    found = Validation(corpus, "test", ["video"])(trained)
-    rows = read_table(data / "scores" / "avset" / "scores.parquet")
-    mean = np.mean([r["nsdr"] for r in rows if r["query"] == "video" and r["mixture_id"].startswith("test-")])
-    assert found == {"video": pytest.approx(mean, abs=1e-3), "nsdr": found["video"]}
-    sound = next(estimates(trained, corpus.mixtures_of("test"), "video", corpus, {}))
-    regions = Store(data / "regions")
-    assert sound.attention.shape == (2, regions.dataset(regions.clips[0], "regions").shape[1])
 
 
 def test_a_tidied_training_is_adopted_and_restored(

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from avset.errors import AvsetError
 from avset.evaluation.bounds import still
 from avset.evaluation.metrics import best_assignment, bss_eval
 from avset.features.spectrograms import warp
@@ -171,23 +170,3 @@ def ordered_by_sources(made: Iterator[Estimates]) -> Iterator[Estimates]:
             one.mixture, one.asked, one.references, one.estimates[order], one.masks[order], attention,
             None if one.still is None else one.still[order],
         )  # fmt: skip
-
-
-class Validation:
-    """NSDR on the frozen mixtures of a split, by kinds of query that need no label; "nsdr" is their mean."""
-
-    def __init__(self, corpus: Corpus, split: str, kinds: Sequence[str]):
-        self.corpus, self.kinds, self.mixtures = corpus, kinds or [ORACLE], corpus.mixtures_of(split)
-        if not self.mixtures:
-            raise AvsetError(f"no mixture of split {split!r} has all its clips; raise mixtures.{split}, or add clips")
-
-    def __call__(self, model: SeparationModel) -> dict[str, float]:
-        runs = [list(estimates(model, self.mixtures, kind, self.corpus, {})) for kind in self.kinds]
-        gains = []
-        for same in zip(*runs, strict=True):
-            mixture, sources = same[0].mixture, same[0].references
-            scored = bss_eval(sources, np.stack([one.estimates for one in same]), "shared")
-            own = [self.corpus.mixture_sdr[mixture.mixture_id, n] for n in range(len(sources))]
-            gains.append((scored["sdr"] - own).mean(-1))
-        means = dict(zip(self.kinds, np.mean(gains, 0).tolist(), strict=True))
-        return {**means, "nsdr": float(np.mean(list(means.values())))}

@@ -1,6 +1,7 @@
 """Random mixtures for training."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,13 +71,10 @@ class TrainingMixtures(Dataset[dict[str, Tensor]]):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         chosen, rng = self.choose(index)
         crops, gains = zip(*(self.draw_crop(self.clips[i], rng) for i in chosen), strict=True)
-        heard = magnitudes([torch.from_numpy(crop) for crop in crops], gains, self.bins)
-        item = {"sources": heard[:-1], "mixture": heard[-1], "clip": torch.from_numpy(chosen)}
-        for name, store in self.features.items():
-            item[name] = torch.from_numpy(np.stack([store.read(self.clips[i], name) for i in chosen]))
-        if "regions" in item and any(self.decoded):
-            item["decoded"] = torch.from_numpy(self.draw_regions(item["regions"].shape[:3], rng))
-        return item
+        found = item(crops, gains, self.bins, chosen, self.clips, self.features)
+        if "regions" in found and any(self.decoded):
+            found["decoded"] = torch.from_numpy(self.draw_regions(found["regions"].shape[:3], rng))
+        return found
 
     def draw_regions(self, shape: tuple[int, ...], rng: np.random.Generator) -> Int[np.ndarray, "N v r"]:
         """Places in the flat (V R) of some frames, and of some regions of each, without repetition."""
@@ -90,10 +88,28 @@ class TrainingMixtures(Dataset[dict[str, Tensor]]):
         """A random crop at a whole hop, tiled if the clip is shorter, and its gain, divided by N."""
         planes = self.spectrograms.dataset(clip, "stft")
         start = int(rng.integers(max(1, len(planes) - self.crop + 1)))
-        crop = planes[start : start + self.crop]
-        if len(crop) < self.crop:
-            crop = crop[np.arange(self.crop) % len(crop)]
-        return crop, rng.uniform(*self.gain) / self.n_sources
+        return crop_of(planes, start, self.crop), rng.uniform(*self.gain) / self.n_sources
+
+
+def crop_of(planes: Any, start: int, frames: int) -> Float[np.ndarray, "T 2 F"]:
+    """So many STFT frames of the planes (length, 2, F) of a clip, from a hop on; tiled if there are fewer."""
+    crop: Float[np.ndarray, "T 2 F"] = planes[start : start + frames]
+    return crop if len(crop) == frames else crop[np.arange(frames) % len(crop)]
+
+
+def item(
+    crops: Sequence[Float[np.ndarray, "T 2 F"]], gains: Sequence[float], bins: int | None,
+    chosen: Int[np.ndarray, " N"], clips: Sequence[str], features: Mapping[str, Store],
+) -> dict[str, Tensor]:  # fmt: skip
+    """One mixture as a batch has it: magnitudes of the crops, the numbers of its clips among `clips`, their features.
+
+    A gain is divided by N already.
+    """
+    heard = magnitudes([torch.from_numpy(crop) for crop in crops], gains, bins)
+    found = {"sources": heard[:-1], "mixture": heard[-1], "clip": torch.from_numpy(chosen)}
+    for name, store in features.items():
+        found[name] = torch.from_numpy(np.stack([store.read(clips[i], name) for i in chosen]))
+    return found
 
 
 def magnitudes(

@@ -114,7 +114,7 @@ def fit(
     """Train for `train.steps` steps; the run's best state is that of the best validation.
 
     `constants` are those of `Objective`.
-    `validate` returns scores of which "nsdr" (and, for settings that say so, minus the training loss) decides;
+    `validate` returns scores of which "nsdr" (or, for settings that say so, "loss", the lower the better) decides;
     `log` gets the curves. With `state`, the run is kept there at every validation and taken up if it exists.
     In a process group (see `distributed`) the first process keeps the run, all take it up and all validate. With `stop`
     the run ends after so many steps, as the first part of a whole one.
@@ -181,7 +181,7 @@ def say(text: str) -> None:
 
 def keep_best(run: Run, values: dict[str, float], settings: LearnedSettings) -> None:
     """Remember the state if this validation is the best so far."""
-    score = values["validation/nsdr"] if settings.best == "nsdr" else -values["train/loss"]
+    score = values["validation/nsdr"] if settings.best == "nsdr" else -values["validation/loss"]
     if score > run.best:
         run.best, run.best_step = score, run.step
         run.best_state = {k: v.detach().cpu().clone() for k, v in run.method.own_state().items()}

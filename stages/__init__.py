@@ -12,6 +12,9 @@ from typing import Annotated, Any
 import typer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipeline"))  # the library of this checkout, whatever is installed
+os.environ.setdefault(
+    "TORCH_CPP_LOG_LEVEL", "ERROR"
+)  # else each process of a training warns of what it does on purpose
 
 from avset import params
 from avset.compute.identity import Recipe

@@ -1,11 +1,12 @@
 """sets: further frozen sets of test mixtures, to be scored apart with the same models. No model depends on them.
 
 Makes data/<dataset>/<scale>/sets/: mixtures.parquet and scores.parquet, as of `mixtures`, and record.json, which says
-what became of the clips, and why a set stays empty.
+what became of the clips, and why a set stays empty. The mixtures of a set of duets bring their references with them.
 """
 
 from avset.compute.making import making
 from avset.evaluation import bounds, scores
+from avset.sources.stems import stems_of
 from avset.storage.artifacts import Record
 from avset.storage.store import Store
 from avset.storage.tables import read_table, write_table
@@ -18,22 +19,28 @@ def main(path: ParamsFile = PARAMS) -> None:
     p = begin("sets", path)
     store, transform = Store(p.data / "spectrograms"), transform_of(p)
     clips = read_table(p.clips_folder / "index.parquet")
+    duets = any(told.category == "duet" for told in p.sets.further.values())
+    stems = stems_of(p.clips, p.spectrograms.sample_rate) if duets else None
     drawn = {
-        name: mixtures.draw_set(clips, store, transform, p.mixtures, name, told, p.clips.silence)
+        name: mixtures.draw_set(clips, store, transform, p.mixtures, name, told, p.clips.silence, stems)
         for name, told in p.sets.further.items()
     }
     rows = [row for made, _, _ in drawn.values() for row in made]
     own = scores.own_scores(rows, store, transform, bounds.templates(clips, store, transform), p.runtime.workers)
     with making(p.data / "sets") as fresh:
-        write_table(fresh / "mixtures.parquet", [row.row() for row in rows], scores.MIXTURES)
+        write_table(fresh / "mixtures.parquet", [{"sounds": b"", **row.row()} for row in rows], scores.SETS)
         write_table(fresh / "scores.parquet", own, scores.SCORES)
         facts = {"drawn": {name: ledger for name, (_, ledger, _) in drawn.items() if ledger},
                  "empty": {name: why for name, (_, _, why) in drawn.items() if why}}  # fmt: skip
+        if any(row.duet for row in rows):
+            facts["codec_sdr"] = mixtures.codec_sdr(rows, store, transform.hop_length)
         recipe = {"sets": p.sets.recipe(), "mixtures": p.mixtures.recipe()}
         Record("sets", recipe=recipe, inputs={"spectrograms": store.digest}, facts=facts).write(fresh)
     for name, (made, _, _) in drawn.items():
         means = [f", mean SDR of the {of} {sdr:.2f} dB" for of, sdr in scores.mean_sdr(own, made).items()]
         print(f"sets: {name}: {len(made)} mixtures{''.join(means)}")
+    if "codec_sdr" in facts:
+        print(f"sets: the decoded sound of a duet is the sum of what its players play, to {facts['codec_sdr']:.1f} dB")
 
 
 if __name__ == "__main__":

@@ -37,8 +37,10 @@ def test_entries_are_unique_and_counted():
 
 def test_more_clips_leave_the_old_ones_alone():
     assert set(demo.listing(demo.Options()).entries) < set(
-        demo.listing(demo.Options(train_per_label=20, duets=15)).entries
+        demo.listing(demo.Options(train_per_label=20, duets=15, test_duets=3)).entries
     )
+    further = {e.media_id: e for e in demo.listing(demo.Options(test_duets=3)).entries if "-test-" in e.media_id}
+    assert [e.split for e in further.values() if len(e.labels) == 2] == ["test"] * 3
 
 
 def test_every_label_has_a_sound_a_drawing_a_pose_and_colours():

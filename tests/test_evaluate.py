@@ -14,13 +14,13 @@ from test_store import tree_digest
 
 from avset.errors import AvsetError, MissingArtifact, ParamsError
 from avset.evaluation import metrics
-from avset.evaluation.estimates import estimates, words_of
+from avset.evaluation.estimates import estimates, share_of, words_of
 from avset.evaluation.validation import Validation
 from avset.inference.separate import Separator
 from avset.models import losses
 from avset.models.checkpoint import SeparationModel
 from avset.models.contract import Conditions
-from avset.storage.artifacts import ARTIFACTS
+from avset.storage.artifacts import ARTIFACTS, Record
 from avset.storage.tables import read_table, write_table
 from avset.training.dataset import Corpus
 from avset.training.mixtures import Mixture
@@ -142,6 +142,21 @@ def test_further_sets_are_scored_and_no_model_knows_them(scored: Path, tmp_path:
     coverage = json.loads((folder / "reports" / "demo" / "demo" / "coverage.json").read_text())
     assert "set 'same': no 2 test recordings make a mixture of it" in coverage["sets"]["same"]
     assert not [one for one in ARTIFACTS["models"].parents if one == "sets"]
+
+
+def test_each_player_of_a_duet_is_asked_for_by_word_and_by_place(scored: Path):
+    data = scored / "data" / "demo" / "demo"
+    corpus = Corpus.load(data, further=True)
+    duet = corpus.mixtures_of("duets")[0]
+    clip, labels = duet.clips[0], duet.labels
+    assert duet.clips == [clip, clip] and corpus.labels[clip] == labels and len(set(labels)) == 2
+    found = numbers(scored)["duets"]["avset"]
+    assert found.keys() == {*KINDS, *CONTROLS} - {"caption"}, "the picture of both has one caption"
+    whole = corpus.regions.read(clip, "regions")
+    for label in labels:
+        own = share_of(torch.from_numpy(whole).float(), clip, label, corpus)
+        assert own.shape == (len(whole), whole.shape[1] // 2, whole.shape[2])
+    assert Record.read(data / "sets").facts["codec_sdr"] > 15, "the decoded sound is that of its players"
 
 
 def test_what_moves_is_what_the_masks_gain_over_their_mean(scored: Path):

@@ -70,7 +70,7 @@ TESTED_IN = {  # modules whose tests are in the file of another that they work f
 }  # fmt: skip
 TESTED_THROUGH = {  # modules that tests reach through their stage or command alone
     "compute/process", "evaluation/evaluate", "evaluation/localization", "evaluation/scores", "inference/localize",
-    "sources/names", "sources/reuse", "storage/hdf5", "storage/previous",
+    "sources/names", "sources/reuse", "sources/stems", "storage/hdf5", "storage/previous",
 }  # fmt: skip
 
 

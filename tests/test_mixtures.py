@@ -10,7 +10,7 @@ import torch
 
 from avset.errors import AvsetError
 from avset.features import spectrograms as sp
-from avset.features.samples import to_int16
+from avset.features.samples import from_int16, to_int16
 from avset.params import FurtherSet
 from avset.params import Mixtures as Sizes
 from avset.storage.artifacts import Record
@@ -294,6 +294,28 @@ def test_further_sets_are_of_the_test_clips_and_of_their_own_rule(store: Store, 
                        ({"category": "different", "n_sources": 3}, "'mine' has 2 categories but")):  # fmt: skip
         made, _, why = further(store, rows, **told)
         assert made == [] and said in why and f"{why}; it stays empty" in capsys.readouterr().out
+
+
+def test_the_sources_of_a_duet_are_what_its_players_play(store: Store):
+    """Every test clip of two labels comes once before one comes again; a crop with a silent player never comes."""
+    rows = [index_row("a_0", "x", "y"), index_row("b_0", "x", "z"), index_row("c_0", "y", "z"), index_row("d_0", "x")]
+    rng, played = np.random.default_rng(0), {}
+    for row in rows[:3]:
+        played[row["clip_id"]] = to_int16(rng.uniform(-0.3, 0.3, (2, LENGTHS[row["clip_id"]])).astype(np.float32))
+    played["b_0"][1, :20000] = 0
+    asked = FurtherSet(count=4, n_sources=2, category="duet", seed=0)
+    stems = lambda row: played[row["clip_id"]]  # noqa: E731
+    made, ledger, why = draw_set(rows, store, TRANSFORM, sizes(offsets="random"), "pairs", asked, -60.0, stems)
+    assert [m.clips[0] for m in made] == ["a_0", "b_0", "c_0", "a_0"] and made[0].offsets != made[3].offsets
+    assert made[0].labels == ["x", "y"] and made[0].clips == ["a_0", "a_0"] and why == ""
+    assert (ledger["drawn"], ledger["clips"], ledger["usable"]) == (4, 3, 3)
+    assert all(is_heard for m in made for is_heard in references(m, store, TRANSFORM.length, 256).any(1))
+    start = made[0].offsets[0] * 256
+    wanted = from_int16(played["a_0"][:, start : start + TRANSFORM.length]) / 2
+    assert np.array_equal(references(made[0], store, TRANSFORM.length, 256), wanted)
+    for stranger, said in ((None, "does not know what each player"), (stems, "no test clip of 3 labels")):
+        told = asked.model_copy(update={"n_sources": 3 if stranger else 2})
+        assert said in draw_set(rows, store, TRANSFORM, sizes(), "pairs", told, -60.0, stranger)[2]
 
 
 def test_the_centre_of_a_clip():

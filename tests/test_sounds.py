@@ -190,6 +190,25 @@ def test_a_clarinet_has_odd_partials_and_a_saxophone_all(play: Play) -> None:
     assert abs(odd_over_even("saxophone")) < 8
 
 
+def test_a_saxophone_keeps_its_partials_up_to_the_cutoff_of_its_tone_holes_and_loses_them_above(play: Play) -> None:
+    """Little falls below 1 kHz, 10 to 18 dB per octave do above; a soft tone has less above, and air is heard."""
+
+    def levels(velocity: float) -> np.ndarray:
+        waves = [play("saxophone", [Note(0.1, 1.9, 50.0, velocity)], seed) for seed in range(6)]
+        return np.mean([[partial(wave, hertz(50) * k, 0.1 / k) for k in range(1, 25)] for wave in waves], axis=0)
+
+    loud, soft, octaves = levels(0.9), levels(0.4), np.log2(hertz(50) * np.arange(1, 25) / 1000)
+    below, above = (np.polyfit(octaves[part], loud[part], 1)[0] for part in (octaves < 0, octaves > 0.2))
+    assert -6 < below < 4 and -18 < above < -10
+    assert np.ptp(loud[:5]) < 12, "all partials of a cone are strong"
+    tilt = (loud - soft) - (loud - soft)[0]
+    assert tilt[16:].mean() > 5 > abs(tilt[1])
+    frequencies, spectrum = power(play("saxophone", 58)[int(0.4 * RATE) : int(1.7 * RATE)])
+    between = np.abs(frequencies / hertz(58) % 1 - 0.5) < 0.2
+    breath = 10 * np.log10(spectrum[between & (frequencies < 6000)].sum() / spectrum.sum())
+    assert -45 < breath < -22
+
+
 def test_plucked_and_struck_tones_decay_and_the_others_last(play: Play) -> None:
     def fall(label: str) -> float:
         early, late = (play(label, middle(label))[round(t * RATE) :][: RATE // 4] for t in (0.3, 1.4))
@@ -213,7 +232,7 @@ def test_the_bars_of_a_xylophone_are_tuned_to_the_twelfth(play: Play) -> None:
     assert partial(wave, 6.05 * f0) > partial(wave, 5 * f0) + 6
 
 
-@pytest.mark.parametrize("label", ["erhu", "violin", "cello"])
+@pytest.mark.parametrize("label", ["erhu", "violin", "cello", "saxophone"])
 def test_the_vibrato_has_its_rate_and_depth(label: str, play: Play) -> None:
     note = middle(label)
     rate, depth, _ = INSTRUMENTS[label].gesture.vibrato
@@ -310,6 +329,7 @@ def test_notes_do_not_depend_on_the_sample_rate() -> None:
 
 
 @pytest.mark.parametrize(("label", "least", "most"), [("violin", 30, 100), ("cello", 30, 120), ("trumpet", 8, 70),
+                                                       ("saxophone", 25, 80),
                                                        ("flute", 25, 110), ("xylophone", 0, 8)])  # fmt: skip
 def test_tones_rise_as_fast_as_their_instrument_lets_them(label: str, least: float, most: float, play: Play) -> None:
     """From 10 to 90 % of the level that the tone has in its first 0.2 s, in ms."""

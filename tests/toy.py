@@ -21,7 +21,8 @@ def params(**changes: Any) -> dict[str, Any]:
     """The project's parameters made tiny; `changes` by dotted key with `__` for the dots."""
     tree = copy.deepcopy(yaml.safe_load((ROOT / "params.yaml").read_text()))
     tree["datasets"]["demo"]["clips"]["options"] |= {
-        "train_per_label": 1, "validation_per_label": 1, "test_per_label": 1, "duets": 4, "duration": 2.0,
+        "train_per_label": 1, "validation_per_label": 1, "test_per_label": 1, "duets": 4, "test_duets": 0,
+        "duration": 2.0,
     }  # fmt: skip
     demo = tree["scales"]["demo"]
     demo["captions"] |= {"steps": 30}
@@ -29,6 +30,7 @@ def params(**changes: Any) -> dict[str, Any]:
     further = demo["sets"]["further"]
     further["same_category"] |= {"count": 2}
     further["three"] |= {"count": 2}
+    further["duets"] |= {"count": 2}
     demo["train"] |= {"steps": 6, "batch_size": 2, "validate_every": 3, "workers": 1}
     demo["model"] |= {"channels": [4, 8, 8, 8]}
     demo["evaluate"] |= {"examples": 2}

@@ -158,7 +158,8 @@ class FurtherSet(Section):
 
     count: int = Field(ge=1)  # mixtures, at most
     n_sources: int = Field(ge=2)
-    category: Literal["different", "same", "any"]  # labels of the sources of a mixture; any: clips without one, too
+    category: Literal["different", "same", "any", "duet"]  # labels of its sources; any: clips without one, too; duet:
+    # the players of one clip, where its source knows what each plays
     seed: Seed
 
 

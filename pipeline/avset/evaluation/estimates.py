@@ -64,7 +64,12 @@ def absent_of(label: str, there: Sequence[str], texts: Texts) -> str:
 
 
 def asked_of(kind: str, mixture: Mixture, texts: Texts) -> list[int]:
-    """The places of the sources of a mixture that a kind of query can ask for: a text, of those with a label only."""
+    """The places of the sources of a mixture that a kind of query can ask for: a text, of those with a label only.
+
+    A caption is of a whole picture, so it asks for no player of a duet.
+    """
+    if kind == "caption" and mixture.duet:  # the picture of both has one caption
+        return []
     if kind in ("video", "caption", ORACLE):
         return list(range(len(mixture.clips)))
     return [n for n, word in enumerate(words_of(kind, mixture, texts)) if word]
@@ -73,16 +78,34 @@ def asked_of(kind: str, mixture: Mixture, texts: Texts) -> list[int]:
 def queries(
     kind: str, sources: Sequence[Sequence[tuple[str, str]]], corpus: Corpus, texts: Texts
 ) -> Float[Tensor, "B N V R D"]:
-    """The queries of some sources (clip, label): `video` (all regions), `caption` (latent), else the label's text."""
+    """The queries of some sources (clip, label): `video` (all regions), `caption` (latent), else the label's text.
+
+    The `video` of a clip of several labels is the label's share of its regions: see `share_of`.
+    """
 
     def one(clip: str, label: str) -> Tensor:
         if kind == "video":
-            return torch.from_numpy(corpus.regions.read(clip, "regions")).float()
+            return share_of(torch.from_numpy(corpus.regions.read(clip, "regions")).float(), clip, label, corpus)
         if kind == "caption":
             return torch.from_numpy(corpus.captions.read(clip, "caption")).float()[None, None]
         return texts[label]
 
     return torch.stack([torch.stack([one(*source) for source in several]) for several in sources])
+
+
+def share_of(regions: Float[Tensor, "V R D"], clip: str, label: str, corpus: Corpus) -> Float[Tensor, "V r D"]:
+    """The R / N regions nearest to the middle of the label's box, in a clip of N labels: where that player is.
+
+    All of them for a clip of one label, or without a box of the label.
+    """
+    count, boxes = len(corpus.labels[clip]), corpus.boxes.get(f"{clip}/{label}")
+    if count < 2 or boxes is None or not len(boxes):
+        return regions
+    side = round(regions.shape[1] ** 0.5)
+    middle = boxes[0].reshape(2, 2).mean(0)  # x, y
+    cells = (np.stack([np.tile(np.arange(side), side), np.repeat(np.arange(side), side)], 1) + 0.5) / side
+    nearest = np.argsort(((cells - middle) ** 2).sum(1), kind="stable")[: regions.shape[1] // count]
+    return regions[:, np.sort(nearest)]
 
 
 def sources_of(mixture: Mixture) -> list[tuple[str, str]]:
@@ -102,9 +125,10 @@ def estimates(
     for i in range(0, len(mixtures), BATCH):
         asked = {m.mixture_id: asked_of(kind, m, texts) for m in mixtures[i : i + BATCH]}
         made: dict[str, Estimates] = {}
-        for count, of in sorted({(len(asked[m.mixture_id]), len(m.clips)) for m in mixtures[i : i + BATCH]}):
-            batch = [m for m in mixtures[i : i + BATCH] if (len(asked[m.mixture_id]), len(m.clips)) == (count, of)]
-            if count:
+        alike = {m.mixture_id: (len(asked[m.mixture_id]), len(m.clips), m.duet) for m in mixtures[i : i + BATCH]}
+        for shape in sorted(set(alike.values())):
+            batch = [m for m in mixtures[i : i + BATCH] if alike[m.mixture_id] == shape]
+            if shape[0]:
                 found = _of_batch(model, batch, asked, kind, corpus, texts, rest)
                 made |= {one.mixture.mixture_id: one for one in found}
         there = (made[name] for name in asked if name in made)
@@ -134,7 +158,8 @@ def _of_batch(
             resting = transform.apply(still(masks, magnitude), spectrum, mixed.shape[-1], method.grid)
         if isinstance(method, Localizes):
             sounds = method.embed(transform.analyse(mixed, method.grid)[1], masks)
-            regions = queries("video", wanted, corpus, {}).to(device)
+            whole = [[(clip, "") for clip, _ in several] for several in wanted]
+            regions = queries("video", whole, corpus, {}).to(device)
             attention = method.scores(regions[:, :, regions.shape[2] // 2], sounds).float().cpu().numpy()
     if method.grid == "linear":
         masks = warp(masks, transform.log_bins)

@@ -25,6 +25,7 @@ MIXTURES = pa.schema(
      ("contents", pa.list_(pa.string())), ("labels", pa.list_(pa.string())), ("offsets", pa.list_(pa.int64())),
      ("gains", pa.list_(pa.float64())), ("seed", pa.int64())]
 )  # fmt: skip
+SETS = MIXTURES.append(pa.field("sounds", pa.binary()))  # what each player of a duet plays
 SCORES = pa.schema(
     [("method", pa.string()), ("query", pa.string()), ("mixture_id", pa.string()), ("source", pa.int64()),
      ("clip_id", pa.string()), ("label", pa.string()), ("sdr", pa.float64()), ("sir", pa.float64()),

@@ -6,12 +6,12 @@ gained clip divided by N, so that the sources add up to the mixture.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int16
 
 from avset.errors import AvsetError
 from avset.features.samples import from_int16, is_silent
@@ -26,6 +26,8 @@ class Mixture:
     """One row: N clips, where each crop starts (in hops from the clip's start), and its gain.
 
     `labels` has "" for a clip without a label, or with several; `contents` the recording that each clip is cut from.
+    A duet is one clip N times, with the label of each player. Its crops are no sound of the store but `sounds`, what
+    each player plays: int16 (N, L), row by row.
     """
 
     mixture_id: str
@@ -36,10 +38,16 @@ class Mixture:
     offsets: list[int]
     gains: list[float]
     seed: int
+    sounds: bytes = field(default=b"", repr=False)
 
     def row(self) -> dict[str, Any]:
-        """The mixture as a row of mixtures.parquet."""
-        return asdict(self)
+        """The mixture as a row of mixtures.parquet, where only further sets have `sounds`."""
+        return {name: value for name, value in asdict(self).items() if name != "sounds" or value}
+
+    @property
+    def duet(self) -> bool:
+        """Whether its sources are the players of one clip."""
+        return bool(self.sounds)
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,7 @@ class TooFew(AvsetError):
     """The clips of a split make no mixture."""
 
 
+Stems = Callable[[dict[str, Any]], Int16[np.ndarray, "N L"]]  # what each player of a clip plays, by its row
 Meet = Callable[[Candidate, Candidate], bool]  # whether two clips may be in one mixture
 Moments = Callable[[str, np.random.Generator], Iterator[int]]  # the audible offsets of a clip, as they are to be tried
 
@@ -82,6 +91,13 @@ def alike(one: Candidate, other: Candidate) -> bool:
 def centre_offset(frames: int, crop: int) -> int:
     """Start of the crop in the middle of a clip of `frames` STFT frames: around its centre picture."""
     return max(0, (frames - crop) // 2)
+
+
+def starts(frames: int, crop: int, offsets: str, rng: np.random.Generator) -> list[int]:
+    """Where a crop may start in a clip of `frames` STFT frames, as they are to be tried."""
+    if offsets == "random":
+        return [int(start) for start in rng.permutation(max(1, frames - crop + 1))]
+    return [centre_offset(frames, crop)]
 
 
 def draw(
@@ -214,10 +230,7 @@ def draw_split(
 
     def moments(clip: str, rng: np.random.Generator) -> Iterator[int]:
         frames = store.dataset(clip, "stft").shape[0]
-        starts = [centre_offset(frames, transform.crop)]
-        if sizes.offsets == "random":
-            starts = rng.permutation(max(1, frames - transform.crop + 1)).tolist()
-        return (start for start in starts if audible(clip, start))
+        return (start for start in starts(frames, transform.crop, sizes.offsets, rng) if audible(clip, start))
 
     clips, left_out = candidates(rows, sizes.different_category)
     usable = [one for one in clips if next(moments(one.clip, np.random.default_rng(0)), None) is not None]
@@ -235,13 +248,19 @@ def draw_split(
 
 def draw_set(
     rows: Sequence[dict[str, Any]], store: Store, transform: Transform, sizes: Sizes, name: str, told: FurtherSet,
-    silence: float,
+    silence: float, stems: Stems | None = None,
 ) -> tuple[list[Mixture], dict[str, int], str]:  # fmt: skip
-    """`draw_split` of a further set of test mixtures; and why it has none, if the clips make none."""
+    """`draw_split` of a further set of test mixtures; and why it has none, if the clips make none.
+
+    Duets need `stems`, what each player of a clip plays: int16 (N, L) of a row of `rows`.
+    """
     own = {"n_sources": told.n_sources, "seed": told.seed, "different_category": told.category != "any"}
     own_sizes = sizes.model_copy(update=own)
     try:
-        drawn, ledger = draw_split(rows, store, transform, own_sizes, name, told.count, silence, told.category)
+        if told.category == "duet":
+            drawn, ledger = draw_duets(rows, store, transform, own_sizes, name, told.count, silence, stems)
+        else:
+            drawn, ledger = draw_split(rows, store, transform, own_sizes, name, told.count, silence, told.category)
     except TooFew as e:  # and no other error: a damaged store is no empty set
         drawn, ledger, why = [], {}, str(e)
     else:
@@ -249,6 +268,53 @@ def draw_set(
     if why:
         print(f"{why}; it stays empty", flush=True)
     return drawn, ledger, why
+
+
+def draw_duets(
+    rows: Sequence[dict[str, Any]], store: Store, transform: Transform, sizes: Sizes, name: str, count: int,
+    silence: float, stems: Stems | None,
+) -> tuple[list[Mixture], dict[str, int]]:  # fmt: skip
+    """Test clips of `n_sources` labels, each at a moment when all of its players are heard; again if `count` asks.
+
+    Gains are 1. TooFew if there is no such clip; the ledger is that of `draw_split`.
+    """
+    there = set(store.clips)
+    test = [row for row in rows if row["clip_id"] in there and row["split"] == "test"]
+    several = [row for row in test if len(row["labels"]) == sizes.n_sources]
+    if stems is None:
+        raise TooFew(f"mixtures: set {name!r}: the source of the clips does not know what each player of a clip plays")
+    if not several:
+        raise TooFew(f"mixtures: set {name!r}: there is no test clip of {sizes.n_sources} labels")
+    rng = np.random.default_rng([sizes.seed, sum(name.encode())])
+    crops = {row["clip_id"]: _crops_of_all(stems(row), row, store, transform, sizes, silence, rng) for row in several}
+    drawn: list[Mixture] = []
+    before = -1
+    while before < len(drawn) < count:
+        before = len(drawn)
+        for row in several:
+            if len(drawn) < count and (found := next(crops[row["clip_id"]], None)):
+                start, crop = found
+                clips, contents = [row["clip_id"]] * len(crop), [content_of(row)] * len(crop)
+                told = list(row["labels"]), [start] * len(crop), [1.0] * len(crop), sizes.seed
+                drawn.append(Mixture(f"{name}-{len(drawn):04d}", name, clips, contents, *told, crop.tobytes()))
+    heard = {one.contents[0] for one in drawn}
+    ledger = {"asked": count, "drawn": len(drawn), "clips": len(several), "labels": 0, "copies": 0}
+    ledger |= {"silent": len(several) - len(heard), "usable": len(heard), "videos": len(heard)}
+    _tell(name, ledger, sizes, "distinct")
+    return drawn, ledger
+
+
+def _crops_of_all(
+    sounds: Int16[np.ndarray, "N L"], row: dict[str, Any], store: Store, transform: Transform, sizes: Sizes,
+    silence: float, rng: np.random.Generator,
+) -> Iterator[tuple[int, Int16[np.ndarray, "N l"]]]:  # fmt: skip
+    """Offset and crop of all sounds of a clip, wherever none of them is silent."""
+    frames = store.dataset(row["clip_id"], "stft").shape[0]
+    for start in starts(frames, transform.crop, sizes.offsets, rng):
+        crop = sounds[:, start * transform.hop_length :][:, : transform.length]
+        crop = np.stack([np.resize(sound, transform.length) for sound in crop])
+        if not any(is_silent(from_int16(sound), silence) for sound in crop):
+            yield start, crop
 
 
 def _draw_unlike(usable: Sequence[Candidate], moments: Moments, split: str, count: int, sizes: Sizes) -> list[Mixture]:
@@ -294,6 +360,10 @@ def _tell(split: str, ledger: dict[str, int], sizes: Sizes, what: str) -> None:
 
 def references(mixture: Mixture, store: Store, length: int, hop_length: int) -> Float32[np.ndarray, "N {length}"]:
     """The N sources of a mixture as waveforms of `length` samples; their sum is the mixture."""
+    if mixture.duet:
+        played = from_int16(np.frombuffer(mixture.sounds, np.int16).reshape(len(mixture.clips), length))
+        gains: Float32[np.ndarray, "N 1"] = np.array(mixture.gains, np.float32)[:, None] / len(mixture.clips)
+        return played * gains
     crops = []
     for clip, offset, gain in zip(mixture.clips, mixture.offsets, mixture.gains, strict=True):
         whole = store.dataset(clip, "waveform")
@@ -301,3 +371,19 @@ def references(mixture: Mixture, store: Store, length: int, hop_length: int) -> 
         wave = from_int16(whole[start : start + length])
         crops.append(gain / len(mixture.clips) * np.resize(wave, length))
     return np.stack(crops).astype(np.float32)
+
+
+def codec_sdr(drawn: Sequence[Mixture], store: Store, hop_length: int) -> float:
+    """How well the stored, decoded sound of duets is the sum of their players' (dB, mean over the duets).
+
+    A common gain does not count.
+    """
+    found = []
+    for one in drawn:
+        if one.duet:
+            played = references(one, store, len(one.sounds) // 2 // len(one.clips), hop_length).sum(0, dtype=np.float64)
+            start = one.offsets[0] * hop_length
+            heard = from_int16(store.read(one.clips[0], "waveform", slice(start, start + len(played)))).astype(float)
+            rest = heard - played[: len(heard)] * (heard @ played[: len(heard)]) / (played @ played)
+            found.append(10 * np.log10((heard @ heard - rest @ rest) / (rest @ rest)))
+    return float(np.mean(found))

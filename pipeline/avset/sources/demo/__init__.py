@@ -38,6 +38,7 @@ class Options(BaseModel, extra="forbid"):
     duets: int = Field(
         default=12, ge=0, le=1000, description="clips with two players: three in four train, the rest test"
     )
+    test_duets: int = Field(default=0, ge=0, le=1000, description="further clips with two players, all for testing")
 
 
 def listing(options: Options) -> Listing:
@@ -57,6 +58,7 @@ def listing(options: Options) -> Listing:
         for number in range(count)
     ]
     duets = [_duet(number, options) for number in range(options.duets)]
+    duets += [_duet(number, options, "test") for number in range(options.test_duets)]
     return Listing(sorted(solos + duets, key=lambda entry: entry.media_id))
 
 
@@ -102,12 +104,14 @@ def _draw(entry: Entry, options: Options, scores: list[list[Note]]) -> tuple[lis
     return frames, boxes
 
 
-def _duet(number: int, options: Options) -> Entry:
-    rng = np.random.default_rng(_digest(f"{options.seed}/duet/{number}"))
+def _duet(number: int, options: Options, split: str = "") -> Entry:
+    """One of `duets`, which have a split by their number, or with a `split` one of its further ones."""
+    rng = np.random.default_rng(_digest(f"{options.seed}/{'-'.join(filter(None, ['duet', split]))}/{number}"))
     first, second = sorted(rng.permutation(len(LABELS))[:2].tolist())
     labels = (LABELS[first], LABELS[second])
-    split = "test" if number % DUETS_PER_TEST == DUETS_PER_TEST - 1 else "train"
-    return Entry(f"duet-{_slug(labels[0])}-{_slug(labels[1])}-{number:03d}", split, labels, "demo")
+    place = f"{split}-{number:03d}" if split else f"{number:03d}"
+    split = split or ("test" if number % DUETS_PER_TEST == DUETS_PER_TEST - 1 else "train")
+    return Entry(f"duet-{_slug(labels[0])}-{_slug(labels[1])}-{place}", split, labels, "demo")
 
 
 def _slug(label: str) -> str:

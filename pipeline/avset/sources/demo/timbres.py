@@ -3,8 +3,9 @@
 The numbers follow published descriptions: Fletcher and Rossing, The Physics of Musical Instruments; Meyer, Acoustics
 and the Performance of Music (formants, dynamics); Cremer, The Physics of the Violin (Helmholtz motion, 1 / k);
 Jansson, Acoustics for Violin and Guitar Makers (A0, B1, the bridge hill); Benade, Fundamentals of Musical Acoustics
-(cutoff of tone holes and bells); Hirschberg et al. 1996 (brass grows brassy with level); Fletcher and Sanders 1967
-(vibrato).
+(cutoff of tone holes and bells); Benade and Lutgen 1988 and Chen, Smith and Wolfe 2009 (saxophones: little fall up to
+the cutoff near 1 kHz, a steep one above, more so when soft); Hirschberg et al. 1996 (brass grows brassy with level);
+Fletcher and Sanders 1967 (vibrato).
 """
 
 from dataclasses import dataclass
@@ -122,12 +123,12 @@ INSTRUMENTS = {
         Gesture(0.06, 0.07, 0.2, (0.5, 0.05), (5.0, 0.1, 0.2), 0.22, unsteady=4),
         Noise(1900, 1.4, -19, -11, 0.04),
     ),
-    "saxophone": Instrument(
+    "saxophone": Instrument(  # a cone: all partials; flat up to the cutoff of the tone holes
         Style(46, 75, (84, 150), slurred=0.55, short=0.25),
-        Spectrum((0, -3, -3, -6, -7, -9, -9), -4),
-        Body(((1200, 0.5, -4), (3200, 0.5, 8)), (150, 6), (5500, 10)),
-        Gesture(0.025, 0.09, 0.1, (0.3, 0.03), (5.0, 0.2, 0.3), 0.2, glide=0.04, scoop=0.7, unsteady=8),
-        Noise(3200, 1.0, -25, -12, 0.03, 0.9),
+        Spectrum((0, 1, 0, -2), -4, soft=7),
+        Body(((800, 0.45, 4), (2500, 0.4, 5)), (130, 6), (1000, 9), 2),
+        Gesture(0.06, 0.07, 0.1, (0.5, 0.04), (5.0, 0.2, 0.25), 0.12, glide=0.03, scoop=0.4, unsteady=4),
+        Noise(2500, 1.2, -32, -20, 0.04, 0.5),
     ),
     "trumpet": Instrument(
         Style(54, 82, (84, 150), slurred=0.3, short=0.35),

@@ -119,6 +119,7 @@ def tables(
     from avset.tables import make
     from avset.tables.plan import plan
 
+    sys.path.insert(0, "")  # where a method of one's own may lie, as for `python -m`
     made = plan(only, seeds, steps)
     make.check_current(made)
     made.write()

@@ -163,7 +163,7 @@ class Plan:
             if row["missing"]
         ]
         asked = sum(len(row["cells"]) for table in self.tables for row in table["rows"])
-        shared = f" for the {asked} of {len(self.tables)} tables" if asked > len(self.cells) else ""
+        shared = f" ({len(self.tables)} tables ask for {asked})" if asked > len(self.cells) else ""
         return [*lines, f"tables: {len(self.cells)} cells{shared}, {waiting} to make, in {self.folder}"]
 
     def _settle(self, node: Node) -> None:
@@ -191,7 +191,9 @@ class Plan:
         cells = [cell for table in self.tables for row in table["rows"] for cell in row["cells"]]
         made = {path for cell in cells for path in (cell["scores"], cell["cost"])}
         rooms = (Path(__file__).parent, Path(__file__).parents[1] / "report")
-        files = [path for room in rooms for path in room.iterdir() if path.suffix in (".py", ".html")]
+        files = [
+            path for room in rooms for path in room.iterdir() if path.suffix in (".py", ".html") and path.stat().st_size
+        ]
         code = [os.path.relpath(path, self.folder.absolute()) for path in files]
         inputs = [PLAN, f"{self.top}/params.yaml", f"{self.top}/{FILE}"]
         return {"cmd": "python -m avset.tables results", "deps": sorted({*inputs, *code, *made}),

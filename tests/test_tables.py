@@ -289,7 +289,8 @@ def test_the_papers_numbers_stand_beside_those_of_its_own_data_sets(scores: Path
     text = as_markdown(dataset, made)
     assert ("8.58 / 14.16 / 12.35" in text) == paper
     assert "## All (Table 2)" in text and "Missing: AVSGS: params.yaml has no preset c." in text
-    assert "| <b> | none | b | video query | 3.45 |" in text
+    assert "| <b> | b | 3.45 |" in text and "+2.00 (p 0.008, holds) |" in text
+    assert "All rows: supervision none, query video query, sources 16, silent 0, seeds 2, steps 6." in text
     rows = list(csv.DictReader(io.StringIO(as_table(made))))
     assert [row["name"] for row in rows] == ["AV-SeT", "<b>", "AVSGS", "words"]
     assert float(rows[1]["nsdr"]) == pytest.approx(3.45) and rows[2]["missing"] == "params.yaml has no preset c"
@@ -330,7 +331,7 @@ def test_cells_are_made_once_and_a_changed_weight_remakes_its_rows_alone(toy_dat
     said, ran = run()
     assert ran == ["evaluate", "evaluate", "results", "train", "train"] and "2 cells, 2 to make" in said
     out = folder / "tables" / "demo" / "demo"
-    first = list(csv.DictReader((out / "results.csv").open(encoding="utf-8")))
+    first = list(csv.DictReader(io.StringIO((out / "results.csv").read_text())))
     assert [row["steps"] for row in first] == ["2", "2"] and all(float(row["seconds"]) > 0 for row in first)
     assert all(row["own"] and row["nsdr"] for row in first)
     said, ran = run()
@@ -339,5 +340,5 @@ def test_cells_are_made_once_and_a_changed_weight_remakes_its_rows_alone(toy_dat
     (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
     said, ran = run()
     assert ran == ["evaluate", "results", "train"] and "2 cells, 1 to make" in said
-    second = list(csv.DictReader((out / "results.csv").open(encoding="utf-8")))
+    second = list(csv.DictReader(io.StringIO((out / "results.csv").read_text())))
     assert second[0]["nsdr"] != first[0]["nsdr"] and second[1]["nsdr"] == first[1]["nsdr"]

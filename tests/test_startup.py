@@ -68,7 +68,7 @@ def loaded(code: str) -> set[str]:
     return set(done.stderr.split(",")) - {""}
 
 
-@pytest.mark.parametrize("words", [[], ["separate"], ["localize"], ["doctor"], ["store"]])
+@pytest.mark.parametrize("words", [[], ["separate"], ["localize"], ["tables"], ["doctor"], ["store"]])
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     code = f"from avset.__main__ import app\napp({[*words, '--help']}, standalone_mode=False)"
     assert loaded(code) == set()

@@ -1,4 +1,4 @@
-"""What users type: `avset separate`, `avset localize`, `avset doctor`, and `avset store` to look after artifacts."""
+"""What users type: `avset separate`, `localize`, `tables`, `doctor`, and `avset store` to look after artifacts."""
 
 import json
 import sys
@@ -101,6 +101,34 @@ def localize(
     attention = localize_file_to_file(Separator.load(*folders), file, query, output, time, overwrite)
     (row, column), (rows, columns) = attention.strongest(), attention.grid
     print(f"{output}: strongest in row {row + 1} of {rows}, column {column + 1} of {columns}")
+
+
+@app.command()
+def tables(
+    only: Annotated[str, typer.Option(help="Tables, by name or by the paper's number, with commas: losses,7.")] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="How often each method that learns is trained.")] = 1,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of every training; by default those of params.yaml.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made; make nothing.")] = False,
+) -> None:
+    """Make the tables of tables/tables.yaml: train and score every row on the frozen mixtures, write one page.
+
+    A cell that is made is made once, whatever table asks for it; a run that was interrupted goes on.
+    """
+    from avset.tables import make
+    from avset.tables.plan import plan
+
+    sys.path.insert(0, "")  # where a method of one's own may lie, as for `python -m`
+    made = plan(only, seeds, steps)
+    make.check_current(made)
+    made.write()
+    waiting = make.to_make(made)
+    for line in made.told(len(waiting)):
+        print(line, flush=True)
+    if not dry_run:
+        make.repro(made)
+        print(made.folder / "results.html")
 
 
 @app.command()

@@ -139,8 +139,8 @@ def checked(kind: type[M], values: Any, name: str, places: Mapping[str, str] | N
 def known_keys(kind: type[BaseModel], path: list[str], name: str, places: Mapping[str, str]) -> str:
     """What an unknown key of a model, or of one in it, may mean."""
     *above, key = path
-    for part in above:  # a name in a mapping, or a field
-        kind = get_args(kind)[1] if get_origin(kind) is dict else kind.model_fields[part].annotation  # type: ignore
+    for part in above:  # a name in a mapping, a place in a list, or a field
+        kind = get_args(kind)[-1] if get_origin(kind) in (dict, list) else kind.model_fields[part].annotation  # type: ignore
     near = nearest(key, kind.model_fields)
     if not near:
         return f"known here: {', '.join(kind.model_fields)}"

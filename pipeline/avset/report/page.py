@@ -98,6 +98,27 @@ def render_page(
     first method's are shown in full, beside them the estimates that the other methods made of the same mixtures.
     `drawn` says what became of the clips of each split when mixtures were drawn, `empty` why a further set has none.
     """
+    rows = tables.separation_rows(numbers)
+    shown = list(_within(budget, _views(examples)))
+    return render(
+        "page.html",
+        dataset=dataset,
+        rows=rows,
+        tabled=[("Separation", numbers), *((_heading(name), numbers[name]) for name in tables.further(numbers))],
+        classes=sorted({label for _, _, s in rows for label in s["per_class"]}),
+        located=[("Localisation", tables.localization_rows(numbers)), ("in duets", tables.duet_rows(numbers))],
+        facts=tables.fact_rows(numbers),
+        published=published_rows(dataset),
+        covered=covered,
+        drawn=drawn,
+        empty=empty,
+        examples=shown,
+        left_out=len(next(iter(examples.values()), [])) - len(shown),
+    )
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of this room with its values, as HTML; `page.html` has the look of them all."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -116,22 +137,7 @@ def render_page(
     )
     bars = "".join(f".{_bar(n / 10)} {{ --share: {n / 10:g}%; }}" for n in range(1001))
     environment.globals.update(bars=Markup(bars), tables=tables, coverage=coverage, many=MANY, most=MOST)
-    rows = tables.separation_rows(numbers)
-    shown = list(_within(budget, _views(examples)))
-    return environment.get_template("page.html").render(
-        dataset=dataset,
-        rows=rows,
-        tabled=[("Separation", numbers), *((_heading(name), numbers[name]) for name in tables.further(numbers))],
-        classes=sorted({label for _, _, s in rows for label in s["per_class"]}),
-        located=[("Localisation", tables.localization_rows(numbers)), ("in duets", tables.duet_rows(numbers))],
-        facts=tables.fact_rows(numbers),
-        published=published_rows(dataset),
-        covered=covered,
-        drawn=drawn,
-        empty=empty,
-        examples=shown,
-        left_out=len(next(iter(examples.values()), [])) - len(shown),
-    )
+    return environment.get_template(template).render(**values)
 
 
 def _heading(name: str) -> str:

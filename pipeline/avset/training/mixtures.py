@@ -362,8 +362,10 @@ def references(mixture: Mixture, store: Store, length: int, hop_length: int) -> 
     """The N sources of a mixture as waveforms of `length` samples; their sum is the mixture."""
     if mixture.duet:
         played = from_int16(np.frombuffer(mixture.sounds, np.int16).reshape(len(mixture.clips), length))
-        gains: Float32[np.ndarray, "N 1"] = np.array(mixture.gains, np.float32)[:, None] / len(mixture.clips)
-        return played * gains
+        scaled: Float32[np.ndarray, "N L"] = played * (
+            np.array(mixture.gains, np.float32)[:, None] / len(mixture.clips)
+        )
+        return scaled
     crops = []
     for clip, offset, gain in zip(mixture.clips, mixture.offsets, mixture.gains, strict=True):
         whole = store.dataset(clip, "waveform")

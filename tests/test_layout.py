@@ -54,6 +54,7 @@ DOORS = {  # who may import a package
     "scipy": {"evaluation/metrics.py", "tables/paired.py"},
     "soundfile": {"media/recordings.py", "report/page.py"},
     "torchaudio": {"media/waveforms.py"},
+    "tinysoundfont": {"sources/demo/soundfont.py"},
     "typer": {"__main__.py", "stages/__init__.py", "stages/clips.py", "stages/evaluate.py", "stages/train.py"},
     "yaml": {"compute/identity.py", "storage/previous.py"},
     "yt_dlp": {"sources/download/sites.py"},

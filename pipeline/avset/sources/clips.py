@@ -39,7 +39,6 @@ INDEX = pa.schema(
      ("width", pa.int64()), ("height", pa.int64()), ("fps", pa.float64()), ("sample_rate", pa.int64()),
      ("channels", pa.int64()), ("sha256", pa.string()), ("content", pa.string())]
 )  # fmt: skip
-COUNTS = {"train_per_label", "validation_per_label", "test_per_label", "duets", "test_duets"}  # how many media
 BOXES = pa.schema([("clip_id", pa.string()), ("time_s", pa.float64()), ("label", pa.string())])
 for _side in ("x0", "y0", "x1", "y1"):
     BOXES = BOXES.append(pa.field(_side, pa.float64()))
@@ -79,7 +78,7 @@ def identity(entry: Entry, options: Any, drawn: str) -> list[Any]:
     if origin.is_file():
         stat = origin.stat()
         return [entry.origin, stat.st_size, stat.st_mtime_ns]
-    return [entry.media_id, list(entry.labels), options.model_dump(mode="json", exclude=COUNTS), drawn]
+    return [entry.media_id, list(entry.labels), options.drawn(), drawn]
 
 
 def jobs_of(entries: list[Entry], options: Any, code: str, drawn: str) -> list[Job]:

@@ -362,10 +362,8 @@ def references(mixture: Mixture, store: Store, length: int, hop_length: int) -> 
     """The N sources of a mixture as waveforms of `length` samples; their sum is the mixture."""
     if mixture.duet:
         played = from_int16(np.frombuffer(mixture.sounds, np.int16).reshape(len(mixture.clips), length))
-        scaled: Float32[np.ndarray, "N L"] = played * (
-            np.array(mixture.gains, np.float32)[:, None] / len(mixture.clips)
-        )
-        return scaled
+        shares = np.array(mixture.gains, np.float32)[:, None] / np.float32(len(mixture.clips))
+        return np.asarray(played * shares, np.float32)
     crops = []
     for clip, offset, gain in zip(mixture.clips, mixture.offsets, mixture.gains, strict=True):
         whole = store.dataset(clip, "waveform")

@@ -6,13 +6,15 @@ timbre.
 
 import hashlib
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from avset.params import Download
 from avset.sources import Box, Entry, Fetched, Listing
+from avset.sources.demo import soundfont
 from avset.sources.demo.media import write_mp4
 from avset.sources.demo.motion import motions
 from avset.sources.demo.pictures import Painter
@@ -22,6 +24,7 @@ from avset.sources.demo.sounds import LABELS, Note, synthesize
 SUFFIX = ".mp4"
 SAMPLE_RATE = 22050  # Hz
 DUET_PEAK = 0.95  # of the sum of a duet, at most
+COUNTS = {"train_per_label", "validation_per_label", "test_per_label", "duets", "test_duets"}  # how many, not which
 DUETS_PER_TEST = 4  # one duet in this many is for testing
 
 
@@ -39,13 +42,31 @@ class Options(BaseModel, extra="forbid"):
         default=12, ge=0, le=1000, description="clips with two players: three in four train, the rest test"
     )
     test_duets: int = Field(default=0, ge=0, le=1000, description="further clips with two players, all for testing")
+    voice: Literal["synthesis", "soundfont", "both"] = Field(
+        default="synthesis",
+        description="our own synthesis, the instruments of a sound font, or these in each second clip",
+    )
+    bank: str | None = Field(default=None, description="path of the sound font (SF2, SF3), as in inputs/demo/bank.sf2")
+
+    @model_validator(mode="after")
+    def _banked(self) -> "Options":
+        if (self.voice == "synthesis") == bool(self.bank):
+            raise ValueError("voice: soundfont and both need bank, the path of a sound font; voice: synthesis has none")
+        return self
+
+    def drawn(self) -> dict[str, Any]:
+        """What of these decides how a clip looks and sounds: no counts, and of a sound font its content."""
+        told = self.model_dump(mode="json", exclude={*COUNTS, "voice", "bank"})
+        return told | ({"voice": self.voice, **soundfont.told(self.bank)} if self.bank else {})
 
 
 def listing(options: Options) -> Listing:
     """All media of the demo: solos like `violin-train-003`, duets like `duet-flute-violin-007`.
 
-    A larger count only adds entries.
+    A larger count only adds entries. ParamsError if a sound font is to play that cannot: see `soundfont.check`.
     """
+    if options.bank:
+        soundfont.check(options.bank)
     counts = {
         "train": options.train_per_label,
         "validation": options.validation_per_label,
@@ -84,7 +105,9 @@ def stems(entry: Entry, options: Options) -> Float[np.ndarray, "N L"]:
 def _perform(entry: Entry, options: Options) -> tuple[Float[np.ndarray, "N L"], list[list[Note]]]:
     """Stems and scores: all players are in one room, before one microphone."""
     room = _seed(entry, options, "room")
-    played = [synthesize(label, _seed(entry, options, f"sound {n}"), options.duration, SAMPLE_RATE, room)
+    ours = options.voice == "both" and int(entry.media_id.rpartition("-")[2]) % 2 == 0
+    played = [synthesize(label, _seed(entry, options, f"sound {n}"), options.duration, SAMPLE_RATE, room,
+                         "" if ours else options.bank or "")
               for n, label in enumerate(entry.labels)]  # fmt: skip
     parts = np.stack([samples for samples, _ in played]).astype(np.float64)
     parts *= min(1.0, DUET_PEAK / max(float(np.abs(parts.sum(axis=0)).max()), 1e-9))

@@ -9,9 +9,10 @@ alone.
 import hashlib
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 
 from avset.errors import ParamsError
+from avset.sources.demo import soundfont
 from avset.sources.demo.melodies import Note, compose
 from avset.sources.demo.rooms import convolved, equaliser, hiss, impulse_response, minimum_phase, shaped
 from avset.sources.demo.timbres import INSTRUMENTS, LABELS, Body, Noise
@@ -20,18 +21,20 @@ from avset.sources.demo.tones import Performer, performer, tone
 LEVEL = 0.1  # RMS while something is played: -20 dBFS
 PEAK = 0.9
 FILTER = 4096  # samples of the body's and the microphone's response
+SILENT = 1e-6  # RMS; a sound font may have no sound for a key
 SHORTEST_CLIP = 0.2  # s, of a clip
 SLOWEST = 8000  # Hz: the fundamentals of all ranges fit
 
 
 def synthesize(
-    label: str, seed: int, duration: float, sample_rate: int = 22050, room: int | None = None
+    label: str, seed: int, duration: float, sample_rate: int = 22050, room: int | None = None, bank: str = ""
 ) -> tuple[Float32[np.ndarray, "L"], list[Note]]:
     """One performance of an instrument: waveform float32 (L,), |x| <= 0.9, and its notes.
 
     L is round(duration * sample_rate); `duration` in s is at least 0.2, `sample_rate` in Hz at least 8000. Over its
     notes the RMS of the waveform is 0.1, or less if a peak would pass 0.9. Two performances with one seed `room` are in
-    one room, before one microphone. The same arguments give the same bytes. ParamsError for other arguments.
+    one room, before one microphone. With a `bank`, the path of a sound font, its instrument plays the same notes; it
+    has a body already. The same arguments give the same bytes. ParamsError for other arguments.
     """
     if label not in INSTRUMENTS:
         raise ParamsError(f"label is {label!r}; it must be one of {', '.join(LABELS)}")
@@ -43,32 +46,45 @@ def synthesize(
     key = int.from_bytes(hashlib.sha256(f"{label}/{seed}".encode()).digest()[:16], "little")
     score, hands, air, place = (np.random.default_rng([key, stream]) for stream in range(4))
     player, notes = performer(hands), compose(score, INSTRUMENTS[label].style, duration)
-    dry, sounding = _played(label, player, notes, air, round(duration * sample_rate), sample_rate)
-    here = np.random.default_rng([key if room is None else room, 4])
+    length = round(duration * sample_rate)
+    sounding = _sounding(notes, length, sample_rate)
     hertz = np.fft.rfftfreq(FILTER, 1 / sample_rate)
-    colour = minimum_phase(response(INSTRUMENTS[label].body, player, hertz) + equaliser(here, hertz))
+    if bank:
+        dry, body = soundfont.play(bank, label, notes, player.tuning, length, sample_rate), np.zeros(len(hertz))
+    else:
+        dry = _played(label, player, notes, air, length, sample_rate)
+        body = response(INSTRUMENTS[label].body, player, hertz)
+    here = np.random.default_rng([key if room is None else room, 4])
+    colour = minimum_phase(body + equaliser(here, hertz))
     room_response = impulse_response(here, place, sample_rate)
     wave = convolved(dry, convolved(np.pad(room_response, (0, FILTER)), colour))
-    wave /= np.sqrt(np.mean(wave[sounding] ** 2))
+    wave /= max(float(np.sqrt(np.mean(wave[sounding] ** 2))), SILENT)
     wave += hiss(place, len(wave), sample_rate)
-    wave *= LEVEL / np.sqrt(np.mean(wave[sounding] ** 2))
-    return (wave * min(1.0, PEAK / np.abs(wave).max())).astype(np.float32), notes
+    wave *= LEVEL / max(float(np.sqrt(np.mean(wave[sounding] ** 2))), SILENT)
+    return (wave * min(1.0, PEAK / max(float(np.abs(wave).max()), SILENT))).astype(np.float32), notes
 
 
 def _played(
     label: str, player: Performer, notes: list[Note], air: np.random.Generator, length: int, rate: int
-) -> tuple[Float[np.ndarray, "L"], np.ndarray]:
-    """The sum of the tones, and where one is held."""
+) -> Float[np.ndarray, "L"]:
+    """The sum of the tones."""
     instrument = INSTRUMENTS[label]
     noise = _hill(instrument.noise, player, air, length, rate)
-    wave, sounding = np.zeros(length), np.zeros(length, dtype=bool)
+    wave = np.zeros(length)
     for i, note in enumerate(notes):
         span = slice(round(note.onset * rate), min(round(note.offset * rate), length))
         slurred = i > 0 and notes[i - 1].onset < note.onset < notes[i - 1].offset
         leap = notes[i - 1].midi - note.midi if slurred else 0.0
         wave[span] += tone(instrument, player, air, note, leap, noise[span], rate)
-        sounding[span] = True
-    return wave, sounding
+    return wave
+
+
+def _sounding(notes: list[Note], length: int, rate: int) -> Bool[np.ndarray, "L"]:
+    """Where a note is held."""
+    held = np.zeros(length, dtype=bool)
+    for note in notes:
+        held[round(note.onset * rate) : round(note.offset * rate)] = True
+    return held
 
 
 def response(body: Body, player: Performer, hertz: Float[np.ndarray, "F"]) -> Float[np.ndarray, "F"]:

@@ -135,6 +135,41 @@ def test_a_row_without_its_preset_is_told_and_not_dropped(project: Path):
     assert lines[-1] == "tables: 1 cells, 1 to make, in tables/demo/demo"
 
 
+MINE = """
+from avset.models.contract import Method as Contract
+from avset.presets import MethodSettings as Settings
+
+class Method(Contract):
+    needs = frozenset({"frames"})
+"""
+
+
+def test_a_method_of_ones_own_has_a_row_among_the_systems(project: Path, monkeypatch: pytest.MonkeyPatch):
+    (project / "my_lab").mkdir()
+    (project / "my_lab" / "model.py").write_text(MINE)
+    monkeypatch.syspath_prepend(project)
+    toy.project(project, toy.params(presets__mine={"kind": "my_lab.model"}))
+    made = plan("systems")
+    (cell,) = cells(made, "systems", "mine")
+    made.write()
+    work = made.folder / "work" / Path(cell).name
+    assert (work / "my_lab" / "model.py").is_file()
+    assert json.loads((work / "params.yaml").read_bytes())["methods"] == {"mine": "my_lab/model.py"}
+    told = json.loads((made.folder / "dvc.yaml").read_bytes())["stages"][Path(cell).name]
+    assert "../../../my_lab/model.py" in told["deps"]
+
+
+def test_the_page_of_an_older_plan_is_refused(project: Path):
+    made = plan("4")
+    made.write()
+    toy.project(project, toy.params(runtime__workers=2))
+    with pytest.raises(AvsetError, match="scores.parquet is not there"):
+        results.write(made.folder)  # how to compute is no part of it, so only the scores are missing
+    toy.project(project, toy.params(train__seed=5))
+    with pytest.raises(AvsetError, match="changed since the plan was made; run `avset tables`"):
+        results.write(made.folder)
+
+
 @pytest.mark.parametrize(
     ("only", "found"),
     [("5,text", ["losses", "text"]), ("2", ["systems"]), ("7 , 5", ["losses", "text"]), ("claims,", ["claims"])],

@@ -216,7 +216,10 @@ def _file_of(tree: Tree, method: str) -> str:
         return str(told)
     module = module_of(tree["presets"][method]["kind"])
     ours = Path("pipeline", *module.split(".")).with_suffix(".py")
-    return str(ours if ours.is_file() else Path(import_module(module).__file__ or "").absolute())
+    if ours.is_file():
+        return str(ours)
+    own = Path(import_module(module).__file__ or "").absolute()
+    return str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own)
 
 
 def _files_in(value: Any) -> list[str]:

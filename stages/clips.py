@@ -58,6 +58,7 @@ def main(
     recipe, drawing = Recipe("clips"), clips.drawing(p.clips.source)
     if new_version and drawing:
         drawing.renew()
+    truth = source.truth(options) if hasattr(source, "truth") else {}
     jobs = clips.jobs_of(listing.entries, options, recipe.version, drawing.version if drawing else "")
     if dry_run or clips.online(options):
         expected = estimate(listing, clips.in_cache(jobs), p.clips, p.runtime.download, options, limits)
@@ -80,7 +81,7 @@ def main(
         if before or again:
             print(f"clips: {len(before)} media are fetched again", file=sys.stderr, flush=True)
         failures = clips.fetch_all(jobs, p.clips, options, p.runtime, limits, before)
-        rows, boxes, prints = clips.collect(listing.entries, jobs, failures, p.clips, fresh)
+        rows, boxes, prints = clips.collect(listing.entries, jobs, failures, p.clips, fresh, truth)
         found = splits.recordings(listing.entries, duplicates.contents(rows, prints))
         if listing.filled:
             splits.fill(found, need)

@@ -27,7 +27,9 @@ def main(method: Annotated[str, typer.Argument(help="A preset.")] = METHOD, path
         evaluate(
             method, model, separator.encoder, corpus, p.evaluate, folder, p.runtime.workers,
         )  # fmt: skip
-        inputs = corpus.inputs("scores") | {"models": identity_of(p.data / "models" / method, "models")}
+        inputs = corpus.inputs("scores", model.method.needs - {"tower"}) | {
+            "models": identity_of(p.data / "models" / method, "models")
+        }
         Record("scores", recipe=p.evaluate.recipe(), inputs=inputs).write(folder)
 
 

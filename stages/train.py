@@ -26,6 +26,7 @@ from avset.compute.identity import Recipe, code_of
 from avset.compute.making import making
 from avset.errors import AvsetError
 from avset.evaluation.validation import Validation
+from avset.features.tower import architecture_of
 from avset.models.checkpoint import SeparationModel, Settings
 from avset.models.contract import Sizes
 from avset.params import Params
@@ -36,21 +37,37 @@ from avset.storage.cache import cache_folder
 from avset.storage.store import Store
 from avset.training import distributed, train
 from avset.training.batches import TrainingMixtures
-from avset.training.dataset import Corpus
+from avset.training.dataset import Corpus, on_demand
 from stages import METHOD, PARAMS, Adopt, NewVersion, ParamsFile, begin, command, device_of, transform_of
 
 
 def settings_of(p: Params, method: str, regions: Store) -> Settings:
     """What the checkpoint will carry."""
     _, n_regions, dim = regions.dataset(regions.clips[0], "regions").shape
-    sizes = Sizes(transform_of(p), dim, n_regions, p.model.channels)
+    needed, further = on_demand(needs_of(p, method)), dict[str, Any]()
+    if "tower" in needed:
+        further["tower"] = architecture_of(p.data / "tower")
+    if "objects" in needed:
+        objects = Store(p.data / "objects")
+        told, features = objects.record.recipe, objects.dataset(objects.clips[0], "features")
+        further |= {"classes": len(told["names"]), "side": told["side"], "object_width": features.shape[-1]}
+    sizes = Sizes(transform_of(p), dim, n_regions, p.model.channels, **further)
     return Settings(p.preset(method), sizes, p.regions.positional, identity_of(p.data / "encoder", "encoder"))
+
+
+def needs_of(p: Params, method: str) -> frozenset[str]:
+    """What a method needs, before there is one: see avset.models.contract."""
+    preset = p.preset(method)
+    needs: frozenset[str] = import_module(module_of(preset.kind)).Method.needs_of(preset)
+    return needs
 
 
 def state_of(p: Params, method: str, corpus: Corpus) -> Path:
     """Where the state of a training is kept while it runs: a name for all that decides it."""
     settings = settings_of(p, method, corpus.regions)
     told = [p.train.recipe(), settings.plain(), recipe_of(p, method).version, corpus.identity(), method]
+    if further := on_demand(needs_of(p, method)):
+        told.append({name: identity_of(p.data / name, name) for name in further})
     return cache_folder("runs").absolute() / f"{params.digest(told)}.pt"
 
 
@@ -73,17 +90,17 @@ def main(
     if new_version:
         recipe.renew()
     corpus = Corpus.load(p.data)
-    state = state_of(p, method, corpus)
+    state, inputs = state_of(p, method, corpus), corpus.inputs(needs=needs_of(p, method))
     if adopt:
         return compare(p, method, recipe, state, adopt)
     recipe.check()
     with making(p.data / "models" / method) as folder:
         if not isinstance(p.preset(method), LearnedSettings):
             SeparationModel(settings_of(p, method, corpus.regions)).save(folder, model_facts(p, method))
-            Record("models", inputs=corpus.inputs()).write(folder)
+            Record("models", inputs=inputs).write(folder)
             train.say(f"{method} learns nothing, so it is ready")
         elif finished.restore(state.stem, folder):
-            replace(Record.read(folder), inputs=corpus.inputs()).write(folder)
+            replace(Record.read(folder), inputs=inputs).write(folder)
             train.say(f"{method} was trained before, it is restored")
         else:
             if p.train.workers == 1:
@@ -154,7 +171,7 @@ def learn(
         (p.train.decoded_frames, p.train.decoded_regions),
     )  # fmt: skip
     constants = corpus.constants(model.method.needs, clips)
-    model.method.prepare(constants)
+    model.method.prepare(constants | corpus.beginnings(model.method.needs))
     model.to(device)
     readers = p.runtime.workers if device == "cuda" else 0  # processes that read ahead while the GPU works
     validation = Validation(corpus, "validation", model.method.validated)
@@ -171,7 +188,8 @@ def learn(
     facts = {"step": run.best_step, "validation": run.best, "clips": len(clips)}
     model.save(folder, model_facts(p, method) | {"train": p.train.recipe()} | facts)
     version, recipe = recipe_of(p, method).version, {"method": p.preset(method).recipe(), "train": p.train.recipe()}
-    Record("models", version, recipe, corpus.inputs(), facts={"losses": run.losses}).write(folder)
+    inputs = corpus.inputs(needs=model.method.needs)
+    Record("models", version, recipe, inputs, facts={"losses": run.losses}).write(folder)
     train.say(f"best at step {run.best_step}, validation {run.best:.2f}")
     return run.losses
 

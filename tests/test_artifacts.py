@@ -118,10 +118,10 @@ def files(root: Path, slow: bool) -> dict[str, Path]:
     return {n: path for n, path in found.items() if path.is_file() and (n.split("/")[0] in METHOD) == slow}
 
 
-def check_files(root: Path, slow: bool, documented: list[Row]) -> None:
-    """Each file is on the page; each that has tables of its own there is as they say."""
+def check_files(root: Path, slow: bool, documented: list[Row], folder: str = "") -> None:
+    """Each file is on the page; each that has tables of its own there is as they say. `folder`: those in it alone."""
     rows = [{**row, "meaning": row["holds"]} for row in documented if (row["file"].split("/")[0] in METHOD) == slow]
-    found = files(root, slow)
+    found = {name: path for name, path in files(root, slow).items() if name.startswith(folder)}
     for name, row in compare(rows, "file", found).items():
         if name.endswith(".parquet"):
             check_columns(found[name], name, tables("column")[row["file"]])

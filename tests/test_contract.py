@@ -137,5 +137,7 @@ def test_what_a_stranger_forgets_is_named(project: Path, tmp_path: Path):
         params.resolve(made)
     with pytest.raises(MissingArtifact):
         SeparationModel.load(folder / "data" / "demo" / "demo" / "models" / "none")
-    with pytest.raises(AvsetError, match=r"a batch cannot carry 'smells'; a method may need captions, frames, regions"):
+    with pytest.raises(
+        AvsetError, match=r"a batch cannot carry 'smells'; a method may need captions, frames, regions, tower"
+    ):
         Corpus.load(folder / "data" / "demo" / "demo").features({"regions", "smells"})

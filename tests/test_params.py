@@ -54,7 +54,8 @@ def test_clips_are_those_of_all_scales_and_everything_else_is_apart():
 @pytest.mark.parametrize(
     ("path", "stage"),
     [("data/a/clips/media/x.mp4", "clips"), ("data/a/b/regions", "regions"), ("data/a/b/models/avset", "train"),
-     ("data/a/b/scores/avset/facts.json", "evaluate"), ("data/a/b", ""), ("data", ""), ("videos/a/b/regions", "")],
+     ("data/a/b/scores/avset/facts.json", "evaluate"), ("data/a/b", ""),
+     ("data/a/b/tower", "systems/dvc.yaml:tower"), ("data", ""), ("videos/a/b/regions", "")],
 )  # fmt: skip
 def test_a_path_tells_its_stage(path: str, stage: str):
     assert params.stage_of(Path(path)) == stage
@@ -99,7 +100,7 @@ def test_a_data_set_of_ones_own_is_five_lines():
             r"methods\.avset: '.*unet\.py' is not the file of avset\.models\.",
         ),
         ("methods", ["avset"], r"methods: must be a mapping"),
-        ("presets/avset/kind", "avzet", r"presets\.avset\.kind: 'avzet' is not one of avset, nmf_mfcc"),
+        ("presets/avset/kind", "avzet", r"presets\.avset\.kind: 'avzet' is not one of avset, avsgs"),
         ("presets/avset/kind", ..., r"presets\.avset\.kind: missing"),
         (
             "presets/avset/kind",

@@ -163,7 +163,7 @@ def test_the_page_of_an_older_plan_is_refused(project: Path):
     made = plan("4")
     made.write()
     toy.project(project, toy.params(runtime__workers=2))
-    with pytest.raises(AvsetError, match="scores.parquet is not there"):
+    with pytest.raises(AvsetError, match=r"scores\.parquet is not there"):
         results.write(made.folder)  # how to compute is no part of it, so only the scores are missing
     toy.project(project, toy.params(train__seed=5))
     with pytest.raises(AvsetError, match="changed since the plan was made; run `avset tables`"):

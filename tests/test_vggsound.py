@@ -1,6 +1,7 @@
 """VGGSound: labels, splits, hostile tables."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from test_funnel import adds_up
 from test_rows import GOOD, HOSTILE, harmless
 
 from avset.errors import AvsetError
-from avset.sources import Entry, Listing
-from avset.sources.vggsound import INSTRUMENTS, Options, listing
+from avset.sources import Box, Entry, Listing
+from avset.sources.clips import boxes_of
+from avset.sources.vggsound import INSTRUMENTS, Options, listing, truth
+from avset.storage.items import Item
 
 ROWS = [
     ("-violin0001", "30", "playing violin, fiddle", "train"),
@@ -127,3 +130,27 @@ def test_the_default_classes_are_the_fifteen_of_the_paper() -> None:
     from avset.sources.audioset import INSTRUMENTS as AUDIOSET
 
     assert sorted(INSTRUMENTS) == sorted(AUDIOSET)
+
+
+def test_boxes_of_vgg_ss_are_the_truth_of_the_middle(tmp_path: Path) -> None:
+    """The first rows of the list as it is published; of labels of a class alone."""
+    row = {"file": "RgyqhpOJFM4_000030", "class": "playing cello", "bbox": [[0.396875, 0.021875, 0.6875, 0.99375]]}
+    other = {"file": "zpWuikVorYg_000032", "class": "elk bugling", "bbox": [[0.403125, 0.253125, 0.6, 0.75]]}
+    flat = {
+        "file": "3MUeg3nD2OU_000120",
+        "class": "playing acoustic guitar",
+        "bbox": [[0.3, 0, 0.3, 1], [0, 0, 1.01, 1]],
+    }
+    path = tmp_path / "vggss.json"
+    path.write_text(json.dumps([row, other, flat]))
+    assert truth(Options()) == {}
+    found = truth(Options(boxes=str(path)))
+    cello = Box(35.0, "cello", 0.396875, 0.021875, 0.6875, 0.99375)
+    assert found == {"RgyqhpOJFM4": [cello], "3MUeg3nD2OU": [Box(125.0, "guitar", 0, 0, 1, 1)]}
+    media = {"status": "ok", "clip_id": "c", "start_s": 2.0, "origin_start_s": 30.0, "duration_s": 10.0}
+    (box,) = boxes_of(media, Item(fields={"boxes": []}), [cello])
+    assert (box["clip_id"], box["time_s"], box["label"]) == ("c", 7.0, "cello")
+    assert boxes_of(media | {"origin_start_s": 40.0}, Item(fields={"boxes": []}), [cello]) == []
+    path.write_text(json.dumps([row | {"bbox": [[0, 1]]}]))
+    with pytest.raises(AvsetError, match=r"clips\.options\.boxes: .* is not the list of VGG-SS"):
+        truth(Options(boxes=str(path)))

@@ -55,7 +55,7 @@ def methods(*names: str) -> dict[str, str]:
 def project(folder: Path, tree: dict[str, Any]) -> Path:
     """A folder in which stages run: the code by link, parameters of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("pipeline", "stages", "dvc.yaml"):
+    for name in ("pipeline", "stages", "systems", "dvc.yaml"):
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
     for name in set(tree["datasets"]) - {"folder"}:  # who asks for `folder` says where its videos are

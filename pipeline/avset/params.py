@@ -103,6 +103,24 @@ class EncoderSource(Section):
     weights: str = Field(min_length=1)
 
 
+class Tower(Section):
+    """The picture tower of the systems that have one of their own: torchvision's ResNet-18, or a small one."""
+
+    architecture: Literal["resnet18", "small"]
+    weights: str = Field(min_length=1)  # imagenet | none: drawn here | path of a state dict
+
+
+class Objects(Section):
+    """Boxes of things in the frames, for the systems that are told where they are."""
+
+    boxes: str = Field(min_length=1)  # truth: the source's own | path of a table | torchvision:<detector>
+    weights: str | None  # path of the detector's; null: the published ones
+    count: int = Field(ge=1, le=1024)  # O, of a frame at most
+    confidence: float = Field(ge=0, le=1)  # of what a detector must see to be kept
+    noise: float = Field(ge=0, le=1)  # std of each corner of a given box, as a share of the box's size
+    side: int = Field(ge=16, le=1024)  # px of a crop
+
+
 class Regions(Section):
     """Region features, App. A.2."""
 
@@ -237,10 +255,12 @@ class Evaluate(Section):
 
 SECTIONS: dict[str, type[Section]] = {
     "clips": Clips, "frames": Frames, "spectrograms": Spectrograms, "encoder": EncoderSource,
+    "tower": Tower, "objects": Objects,
     "regions": Regions, "captions": Captions, "model": Model, "mixtures": Mixtures, "sets": Sets, "train": Train,
     "evaluate": Evaluate,
 }  # fmt: skip
 TOP_KEYS = {"dataset", "scale", "methods", "runtime", "datasets", "scales", "presets"}
+ON_DEMAND = "systems/dvc.yaml"  # has the stages of what only some methods need
 CLIPS = "clips"  # their folder lies beside those of the scales
 
 
@@ -255,6 +275,8 @@ class Params(Section):
     frames: Frames
     spectrograms: Spectrograms
     encoder: EncoderSource
+    tower: Tower
+    objects: Objects
     regions: Regions
     captions: Captions
     model: Model
@@ -303,10 +325,11 @@ def encoder_of(model: Path) -> Path:
 
 
 def stage_of(path: Path) -> str:
-    """The stage that makes a file or folder in data/; "" if no single one does."""
+    """The stage that makes a file or folder in data/, as `dvc repro` takes it; "" if no single one does."""
     inside = path.parts[1:] if path.parts[:1] == ("data",) else ()
     artifact = "".join(inside[1:2] if inside[1:2] == (CLIPS,) else inside[2:3])
-    return {"models": "train", "scores": "evaluate"}.get(artifact, artifact)
+    demanded = {name: f"{ON_DEMAND}:{name}" for name in ("tower", "objects")}
+    return {"models": "train", "scores": "evaluate", **demanded}.get(artifact, artifact)
 
 
 def load(path: Path = Path("params.yaml")) -> Params:

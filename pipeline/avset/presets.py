@@ -5,7 +5,7 @@ A kind is a name in `KINDS`, or the dotted name of a module that has `Settings` 
 
 from collections.abc import Iterator
 from importlib import import_module
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -29,6 +29,7 @@ class MethodSettings(Section, strict=False):
     """The settings of a method that learns nothing; a kind adds its own."""
 
     kind: str
+    supervision: ClassVar[str] = "none"  # what its training is told: "none", or "labels and boxes"
 
     def misfits(self, preset: str, p: Any) -> Iterator[Misfit]:
         """What in the parameters `p` (avset.params.Params) the method cannot run with, by the name of its preset."""
@@ -49,6 +50,20 @@ class LearnedSettings(MethodSettings):
     def weights(self) -> dict[str, float]:
         """The weight of each loss."""
         return dict(self.recipe()["losses"])
+
+
+def unet_misfits(preset: str, norm: str, p: Any) -> Iterator[Misfit]:
+    """Sizes that a U-Net of as many levels as `model.channels` and the bottleneck cannot halve, or not normalise."""
+    levels, sizes = len(p.model.channels) + 1, (p.model.log_bins, p.model.crop)
+    unit: int = 2**levels
+    for name, size in zip(("log_bins", "crop"), sizes, strict=True):
+        if size % unit:
+            near = unit * max(1, round(size / unit))
+            why = f"the U-Net of {preset} halves it {levels} times (model.channels, then the bottleneck)"
+            yield f"model.{name}", f"{why}, so it must be a multiple of {unit}, like {near}, not {size}"
+    if norm == "batch" and p.train.batch_size == 1 and sizes == (unit, unit):
+        why = f"presets.{preset}.norm is batch, but a batch has one value of each channel at the bottleneck"
+        yield "model.crop", f"{why}; raise train.batch_size, model.crop or model.log_bins, or take norm: group"
 
 
 class AVSeTLosses(Section):
@@ -83,19 +98,76 @@ class AVSeTSettings(LearnedSettings, strict=True):
 
     def misfits(self, preset: str, p: Any) -> Iterator[Misfit]:
         """Sizes that the U-Net cannot halve, a batch without statistics, regions drawn where all are pooled."""
-        levels, sizes = len(p.model.channels) + 1, (p.model.log_bins, p.model.crop)
-        unit: int = 2**levels
-        for name, size in zip(("log_bins", "crop"), sizes, strict=True):
-            if size % unit:
-                near = unit * max(1, round(size / unit))
-                why = f"the U-Net of {preset} halves it {levels} times (model.channels, then the bottleneck)"
-                yield f"model.{name}", f"{why}, so it must be a multiple of {unit}, like {near}, not {size}"
-        if self.norm == "batch" and p.train.batch_size == 1 and sizes == (unit, unit):
-            why = f"presets.{preset}.norm is batch, but a batch has one value of each channel at the bottleneck"
-            yield "model.crop", f"{why}; raise train.batch_size, model.crop or model.log_bins, or take norm: group"
+        yield from unet_misfits(preset, self.norm, p)
         for name in ("decoded_frames", "decoded_regions"):
             if self.level == "video" and getattr(p.train, name) is not None:
                 yield f"train.{name}", f"presets.{preset}.level is video, which pools all regions; leave it empty"
+
+
+class MaskLoss(Section):
+    """The weight of the one loss of a method."""
+
+    mask: float = Field(gt=0)
+
+
+class SoundOfPixelsSettings(LearnedSettings, strict=True):
+    """Sound of Pixels (Zhao et al. 2018)."""
+
+    pixels: Literal["frames", "regions"]  # a tower of its own on frames, or frozen regions (the paper's Table 4)
+    maps: int = Field(ge=1)  # K
+    norm: Literal["batch", "group"]  # of the U-Net
+    mask_target: Literal["binary", "ratio"]  # binary: cross-entropy, masks of 0 and 1 | ratio: weighted L1
+    vision_rate: float = Field(gt=0, le=1)  # of the tower's gradients; by SGD, of its learning rate
+    losses: MaskLoss
+
+    def misfits(self, preset: str, p: Any) -> Iterator[Misfit]:
+        """Sizes that the U-Net cannot halve, a rate that the optimiser would not see."""
+        yield from unet_misfits(preset, self.norm, p)
+        if self.optimizer == "adamw" and self.vision_rate != 1:
+            yield f"presets.{preset}.vision_rate", "AdamW does not see how large a gradient is; take 1, or sgd"
+
+
+class CoSeparationLosses(Section):
+    """Weights of the masks, and of the classes of the separated sounds."""
+
+    mask: float = Field(gt=0)
+    classes: float = Field(ge=0)
+
+
+class AVSGSLosses(CoSeparationLosses):
+    """The same, and of the embeddings of a video."""
+
+    orthogonality: float = Field(ge=0)
+
+
+class CoSeparationSettings(LearnedSettings, strict=True):
+    """Co-Separation (Gao & Grauman 2019)."""
+
+    supervision: ClassVar[str] = "labels and boxes"
+    objects: int = Field(ge=1)  # of a video, at most
+    norm: Literal["batch", "group"]  # of the U-Net
+    losses: CoSeparationLosses
+
+    def misfits(self, preset: str, p: Any) -> Iterator[Misfit]:
+        """Sizes that the U-Net cannot halve."""
+        yield from unet_misfits(preset, self.norm, p)
+
+
+class AVSGSSettings(CoSeparationSettings, strict=True):
+    """AVSGS (Chatterjee et al. 2021)."""
+
+    width: int = Field(ge=2)  # of an embedding
+    heads: int = Field(ge=1)  # of the attention
+    losses: AVSGSLosses
+
+    def misfits(self, preset: str, p: Any) -> Iterator[Misfit]:
+        """Those of Co-Separation, and heads among which half of the width cannot be shared."""
+        yield from super().misfits(preset, p)
+        if self.width % (2 * self.heads):
+            yield (
+                f"presets.{preset}.width",
+                f"must be a multiple of {2 * self.heads}, twice its heads; not {self.width}",
+            )
 
 
 class NMFSettings(MethodSettings, strict=True):
@@ -115,7 +187,10 @@ class NMFSettings(MethodSettings, strict=True):
 
 KINDS: dict[str, tuple[type[MethodSettings], str]] = {  # kind -> its settings, and the module that has its `Method`
     "avset": (AVSeTSettings, "avset.models.avset"),
+    "avsgs": (AVSGSSettings, "avset.models.avsgs"),
+    "co_separation": (CoSeparationSettings, "avset.models.co_separation"),
     "nmf_mfcc": (NMFSettings, "avset.models.nmf_mfcc"),
+    "sound_of_pixels": (SoundOfPixelsSettings, "avset.models.sound_of_pixels"),
 }
 
 

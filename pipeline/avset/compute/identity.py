@@ -18,15 +18,20 @@ from typing import Any
 import yaml
 
 from avset.errors import AvsetError
-from avset.params import digest
+from avset.params import ON_DEMAND, digest
 from avset.storage.files import write_json
 
 RECIPES = Path("stages/recipes.json")
 
 
 def code_of(stage: str) -> list[Path]:
-    """The modules that decide the content of a stage: its script and the other .py dependencies in dvc.yaml."""
-    tree = yaml.safe_load(Path("dvc.yaml").read_bytes())["stages"][stage]
+    """The modules that decide the content of a stage: its script and the other .py dependencies in dvc.yaml.
+
+    Of a stage that is run on demand alone, in the file of those.
+    """
+    files = [Path(name) for name in ("dvc.yaml", ON_DEMAND)]
+    stages = [yaml.safe_load(file.read_bytes())["stages"] for file in files if file.exists()]
+    tree = next(found[stage] for found in stages if stage in found)
     return sorted(Path(name) for name in tree.get("do", tree)["deps"] if name.endswith(".py"))
 
 

@@ -1,19 +1,21 @@
 """A model's estimates on frozen mixtures."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from avset.evaluation.bounds import still
 from avset.evaluation.metrics import best_assignment, bss_eval
 from avset.features.spectrograms import warp
 from avset.models.checkpoint import SeparationModel
-from avset.models.contract import ORACLE, Conditions, Localizes
+from avset.models.contract import ORACLE, Conditions, Localizes, Points
 from avset.params import CONTROLS
+from avset.storage.store import Store
 from avset.training.dataset import Corpus
 from avset.training.mixtures import Mixture, references
 
@@ -28,7 +30,8 @@ class Estimates:
 
     `asked` are the places of the sources that were asked for; estimates, masks and attention of the others are zero.
     `still` are the estimates of the same masks averaged over time, if they were asked for. `attention` is that of each
-    separated sound over the regions of the centre frame of its own clip, for a method that localizes.
+    separated sound over the regions of the centre frame of its own clip, for a method that localizes; of one that
+    points the loudness of the pixels of each region, if it was asked by video.
     """
 
     mixture: Mixture
@@ -108,6 +111,22 @@ def share_of(regions: Float[Tensor, "V R D"], clip: str, label: str, corpus: Cor
     return regions[:, np.sort(nearest)]
 
 
+def conditions_of(
+    model: SeparationModel, kind: str, sources: Sequence[Sequence[tuple[str, str]]], corpus: Corpus, texts: Texts
+) -> Conditions:
+    """What selects some sources (clip, label): queries, and for `video` what else the method needs to see."""
+    conditions = Conditions.of_queries(queries(kind, sources, corpus, texts).to(model.device))
+    if kind != "video":
+        return conditions
+    stores = {name: store for name, store in corpus.features(model.method.needs).items() if name != "regions"}
+
+    def seen(name: str, store: Store) -> Tensor:
+        found = [np.stack([store.read(clip, name) for clip, _ in several]) for several in sources]
+        return torch.from_numpy(np.stack(found)).to(model.device)
+
+    return replace(conditions, seen={name: seen(name, store) for name, store in stores.items()})
+
+
 def sources_of(mixture: Mixture) -> list[tuple[str, str]]:
     """Clip and label of each source."""
     return list(zip(mixture.clips, mixture.labels, strict=True))
@@ -151,7 +170,7 @@ def _of_batch(
         if kind == ORACLE:
             conditions = Conditions(sources.shape[1])
         else:
-            conditions = Conditions.of_queries(queries(kind, wanted, corpus, texts).to(device))
+            conditions = conditions_of(model, kind, wanted, corpus, texts)
         waveforms, masks = model.separate(mixed, conditions)
         if rest:
             spectrum, magnitude = transform.analyse(mixed, method.grid)
@@ -161,6 +180,9 @@ def _of_batch(
             whole = [[(clip, "") for clip, _ in several] for several in wanted]
             regions = queries("video", whole, corpus, {}).to(device)
             attention = method.scores(regions[:, :, regions.shape[2] // 2], sounds).float().cpu().numpy()
+        elif isinstance(method, Points) and kind == "video":
+            loudness = method.loudness(transform.analyse(mixed, method.grid)[1], conditions)
+            attention = adaptive_avg_pool2d(loudness, corpus.grid).flatten(2).float().cpu().numpy()
     if method.grid == "linear":
         masks = warp(masks, transform.log_bins)
     for j, mixture in enumerate(batch):

@@ -62,7 +62,8 @@ def evaluate(
     rows = score_rows(name, made, corpus, phrases, kept, workers)
     examples.write(folder / "examples.h5", kept)
     clips = [clip for clip in corpus.complete() if corpus.splits[clip] == "test"]
-    heard = attention_by_clip([one for one in made[kinds[0]] if one.mixture.split == "test"])
+    look = next((kind for kind in kinds if any(one.attention is not None for one in made[kind])), kinds[0])
+    heard = attention_by_clip([one for one in made[look] if one.mixture.split == "test"])
     places = attention_rows(model, encoder.grid, corpus, clips, texts.get("text", {}), heard)
     known = recognition_facts(corpus, clips, texts.get("text", {})) if answers_text else {}
     write_json(folder / "facts.json", asked_facts(corpus, made) | known)

@@ -46,12 +46,11 @@ def attention_rows(
     The text of each label; the latent caption; the separated `sounds` (scores (R,) by clip) of a clip of one label; of
     a duet, a clip of two, what each text separates from its sound; `wrong`, the text of a label that the clip has not;
     `norm`, the length of each region, which asks for nothing. `hit` is in the box of the label, `other` in that of the
-    other label of a duet. A method that does not localize has no rows.
+    other label of a duet. A method that only points has rows of its sounds; one that does neither has none.
     """
-    if not isinstance(model.method, Localizes):
-        return []
+    looks = _looks if isinstance(model.method, Localizes) else _sounds
     return [
-        row for clip in clips for look in _looks(model, corpus, clip, texts, sounds)
+        row for clip in clips for look in looks(model, corpus, clip, texts, sounds)
         if (row := _row(look, grid, corpus, clip)) is not None
     ]  # fmt: skip
 
@@ -75,10 +74,18 @@ def _looks(
         yield "caption", label, caption
         yield "norm", label, centre.norm(dim=-1).numpy()
     if len(labels) == 1:
-        yield from (("sound", labels[0], attention) for attention in sounds.get(clip, []))
+        yield from _sounds(model, corpus, clip, texts, sounds)
     elif len(known) == 2 and "text" in model.method.answers:
         for label, attention in zip(known, heard(model, corpus, clip, [texts[label] for label in known]), strict=True):
             yield "sound", label, attention
+
+
+def _sounds(
+    model: SeparationModel, corpus: Corpus, clip: str, texts: Texts, sounds: Mapping[str, list[Map]]
+) -> Iterator[Look]:
+    """The looks of the separated sounds of a clip of one label."""
+    if len(corpus.labels[clip]) == 1:
+        yield from (("sound", corpus.labels[clip][0], attention) for attention in sounds.get(clip, []))
 
 
 @torch.no_grad()

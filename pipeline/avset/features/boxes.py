@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional as fn
 
 from avset.storage.store import Store
 
@@ -44,3 +47,17 @@ def centre_boxes(
         if len(seen):
             found[name] = seen
     return found
+
+
+def crops(
+    frames: UInt8[Tensor, "*batch H H 3"], boxes: Float[Tensor, "*batch O 4"], side: int
+) -> Float[Tensor, "*batch O {side} {side} 3"]:
+    """What is inside of boxes, each as a square of `side` px, 0 to 255; of a box without area one colour."""
+    flat = frames.flatten(0, -4).permute(0, 3, 1, 2).float()
+    inside = (torch.arange(side, device=frames.device) + 0.5) / side
+    low, high = boxes.flatten(0, -3)[..., :2, None], boxes.flatten(0, -3)[..., 2:, None]
+    x, y = (2 * (low + (high - low) * inside) - 1).to(flat).unbind(2)  # (n, O, side) each
+    grid = torch.stack(torch.broadcast_tensors(x[..., None, :], y[..., None]), -1)
+    found = fn.grid_sample(flat, grid.flatten(1, 2), padding_mode="border", align_corners=False)
+    squares = torch.unflatten(found.permute(0, 2, 3, 1), 1, (boxes.shape[-2], side))
+    return torch.unflatten(squares, 0, boxes.shape[:-2])

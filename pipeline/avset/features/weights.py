@@ -126,7 +126,7 @@ def _config(architecture: str) -> tuple[dict[str, Any], dict[str, Any]]:
         except (OSError, ValueError) as e:
             raise AvsetError(f"the model config {architecture} cannot be read: {e}") from e
     else:
-        with _fetching(architecture):
+        with fetching(architecture):
             tree = open_clip.get_model_config(architecture)
     if not isinstance(tree, dict):
         near = ", ".join(difflib.get_close_matches(architecture, open_clip.list_models(), cutoff=0.3))
@@ -148,7 +148,7 @@ def _checkpoint(architecture: str, weights: str, config: dict[str, Any]) -> tupl
     if published:
         trained = bool(published.get("quick_gelu", False))
     elif Path(weights).is_file():
-        state, openai = _read_checkpoint(Path(weights))
+        state, openai = read_checkpoint(Path(weights))
         trained = quick or openai
     else:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
@@ -165,14 +165,14 @@ def _checkpoint(architecture: str, weights: str, config: dict[str, Any]) -> tupl
             f'take {architecture}-quickgelu, else a model config (.json) with "quick_gelu": false'
         )
     if published:
-        with _fetching(f"{architecture} / {weights}"):
+        with fetching(f"{architecture} / {weights}"):
             place = Path(open_clip.download_pretrained(published))
-        state, _ = _read_checkpoint(place)
+        state, _ = read_checkpoint(place)
     return state, published
 
 
 @contextmanager
-def _fetching(what: str) -> Iterator[None]:
+def fetching(what: str) -> Iterator[None]:
     """One sentence if the block cannot fetch: whatever a client of the hub raises, and without its retries as lines."""
     hub = logging.getLogger("huggingface_hub")
     level = hub.level
@@ -186,7 +186,21 @@ def _fetching(what: str) -> Iterator[None]:
         hub.setLevel(level)
 
 
-def _read_checkpoint(file: Path) -> tuple[dict[str, Tensor], bool]:
+def fetched(address: str) -> Path:
+    """A published file of weights, from torch's cache, or fetched into it; its name has the start of its sha256.
+
+    AvsetError if it cannot be fetched, or is another.
+    """
+    place = Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]
+    if not place.is_file():
+        promised = torch.hub.HASH_REGEX.search(place.name)
+        with fetching(address):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(address, str(place), promised[1] if promised else None, progress=False)
+    return place
+
+
+def read_checkpoint(file: Path) -> tuple[dict[str, Tensor], bool]:
     """The state dict of a checkpoint, and whether the file is known to be OpenAI's.
 
     OpenAI alone publishes TorchScript archives, and a state dict saved from such an archive still has its marks. A

@@ -47,8 +47,10 @@ class Separator:
         return text_queries(self.encoder, texts)
 
     def video_query(self, frames: UInt8[np.ndarray, "V H W 3"]) -> Float[Tensor, "1 V R D"]:
-        """One query of all regions of some frames; AvsetError if the model answers no video."""
-        self.model.answering("video")
+        """One query of all regions of some frames; AvsetError if the model answers no video, or sees no regions."""
+        if "regions" not in self.model.answering("video").method.needs:
+            seen = ", ".join(sorted(self.model.method.needs))
+            raise AvsetError(f"{self.model.name} answers a video by {seen}, not by regions; give another model")
         return video_queries(self.encoder, frames, self.model.settings.positional)
 
     def separate(self, mixture: Float[Tensor, " L"], queries: Float[Tensor, "N V R D"]) -> Float[Tensor, "N L"]:

@@ -1,7 +1,7 @@
 """A method, trained, with all that it needs to be used: one safetensors file, no parameters file."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class Settings:
 
     def plain(self) -> dict[str, Any]:
         """The settings as JSON holds them."""
-        return {"method": self.method.recipe(), "sizes": asdict(self.sizes),
+        return {"method": self.method.recipe(), "sizes": self.sizes.plain(),
                 "positional": self.positional, "encoder": self.encoder}  # fmt: skip
 
     @classmethod

@@ -8,12 +8,16 @@ from torch.nn import functional as fn
 SCALE = 100.0  # 1 / temperature of Eq. 2, CLIP's own
 
 
+def loudness(mixture: Float[Tensor, "B M T"]) -> Float[Tensor, "B 1 M T"]:
+    """The weight of each bin in the mask losses, clamp(log(1 + |A_mix|), 1e-3, 10)."""
+    return torch.log1p(mixture).clamp(1e-3, 10)[:, None]
+
+
 def mask_loss(
     masks: Float[Tensor, "B N M T"], targets: Float[Tensor, "B N M T"], mixture: Float[Tensor, "B M T"]
 ) -> Float[Tensor, ""]:
-    """Eq. 11, each bin weighted by the mixture's loudness clamp(log(1 + |A_mix|), 1e-3, 10); mean over bins."""
-    weight = torch.log1p(mixture).clamp(1e-3, 10)[:, None]
-    return (weight * (masks - targets).abs()).mean()
+    """Eq. 11, each bin weighted by the mixture's `loudness`; mean over bins."""
+    return (loudness(mixture) * (masks - targets).abs()).mean()
 
 
 def audio_language_loss(

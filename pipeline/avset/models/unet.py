@@ -155,6 +155,34 @@ class UNetDecoder(nn.Module):
         return x.squeeze(2).to(torch.promote_types(x.dtype, torch.float32)).sigmoid()
 
 
+class UNetMaps(nn.Module):
+    """Feature maps of a mixture -> `count` maps of its size, without a query, as in Sound of Pixels.
+
+    Each level is enlarged twice by bilinear interpolation, and convolved, 3 x 3; the skip is concatenated.
+    """
+
+    def __init__(self, channels: list[int], count: int, norm: str):
+        super().__init__()
+        skips = channels[::-1]
+        outs = [*skips[1:], count]
+        belows = [0, *outs[:-1]]
+        self.ups = nn.ModuleList(
+            nn.Conv2d(below + skip, out, 3, padding=1) for below, skip, out in zip(belows, skips, outs, strict=True)
+        )
+        self.norms = nn.ModuleList(normalisation(norm, width) for width in outs[:-1])
+
+    def forward(self, maps: list[Tensor]) -> Float[Tensor, "B K M T"]:
+        """The maps, before any activation; `maps` as the encoder returns them."""
+        x = self._larger(0, maps[-1])
+        for number, skip in enumerate(maps[-2::-1], 1):
+            x = self._larger(number, torch.cat([self.norms[number - 1](x), skip], 1))
+        return x
+
+    def _larger(self, number: int, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B c h2 w2"]:
+        up: Tensor = self.ups[number](fn.interpolate(fn.relu(x), scale_factor=STRIDE, mode="bilinear"))
+        return up
+
+
 def _activate(norm: nn.Module, up: nn.Module, x: Float[Tensor, "B Q P h w"]) -> Float[Tensor, "B Q C h2 w2"]:
     """Normalise, rectify, enlarge. Made again in the backward pass as far as the convolution's input."""
     larger: Tensor = up(torch.unflatten(fn.relu_(norm(x.flatten(0, 1))), 0, x.shape[:2]))

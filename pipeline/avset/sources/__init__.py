@@ -1,7 +1,8 @@
 """Where clips come from.
 
 Each source is a module with `Options` (a pydantic model), `listing(options)`, `fetch(entry, options, target,
-access)` and `SUFFIX` (of the media files it makes; None: that of their origin).
+access)` and `SUFFIX` (of the media files it makes; None: that of their origin). It may have `truth(options)`, boxes
+that others have drawn, by media_id.
 """
 
 from dataclasses import dataclass, field

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -22,7 +22,7 @@ from avset.errors import REASONS, REFUSED, TRANSIENT, AvsetError, ClipError
 from avset.media.container import TAIL, probe
 from avset.media.fingerprint import Fingerprint, fingerprint
 from avset.params import Clips, Download, Runtime, checked, digest
-from avset.sources import Entry
+from avset.sources import Box, Entry
 from avset.sources.download import settle
 from avset.sources.names import told_apart
 from avset.storage.cache import ABANDONED, DAY, FETCHING, ItemCache, fetched_items, kept_media
@@ -316,12 +316,13 @@ def fetch_all(
 
 
 def collect(
-    entries: Iterable[Entry], jobs: list[Job], failures: dict[str, Item], clips: Clips, folder: Path
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Fingerprint]]:
+    entries: Iterable[Entry], jobs: list[Job], failures: dict[str, Item], clips: Clips, folder: Path,
+    truth: Mapping[str, list[Box]] | None = None,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Fingerprint]]:  # fmt: skip
     """The index rows and the boxes of the clips of some media, and the fingerprints of the media that have a clip.
 
     `folder` gets these media. The items of the media are in the cache, or among the `failures` that it does not
-    remember.
+    remember. `truth` has boxes of media that others have drawn, on the timeline of the origin.
     """
     cache, keys, entries = ItemCache(), {job.clip_id: job.key for job in jobs}, list(entries)
     rows, boxes, prints = [], [], {}
@@ -332,7 +333,8 @@ def collect(
         own = index_rows(entry, item, clips.length, clips.min_seconds, names[entry.media_id])
         usable = [row for row in own if row["status"] == "ok"]
         rows += own
-        boxes += [box for row in usable for box in boxes_of(row, item)]
+        drawn = (truth or {}).get(entry.media_id, [])
+        boxes += [box for row in usable for box in boxes_of(row, item, drawn)]
         if usable:
             link(kept_media(cache, item.fields), folder / usable[0]["media"], lasting=False)
             prints[entry.media_id] = Fingerprint(**item.arrays)
@@ -405,7 +407,9 @@ def clip_id(media_id: str, start: float) -> str:
     return f"{media_id}_{round(start * 1000)}"
 
 
-def boxes_of(row: dict[str, Any], item: Item) -> list[dict[str, Any]]:
-    """The boxes of a medium whose time is in one of its clips."""
+def boxes_of(row: dict[str, Any], item: Item, drawn: Sequence[Box] = ()) -> list[dict[str, Any]]:
+    """The boxes of a medium whose time is in one of its clips; `drawn` ones are on the timeline of the origin."""
     start, end = row["start_s"], row["start_s"] + row["duration_s"]
-    return [{"clip_id": row["clip_id"], **box} for box in item.fields["boxes"] if start <= box["time_s"] <= end]
+    began = row["origin_start_s"] - row["start_s"]
+    boxes = item.fields["boxes"] + [asdict(box) | {"time_s": box.time_s - began} for box in drawn]
+    return [{"clip_id": row["clip_id"], **box} for box in boxes if start <= box["time_s"] <= end]

@@ -32,6 +32,7 @@ class Artifact:
     of: str = ""  # the parent that has, clip by clip, what this one is made of
     files: tuple[str, ...] = ()  # besides record.json, and index.parquet and shards/ where there are arrays
     identity: tuple[str, ...] = (RECORD,)  # the files that name the content, once they are known
+    demanded: bool = False  # whether only some methods need it, so that it may be missing
 
     @property
     def per_clip(self) -> bool:
@@ -39,8 +40,8 @@ class Artifact:
         return bool(self.arrays) or self.name == "clips"
 
 
-def _store(name: str, parents: tuple[str, ...], of: str, **arrays: tuple[str, ...]) -> Artifact:
-    return Artifact(name, name, parents, arrays, of, ("index.parquet", "shards"), (RECORD, "index.parquet"))
+def _store(name: str, parents: tuple[str, ...], of: str, demanded: bool = False, **arrays: tuple[str, ...]) -> Artifact:
+    return Artifact(name, name, parents, arrays, of, ("index.parquet", "shards"), (RECORD, "index.parquet"), demanded)
 
 
 ARTIFACTS = {
@@ -51,6 +52,10 @@ ARTIFACTS = {
         _store("frames", ("clips",), "clips", frames=("V", "H", "W", "C"), times=("V",)),
         _store("spectrograms", ("clips",), "clips", stft=("T", "plane", "F"), waveform=("L",)),
         Artifact("encoder", "encoder", (), files=("encoder.json", "weights.safetensors"), identity=("encoder.json",)),
+        Artifact("tower", "tower", (), files=("tower.json", "weights.safetensors"), identity=("tower.json",),
+                 demanded=True),
+        _store("objects", ("clips", "frames", "tower"), "frames", True, boxes=("V", "O", "side"), classes=("V", "O"),
+               confidences=("V", "O"), features=("V", "O", "P")),
         _store("regions", ("frames", "encoder"), "frames", regions=("V", "R", "D"), embedding=("D",)),
         _store("captions", ("clips", "regions", "encoder"), "regions", caption=("D",), tokens=("K", "E"), curve=("S",)),
         Artifact("mixtures", "mixtures", ("clips", "spectrograms"), files=("mixtures.parquet", "scores.parquet"),

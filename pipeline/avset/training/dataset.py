@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from avset.errors import AvsetError
+from avset.features import tower
 from avset.features.boxes import centre_boxes
 from avset.params import clips_of, digest, folder_of
 from avset.storage.artifacts import ARTIFACTS, Record, identity_of
@@ -78,11 +80,14 @@ class Corpus:
     def features(self, needs: Collection[str]) -> dict[str, Store]:
         """The stores of what a method needs of each source of a batch, by name; AvsetError if there is no such thing.
 
-        `captions` are no part of it: see `constants`.
+        `captions` and `tower` are no part of it: see `constants` and `beginnings`.
         """
         known = {"regions": self.regions, "frames": self.frames}
-        if unknown := set(needs) - {*known, "captions"}:
-            raise AvsetError(f"a batch cannot carry {min(unknown)!r}; a method may need captions, frames, regions")
+        if "objects" in on_demand(needs):
+            known |= dict.fromkeys(ARTIFACTS["objects"].arrays, self.objects)
+        if unknown := set(needs) - {*known, "captions", "tower"}:
+            what = "captions, frames, regions, tower, and " + ", ".join(ARTIFACTS["objects"].arrays)
+            raise AvsetError(f"a batch cannot carry {min(unknown)!r}; a method may need {what}")
         return {name: store for name, store in known.items() if name in needs}
 
     def constants(self, needs: Collection[str], clips: Sequence[str]) -> dict[str, Tensor]:
@@ -96,6 +101,28 @@ class Corpus:
         if "regions" in needs:
             found["mean_region"] = self.mean_region(clips)
         return found
+
+    @property
+    def data(self) -> Path:
+        """The folder of the artifacts."""
+        return self.spectrograms.folder.parent
+
+    @cached_property
+    def objects(self) -> Store:
+        """The objects of the frames, made on demand; AvsetError if they belong to other frames."""
+        store = Store(self.data / "objects")
+        check(self.data, {"frames": self.frames, "objects": store}, ())
+        return store
+
+    def beginnings(self, needs: Collection[str]) -> dict[str, Tensor]:
+        """What only the start of a training needs: the weights of the tower, `tower.<name>`."""
+        return tower.constants_of(self.data / "tower") if "tower" in needs else {}
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the regions of a frame."""
+        rows, columns = self.regions.record.facts["encoder"]["grid"]
+        return rows, columns
 
     def mean_region(self, clips: Sequence[str], at_most: int = 2000) -> Float[Tensor, " D"]:
         """The mean region embedding of evenly chosen clips."""
@@ -118,16 +145,25 @@ class Corpus:
         """The further sets that have mixtures."""
         return list(dict.fromkeys(m.split for m in self.mixtures if m.split not in ("validation", "test")))
 
-    def inputs(self, artifact: str = "models") -> dict[str, str]:
-        """Parent -> identity, of all that a model is trained on; or of what is in `artifact`, but for the model."""
-        data, parents = self.spectrograms.folder.parent, ARTIFACTS[artifact].parents
-        return {name: identity_of(folder_of(data, name), name) for name in parents if name != "models"}
+    def inputs(self, artifact: str = "models", needs: Collection[str] = ()) -> dict[str, str]:
+        """Parent -> identity, of all that a model is trained on; or of what is in `artifact`, but for the model.
+
+        With what is made on demand, for a method with these `needs`. MissingArtifact names the stage that makes it.
+        """
+        parents = [name for name in ARTIFACTS[artifact].parents if name != "models"] + on_demand(needs)
+        return {name: identity_of(folder_of(self.data, name), name) for name in parents}
 
     def identity(self) -> str:
         """The identity of everything that training reads."""
         stores = (self.spectrograms, self.regions, self.captions, self.frames)
         told = [store.digest for store in stores] + [repr(self.mixtures), repr(self.splits), repr(self.contents)]
         return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+def on_demand(needs: Collection[str]) -> list[str]:
+    """The artifacts that a method with these needs reads, and others do not."""
+    objects = ["objects"] if set(needs) & set(ARTIFACTS["objects"].arrays) else []
+    return objects + (["tower"] if "tower" in needs else [])
 
 
 def check(data: Path, stores: dict[str, Store], frozen: Sequence[str] = ("mixtures",)) -> None:

@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the Makefile says so too: plugi
 LIBRARY = Path(__file__).parents[1] / "pipeline" / "avset"
 ROOMS = [f"avset.{p.stem}" for p in LIBRARY.glob("[a-z]*") if p.name != "sources"]  # drawing is too slow with checks
 hook = install_import_hook([*ROOMS, "avset.sources.clips", "avset.sources.folder"], "beartype.beartype")
-LONGEST = ("sharing", "crashes", "pipeline", "ray_worker", "fifty_videos", "distributed")  # files, the longest first
+LONGEST = ("sharing", "crashes", "pipeline", "ray_worker", "distributed")  # files, the longest first
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

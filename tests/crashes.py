@@ -339,11 +339,6 @@ def killed(root: str, most: int = 10**6, everywhere: bool = False, **stage: Any)
     return {"times": trial.kill(most), "faults": "\n".join(trial.faults)}
 
 
-def all_killed(root: str, stages: dict[str, Any], most: int) -> dict[str, Any]:
-    """`killed` for one stage after the other."""
-    return {name: killed(root, most, stage=name, **given) for name, given in stages.items()}
-
-
 def failing(root: str) -> dict[str, Any]:
     """Refuse each call of the small stage that makes a file, a folder, or a name, as a full disk does."""
     trial, times = Trial(Path(root)), 0
@@ -414,19 +409,26 @@ def full(root: str, place: str) -> dict[str, Any]:
     return {"times": times, "faults": "\n".join(trial.faults)}
 
 
-def all_full(root: str, stages: dict[str, Any], built: Sequence[str]) -> dict[str, Any]:
-    """Run each stage with half the room that it needs in the cache, and in the workspace; those that are `built` as
-    others are only run."""
-    found, disks = {}, tuple(Path(root) / name for name in ("cache", "project/data", "project/reports"))
-    for disk in disks:
+def each(root: str, stages: dict[str, Any], like: Sequence[str], disks: bool) -> dict[str, Any]:
+    """Disturb one stage after the other; those in `like` are only run, as others that are built like them are not.
+
+    Kill it once; damage the states of a killed training; with `disks` give it half the room that it needs in the
+    cache, and in the workspace. How often each of these was done.
+    """
+    found, places = {}, tuple(Path(root) / name for name in ("cache", "project/data", "project/reports"))
+    for disk in places if disks else ():
         mount(disk)
     for name, given in stages.items():
-        room = {disk: free(disk) for disk in disks}
+        room = {disk: free(disk) for disk in places if disks}
         trial = Trial(Path(root), name, **given)
         needs = {disk: had - free(disk) for disk, had in room.items()}
         tried = {disk: need // 2 for disk, need in needs.items() if need or name == "train"}  # its state is gone then
-        times = sum(full_at(trial, disk, room) for disk, room in tried.items() if name not in built)
-        found[name] = {"times": times, "faults": "\n".join(trial.faults)}
+        times = {"killed": 0, "torn": 0, "full": 0}
+        if name not in like:
+            times["killed"] = trial.kill(1)
+            times["torn"] = torn(trial) if name == "train" else 0
+            times["full"] = sum(full_at(trial, disk, room) for disk, room in tried.items())
+        found[name] = {**times, "faults": "\n".join(trial.faults)}
     return found
 
 
@@ -454,9 +456,9 @@ def read_only(root: str) -> dict[str, Any]:
     return {"codes": codes, "faults": "\n".join(trial.faults)}
 
 
-def torn(root: str, **stage: Any) -> dict[str, Any]:
-    """Damage the state that a killed training left, in several ways."""
-    trial, times = Trial(Path(root), **stage), 0
+def torn(trial: Trial) -> int:
+    """Damage the state that a killed training left, in several ways: in how many."""
+    times = 0
     for damage in (lambda b: b[: len(b) // 2], lambda b: b[: len(b) // 2] + b"?" + b[len(b) // 2 + 1 :]):
         trial.restore()
         trial.killed_at("runs/[!.]*.pt")
@@ -464,7 +466,7 @@ def torn(root: str, **stage: Any) -> dict[str, Any]:
             path.write_bytes(damage(path.read_bytes()))
             times += 1
         trial.recover(f"state {times} is damaged")
-    return {"times": times, "faults": "\n".join(trial.faults)}
+    return times
 
 
 if __name__ == "__main__":

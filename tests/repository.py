@@ -1,18 +1,31 @@
 """A project folder with a DVC repository of its own, and clones of it, for tests of the real DVC."""
 
+import atexit
 import copy
 import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import toy
 import yaml
+
+
+@cache
+def warm() -> "subprocess.Popen[str]":
+    """The process that does the commands of DVC, see tests/warm.py."""
+    process = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("warm.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    atexit.register(process.communicate)
+    return process
 
 
 class Project:
@@ -38,6 +51,16 @@ class Project:
         (self.folder / ".dvc" / "config").write_text(own if git else own.replace("[core]", "[core]\n    no_scm = true"))
         shutil.copy(toy.ROOT / ".dvcignore", self.folder)
 
+    @classmethod
+    def done(cls, root: Path, toy_data: Path, scored: Path, git: bool = False) -> "Project":
+        """The toy project after all stages: they ran in this process, and DVC takes what is there for theirs."""
+        made = cls(root, toy.params(), git)
+        for name in ("data", "reports"):
+            shutil.copytree(scored / name, made.folder / name)
+        shutil.copytree(toy_data.parent / "cache", made.cache)
+        made.dvc("commit", "--force")
+        return made
+
     def _settle(self, root: Path) -> None:
         self.folder, self.cache = root / "project", root / "cache"
         self.environment = {
@@ -62,7 +85,16 @@ class Project:
 
     def dvc(self, *arguments: str) -> str:
         """What a DVC command says; it must succeed."""
-        return self.run(sys.executable, "-m", "dvc", *arguments)
+        if self.prefix:
+            return self.run(sys.executable, "-m", "dvc", *arguments)
+        said = self.folder.parent / "said"
+        said.unlink(missing_ok=True)
+        told = {"words": arguments, "folder": str(self.folder), "environment": self.environment, "umask": self.umask}
+        stdin, stdout = warm().stdin, warm().stdout
+        assert stdin and stdout
+        print(json.dumps(told | {"said": str(said)}), file=stdin, flush=True)
+        assert stdout.readline() == "0\n", said.read_text()
+        return said.read_text()
 
     def run(self, *arguments: str) -> str:
         """What a command says; it must succeed."""

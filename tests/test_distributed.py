@@ -1,6 +1,5 @@
 """Several processes train as one would: the same gradients, the same statistics, the same going on."""
 
-import json
 import os
 import signal
 import subprocess
@@ -17,7 +16,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import toy
-from safetensors import safe_open
 from test_train import PRESETS, constants, make_model, settings, two_kinds
 from torch.utils.data import default_collate
 
@@ -336,18 +334,17 @@ def train_until(folder: Path, cache: Path, step: int, disturb: Callable[[], None
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_a_lost_machine_changes_no_byte(toy_data: Path, tmp_path: Path, two_machines: Any):
-    """Through Ray; model and curves are those of two processes that nobody disturbed, and about those of one."""
+    """Through Ray; model and curves are those of two processes that nobody disturbed."""
 
     def lose_one() -> None:
         two_machines.remove_node(two_machines.list_all_nodes()[-1], allow_graceful=False)
         two_machines.add_node(object_store_memory=STORE, num_cpus=1)
 
-    folders = {name: toy.clone(toy_data, tmp_path / name) for name in ("ray", "group", "alone")}
-    sizes = {"steps": 60, "batch_size": 2, "validate_every": 10}
+    folders = {name: toy.clone(toy_data, tmp_path / name) for name in ("ray", "group")}
+    sizes = {"steps": 60, "batch_size": 2, "validate_every": 10, "workers": 2}
     for name, folder in folders.items():
-        how = {"workers": 1 if name == "alone" else 2}
         executor = "ray" if name == "ray" else "processes"
-        toy.project(folder, toy.params(scales__demo__train=sizes | how, runtime__executor=executor))
+        toy.project(folder, toy.params(scales__demo__train=sizes | {"threads": 1}, runtime__executor=executor))
     status, said = train_until(folders["ray"], tmp_path / "cache", 20, lose_one)
     assert status == 0, said
     assert "a worker was lost" in said and said.count("goes on at step") == 1
@@ -357,16 +354,9 @@ def test_a_lost_machine_changes_no_byte(toy_data: Path, tmp_path: Path, two_mach
         pytest.raises(AvsetError, match="has other code or other data"),
     ):
         import_module("stages.train").join(params.load(), "avset", tmp_path / "another.pt", tmp_path, 0, "cpu")
-    for name in ("group", "alone"):
-        toy.run(folders[name], tmp_path / name / "cache", "train")
+    toy.run(folders["group"], tmp_path / "other", "train")
     models = {name: folder / "data/demo/demo/models/avset" for name, folder in folders.items()}
     files = sorted(path.relative_to(models["ray"]) for path in models["ray"].rglob("*") if path.is_file())
     assert len(files) > 5
     for file in files:
         assert (models["ray"] / file).read_bytes() == (models["group"] / file).read_bytes(), file
-    assert best(models["ray"]) == pytest.approx(best(models["alone"]), abs=0.02)
-
-
-def best(model: Path) -> float:
-    with safe_open(str(model / "model.safetensors"), "pt") as file:
-        return json.loads(file.metadata()["model"])["facts"]["validation"]

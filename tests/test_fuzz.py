@@ -8,9 +8,9 @@ import fuzz
 import pytest
 
 
-@pytest.mark.parametrize(("count", "seed"), [(60, 0), pytest.param(240, 1, marks=pytest.mark.slow)])
-def test_damaged_files_end_as_clips_or_by_reasons(count: int, seed: int) -> None:
-    report = fuzz.run(count, seed)
+def test_damaged_files_end_as_clips_or_by_reasons() -> None:
+    count = 60
+    report = fuzz.run(count, seed=0)
     assert report.faults == [] and report.touched == []
     assert report.opened == 0 and report.grown < 32 * 2**20
     assert report.files == sum(report.reasons.values()) == count

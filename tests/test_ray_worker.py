@@ -157,21 +157,22 @@ class Gpus(Square):
         return super().__call__(jobs)
 
 
-@pytest.mark.parametrize(("each", "seen"), [(1.0, ["0", "1"]), (0.5, ["0", "0", "1", "1"]), (0.0, [""])])
-def test_each_worker_has_its_gpu_or_its_fraction_of_one(
-    driver: Any, tmp_path: Path, each: float, seen: list[str], capsys: pytest.CaptureFixture
-):
-    runtime = RAY.model_copy(update={"gpus_per_worker": each, "workers": 2 * len(seen)})
-    todo = [Job(job.clip_id, job.key, {**job.payload, "of": len(seen)}) for job in jobs(8)]
+def test_each_worker_has_its_gpu_or_its_fraction_of_one(driver: Any, tmp_path: Path, capsys: pytest.CaptureFixture):
     machine = driver.add_node(**{**SIZE, "num_cpus": 4}, num_gpus=2)  # Ray takes our word for it
     try:
-        (tmp_path / "told").mkdir()
-        assert compute("toy", todo, partial(Gpus, tmp_path / "told"), runtime) == {}
+        for each, seen in ((1.0, ["0", "1"]), (0.5, ["0", "0", "1", "1"]), (0.0, [""])):
+            runtime = RAY.model_copy(update={"gpus_per_worker": each, "workers": 2 * len(seen)})
+            todo = [Job(j.clip_id, f"{len(seen)}{j.key[1:]}", {**j.payload, "of": len(seen)}) for j in jobs(8)]
+            folder = tmp_path / str(each)
+            folder.mkdir()
+            assert compute("toy", todo, partial(Gpus, folder), runtime) == {}
+            told = [path.name.split(":")[1] for path in folder.iterdir() if ":" in path.name]
+            assert sorted(told) == seen or (not each and set(told) == {""})
+            assert ("2 GPUs of the cluster idle: runtime.gpus_per_worker is 0" in capsys.readouterr().err) is (
+                each == 0
+            )
     finally:
         driver.remove_node(machine)
-    told = [path.name.split(":")[1] for path in (tmp_path / "told").iterdir() if ":" in path.name]
-    assert sorted(told) == seen or (not each and set(told) == {""})
-    assert ("2 GPUs of the cluster idle: runtime.gpus_per_worker is 0" in capsys.readouterr().err) is (each == 0)
 
 
 def test_a_machine_without_the_shared_folders_is_named(driver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -217,9 +218,8 @@ def alone(tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch) 
         os.kill(process, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("group", [False, True])
-def test_ctrl_c_ends_ray_too(alone: Path, private_cache: Path, group: bool):
-    interrupted(alone, private_cache, "ray", group)
+def test_ctrl_c_ends_ray_too(alone: Path, private_cache: Path):
+    interrupted(alone, private_cache, "ray", group=True)
 
 
 def test_without_its_raylet_the_work_ends_with_a_sentence_and_goes_on_when_run_again(alone: Path, private_cache: Path):

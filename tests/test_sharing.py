@@ -53,13 +53,9 @@ def place() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def team(place: Path, toy_data: Path, scored: Path) -> Project:
     """The project of whoever computed it: in git, its data on a remote in a local directory. Clone it."""
-    made = Project(place / "first", toy.params(), git=True)
-    for name in ("data", "reports"):
-        shutil.copytree(scored / name, made.folder / name)
-    shutil.copytree(toy_data.parent / "cache", made.cache)
+    made = Project.done(place / "first", toy_data, scored, git=True)
     config, remote = made.folder / ".dvc" / "config", f"\n['remote \"team\"']\n    url = {place / 'remote'}\n"
     config.write_text(config.read_text().replace("[core]", "[core]\n    remote = team") + remote)
-    made.dvc("commit", "--force")
     made.commit()
     assert made.repro() == ([], []) and made.git("status", "--short") == ""
     assert "pushed" in made.dvc("push", "--run-cache")

@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ GOOD = {  # media -> label, split, seconds
 BAD = {  # media -> the reasons in the indices of clips, frames, spectrograms
     "junk": ("corrupt", "upstream", "upstream"),
     "text": ("corrupt", "upstream", "upstream"),
+    "page": ("corrupt", "upstream", "upstream"),
     "zero": ("corrupt", "upstream", "upstream"),
     "listed": ("missing", "upstream", "upstream"),
     "deaf": ("no_audio", "upstream", "upstream"),
@@ -41,6 +43,11 @@ BAD = {  # media -> the reasons in the indices of clips, frames, spectrograms
     "half": ("truncated", "upstream", "upstream"),
     "silent": ("", "", "silent"),
 }
+SUFFIX = {"junk": ".mkv", "page": ".webm", "blink": ".mov", "silent": ".avi"}  # of the others: .mp4
+
+
+def file_of(name: str) -> str:
+    return name + SUFFIX.get(name, ".mp4")
 
 
 def make_good(videos: Path, names: list[str]) -> None:
@@ -53,20 +60,21 @@ def make_good(videos: Path, names: list[str]) -> None:
 def make_bad(videos: Path) -> None:
     whole = make_video(videos / "half.mp4", 8.0).read_bytes()
     (videos / "half.mp4").write_bytes(whole[: len(whole) // 10])
-    (videos / "junk.mp4").write_bytes(random.Random(0).randbytes(2000) + whole[2000:20000])
+    (videos / "junk.mkv").write_bytes(random.Random(0).randbytes(2000) + whole[2000:20000])
+    (videos / "page.webm").write_text("<!doctype html><title>Not found</title>")
     (videos / "text.mp4").write_text("This is no film.\n" * 99)
     (videos / "zero.mp4").write_bytes(b"")
     (videos / "listed.mp4").symlink_to(videos / "gone.mp4")
     make_video(videos / "deaf.mp4", audio=False)
     make_video(videos / "blind.mp4", video=False)
-    make_video(videos / "blink.mp4", 0.3)
-    make_video(videos / "silent.mp4", amplitude=0.0)
+    make_video(videos / "blink.mov", 0.3)
+    make_video(videos / "silent.avi", vcodec="mpeg4", acodec="libmp3lame", amplitude=0.0)
 
 
 def write_table(path: Path, rows: list[tuple[str, str, str]]) -> Path:
     """A CSV of (media, label, split)."""
     with path.open("w", newline="") as file:
-        csv.writer(file).writerows([("file", "label", "split"), *((f"{name}.mp4", *rest) for name, *rest in rows)])
+        csv.writer(file).writerows([("file", "label", "split"), *((file_of(name), *rest) for name, *rest in rows)])
     return path
 
 
@@ -136,7 +144,7 @@ def test_the_rest_is_evaluated_and_reported(labelled: Path):
     assert numbers["ideal"]["nsdr"] > numbers["avset"]["text"]["nsdr"] and numbers["mixture"]["nsdr"] == 0
     classes = [line.split(",")[2] for line in (out / "nsdr_by_class.csv").read_text().splitlines()[1:]]
     assert set(classes) <= set(TONES)
-    reasons = {"corrupt": 3, "missing": 1, "no_audio": 1, "no_video": 1, "too_short": 1, "truncated": 1}
+    reasons = {"corrupt": 4, "missing": 1, "no_audio": 1, "no_video": 1, "too_short": 1, "truncated": 1}
     assert covered["clips"]["reasons"] == reasons
     assert covered["spectrograms"]["reasons"].keys() == {"upstream", "silent"}
     check(covered["ledger"])
@@ -144,6 +152,7 @@ def test_the_rest_is_evaluated_and_reported(labelled: Path):
     assert (lines["media"]["in"], lines["media"]["failed"]) == (len(GOOD) + len(BAD), reasons)
     assert lines["spectrograms"]["failed"] == {"silent": 1} and not lines["captions"]["failed"]
     assert lines["avset.text"]["in"] == lines["avset.text"]["ok"] == 2 * lines["mixtures.test"]["ok"] > 0
+    assert covered["clips"]["labels"]["flute"]["reasons"] == reasons
     assert covered["clips"]["labels"]["drum"] == {"ok": 2, "failed": 0, "reasons": {}}
     assert (out / "html" / "index.html").stat().st_size > 100_000
 
@@ -152,14 +161,26 @@ def test_what_failed_is_told_again_and_by_name(labelled: Path, tmp_path: Path, c
     folder = toy.clone(labelled, tmp_path / "project")
     toy.run(folder, labelled.parent / "cache", "clips", "spectrograms")
     said = capsys.readouterr().err
-    assert "failed: 3 corrupt, 1 missing, 1 no_audio, 1 no_video (6 of them before);" in said
+    assert "failed: 4 corrupt, 1 missing, 1 no_audio, 1 no_video (7 of them before);" in said
     assert "failed: 1 silent (1 of them before);" in said
-    assert "clips: of 19 clips 11 ok, 3 corrupt, 1 missing, 1 no_audio, 1 no_video, 1 too_short, 1 truncated" in said
-    assert "spectrograms: of 19 clips 10 ok, 1 silent, 8 upstream" in said
+    assert "clips: of 20 clips 11 ok, 4 corrupt, 1 missing, 1 no_audio, 1 no_video, 1 too_short, 1 truncated" in said
+    assert "spectrograms: of 20 clips 10 ok, 1 silent, 9 upstream" in said
     told = {Path(one["file"]).name: (one["stage"], one["reason"]) for one in failures(folder / "data/folder/demo")}
     expected = {name: next((s, r) for s, r in zip(("clips", "frames", "spectrograms"), BAD[name], strict=True) if r)
                 for name in BAD}  # fmt: skip
-    assert told == {f"{name}.mp4": fate for name, fate in expected.items()}
+    assert told == {file_of(name): fate for name, fate in expected.items()}
+
+
+def test_a_mended_file_is_all_that_is_computed(labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    folder, zero = toy.clone(labelled, tmp_path / "project"), labelled.parent / "videos" / "zero.mp4"
+    make_video(zero, tone=330.0)
+    try:
+        toy.run(folder, labelled.parent / "cache", "clips", "frames", "regions", "captions")
+    finally:
+        zero.write_bytes(b"")
+    counts = re.findall(r"(\w+): (\d+)/\2 clips \((\d+) cached\)", capsys.readouterr().err)
+    assert [stage for stage, _, _ in counts] == ["clips", "frames", "regions", "captions"]
+    assert [int(of) - int(cached) for _, of, cached in counts] == [1] * 4
 
 
 def test_without_labels_everything_but_text_works(tmp_path: Path):

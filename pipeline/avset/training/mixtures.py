@@ -384,6 +384,7 @@ def codec_sdr(drawn: Sequence[Mixture], store: Store, hop_length: int) -> float:
             played = references(one, store, len(one.sounds) // 2 // len(one.clips), hop_length).sum(0, dtype=np.float64)
             start = one.offsets[0] * hop_length
             heard = from_int16(store.read(one.clips[0], "waveform", slice(start, start + len(played)))).astype(float)
-            rest = heard - played[: len(heard)] * (heard @ played[: len(heard)]) / (played @ played)
+            played = played[: len(heard)]  # a short clip is repeated
+            rest = heard - played * (heard @ played) / (played @ played)
             found.append(10 * np.log10((heard @ heard - rest @ rest) / (rest @ rest)))
     return float(np.mean(found))

@@ -126,7 +126,7 @@ INSTRUMENTS = {
     "saxophone": Instrument(  # a cone: all partials; flat up to the cutoff of the tone holes
         Style(46, 75, (84, 150), slurred=0.55, short=0.25),
         Spectrum((0, 1, 0, -2), -4, soft=7),
-        Body(((800, 0.45, 4), (2500, 0.4, 5)), (130, 6), (1000, 9), 2),
+        Body(((800, 0.45, 4), (2500, 0.45, 6)), (130, 6), (1100, 8), 2),
         Gesture(0.06, 0.07, 0.1, (0.5, 0.04), (5.0, 0.2, 0.25), 0.12, glide=0.03, scoop=0.4, unsteady=4),
         Noise(2500, 1.2, -32, -20, 0.04, 0.5),
     ),

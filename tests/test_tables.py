@@ -19,6 +19,7 @@ import yaml
 from avset.errors import AvsetError
 from avset.evaluation.metrics import standard_error
 from avset.evaluation.scores import MIXTURES, SCORES
+from avset.storage.artifacts import ARTIFACTS, Artifact
 from avset.storage.tables import write_table
 from avset.tables import make, results
 from avset.tables.asked import FILE
@@ -129,10 +130,61 @@ def test_a_changed_weight_is_a_change_of_its_own_rows(project: Path):
 
 
 def test_a_row_without_its_preset_is_told_and_not_dropped(project: Path):
-    made = plan("4")
-    lines = made.told(1)
-    assert "clip: Sound of Pixels with CLIP is left out: params.yaml has no preset sound_of_pixels_clip" in lines
-    assert lines[-1] == "tables: 1 cells, 1 to make, in tables/demo/demo"
+    one_table("rows: [{name: as it is}, {name: ours, method: ghosts}]")
+    made = plan()
+    assert made.told(1) == ["one: ours is left out: params.yaml has no preset ghosts",
+                            "tables: 1 cells, 1 to make, in tables/demo/demo"]  # fmt: skip
+
+
+ON_DEMAND = """
+stages:
+  objects:
+    wdir: ..
+    cmd: python -m stages.objects
+    deps: ["data/${dataset}/${scale}/frames"]
+    params: ["scales.${scale}.frames"]
+    outs: ["data/${dataset}/${scale}/objects"]
+"""
+
+
+def test_what_only_some_methods_need_is_made_beside_the_pipeline(project: Path, monkeypatch: pytest.MonkeyPatch):
+    """Who needs an array of it reads the artifact, and is told by its stage if it is not there; nobody else is."""
+    from avset.models.avset import Method
+
+    (project / "demanded").mkdir()
+    (project / "demanded" / "dvc.yaml").write_text(ON_DEMAND)
+    monkeypatch.setitem(
+        ARTIFACTS, "objects", Artifact("objects", "objects", ("frames",), {"boxes": ("V", "O", "side")})
+    )
+    one_table("rows: [{name: as it is}]")
+    plan()
+    monkeypatch.setattr(Method, "needs", frozenset({"regions", "boxes"}))
+    record = project / DATA / "objects" / "record.json"
+    record.parent.mkdir(exist_ok=True)
+    record.unlink(missing_ok=True)
+    with pytest.raises(AvsetError, match=rf"{DATA}/objects/record.json is not there; make it with `dvc repro"):
+        plan()
+    record.touch()
+    made = plan()
+    made.write()
+    assert made.tables[0]["rows"][0]["needs"] == ["objects", "regions"]
+    deps = json.loads((made.folder / "dvc.yaml").read_bytes())["stages"]
+    for name in (name for name in deps if name != "results"):
+        assert f"../../../{DATA}/objects/record.json" in deps[name]["deps"]
+        assert (made.folder / "work" / name / DATA / "objects").resolve() == record.parent
+    one_table(ROWS % "frames.spacing: 0.5")
+    assert "objects" in stages(plan()), "other frames have other objects"
+
+
+def test_what_is_not_up_to_date_is_named(project: Path, monkeypatch: pytest.MonkeyPatch):
+    made = plan("losses")
+    make.check_current(made)
+    (project / ".dvc").mkdir()
+    asked: list[str] = []
+    monkeypatch.setattr(make, "_status", lambda folder, *names: asked.extend(names) or {"captions": []})
+    with pytest.raises(AvsetError, match="captions of the main pipeline is not up to date; run `dvc repro captions`"):
+        make.check_current(made)
+    assert "regions" in asked and "train" not in asked
 
 
 MINE = """

@@ -71,7 +71,7 @@ def check_current(made: Plan) -> None:
     if not Path(".dvc").is_dir():
         return
     steps = steps_of(made.tree)
-    stages = sorted({steps[one].name for one in made.linked})
+    stages = sorted({steps[one].address for one in made.linked})
     if changed := sorted(_status(Path(), *stages)):
         raise AvsetError(f"tables: {changed[0]} of the main pipeline is not up to date; run `dvc repro {changed[0]}`")
 

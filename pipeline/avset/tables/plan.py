@@ -21,7 +21,7 @@ from typing import Any
 from avset import params
 from avset.errors import AvsetError, MissingArtifact, ParamsError
 from avset.params import digest
-from avset.presets import LearnedSettings, module_of
+from avset.presets import LearnedSettings, MethodSettings, module_of
 from avset.storage.artifacts import ARTIFACTS
 from avset.storage.checksums import RECORD
 from avset.storage.files import make_folder, require, write_atomic, write_json
@@ -49,10 +49,12 @@ Tree = dict[str, Any]
 class Step:
     """A stage of the main dvc.yaml: the files and artifacts that it reads, what it tracks, the artifact it makes.
 
-    Paths are from the top folder; in those of a stage `each` method stands `${key}` for its preset.
+    Paths are from the top folder; in those of a stage `each` method stands `${key}` for its preset. `address` is what
+    `dvc repro` takes.
     """
 
     name: str
+    address: str
     each: bool
     files: tuple[str, ...]
     reads: tuple[str, ...]
@@ -94,23 +96,27 @@ class Node:
 
 
 def steps_of(tree: Tree) -> dict[str, Step]:
-    """The stages of the main dvc.yaml by the artifact that they make; not the report, which makes none."""
+    """The stages of the main pipeline by the artifact that they make; not the report, which makes none.
+
+    Those of dvc.yaml, and of a dvc.yaml in a folder beside it, which makes what some methods need.
+    """
     told = {"dataset": tree["dataset"], "scale": tree["scale"]}
 
     def filled(text: str) -> str:
         return re.sub(r"\$\{(dataset|scale)\}", lambda found: str(told[found[1]]), text)
 
     found = {}
-    for name, stage in read(Path("dvc.yaml"))["stages"].items():
-        body = stage.get("do", stage)
-        deps, outs = ([filled(path) for path in body.get(key, []) if isinstance(path, str)] for key in ("deps", "outs"))
-        if not outs or not outs[0].startswith("data/"):
-            continue
-        files = tuple(path for path in deps if not path.startswith("data/"))
-        reads = tuple(dict.fromkeys(artifact_of(path) for path in deps if path.startswith("data/")))
-        tracks = tuple(filled(key) for key in body.get("params", []))
-        makes = artifact_of(outs[0])
-        found[makes] = Step(name, "foreach" in stage, files, reads, tracks, makes)
+    for file in (Path("dvc.yaml"), *sorted(Path().glob("*/dvc.yaml"))):
+        for name, stage in read(file)["stages"].items():
+            body = stage.get("do", stage)
+            deps, outs = ([filled(path) for path in body.get(k, []) if isinstance(path, str)] for k in ("deps", "outs"))
+            if not outs or not outs[0].startswith("data/"):
+                continue
+            files = tuple(path for path in deps if not path.startswith("data/"))
+            reads = tuple(dict.fromkeys(artifact_of(path) for path in deps if path.startswith("data/")))
+            tracks, makes = tuple(filled(key) for key in body.get("params", [])), artifact_of(outs[0])
+            address = name if file.parent == Path() else f"{file}:{name}"
+            found[makes] = Step(name, address, "foreach" in stage, files, reads, tracks, makes)
     return found
 
 
@@ -262,6 +268,7 @@ class _Planner:
         self.steps = steps_of(tree)
         self.made = Plan(Path("tables") / tree["dataset"] / tree["scale"], tree, made_of(tree, asked))
         self._keys: dict[tuple[int, str, str], str] = {}
+        self._needs: dict[int, list[str]] = {}  # of the method of a row: id of the row's parameters -> artifacts
         self._trees: list[Tree] = []  # so that no id is used twice
 
     def plan(self, tables: Mapping[str, Table]) -> Plan:
@@ -292,20 +299,18 @@ class _Planner:
             learns = isinstance(p.preset(method), LearnedSettings)
         except ParamsError as e:
             raise ParamsError(f"{where}: {e}") from None
-        needs = sorted(import_module(module_of(p.preset(method).kind)).Method.needs)
-        if unknown := [name for name in needs if name not in ARTIFACTS]:
-            raise AvsetError(
-                f"{where}: {method} needs {unknown[0]}, which no stage of dvc.yaml makes; leave the row out"
-            )
+        needs = self._needed(p.preset(method), f"{where}: {method}")
         for number in range(self.seeds if learns else 1):
             own = copy.deepcopy(tree)
             _set(own, _placed(own, "train.seed", method), p.train.seed + number)
+            self._needs[id(own)] = needs
             self._trees.append(own)
             node = self._node(self._of("scores"), own, method)
             self.made.cells[node.name] = node
             self.made.nodes |= {one.name: one for one in node.all()}
             told["cells"].append({"seed": p.train.seed + number, **self._cell(node)})
-        return told | {"needs": needs, "steps": p.train.steps if learns else None}
+        names = sorted(Path(makes).name for makes in needs)
+        return told | {"needs": names, "steps": p.train.steps if learns else None}
 
     def _cell(self, node: Node) -> Tree:
         """Where the scores of a cell are, the time of its training, and its mixtures; from the tables' folder."""
@@ -329,6 +334,22 @@ class _Planner:
         """The folder of the artifact of this name."""
         return next(makes for makes in self.steps if Path(makes.removesuffix("/${key}")).name == artifact)
 
+    def _needed(self, settings: MethodSettings, who: str) -> list[str]:
+        """The folders of the artifacts that a method needs; AvsetError if no stage makes one."""
+        kind = import_module(module_of(settings.kind)).Method
+        found = set()
+        for need in getattr(kind, "needs_of", lambda _: kind.needs)(settings):
+            name = next((name for name, one in ARTIFACTS.items() if need == name or need in one.arrays), need)
+            makes = next((makes for makes in self.steps if Path(makes).name == name), None)
+            if makes is None:
+                raise AvsetError(f"{who} needs {need}, which no stage of dvc.yaml makes; leave the row out")
+            found.add(makes)
+        return sorted(found)
+
+    def _reads(self, step: Step, tree: Tree) -> list[str]:
+        """What a step reads; where it is that of a method, with what the method needs."""
+        return list(dict.fromkeys([*step.reads, *(self._needs.get(id(tree), []) if step.each else [])]))
+
     def _key(self, makes: str, tree: Tree, method: str) -> str:
         """The identity of an artifact that is made with some parameters."""
         step = self.steps[makes]
@@ -336,7 +357,7 @@ class _Planner:
         if at not in self._keys:
             values = {key: _value(tree, key, method) for key in step.tracks}
             self._keys[at] = digest(
-                [step.name, at[2], values, {one: self._key(one, tree, method) for one in step.reads}]
+                [step.name, at[2], values, {one: self._key(one, tree, method) for one in self._reads(step, tree)}]
             )
         return self._keys[at]
 
@@ -344,7 +365,7 @@ class _Planner:
         """The node of an artifact, and those before it."""
         step = self.steps[makes]
         reads: dict[str, Node | None] = {}
-        for one in step.reads:
+        for one in self._reads(step, tree):
             ours = not self.steps[one].each and self._key(one, tree, "") == self._key(one, self.tree, "")
             reads[one] = None if ours else self._node(one, tree, method)
         self.made.linked |= {one for one, node in reads.items() if node is None}

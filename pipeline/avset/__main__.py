@@ -237,7 +237,9 @@ def verify(
 
 @store.command()
 def forget(
-    stage: Annotated[str, typer.Argument(help="A stage with clips: clips, frames, spectrograms, regions, captions.")],
+    stage: Annotated[
+        str, typer.Argument(help="A stage with clips: clips, frames, spectrograms, objects, regions, captions.")
+    ],
     clips: Annotated[list[str] | None, typer.Argument(help="Clips; by default all.")] = None,
     reason: Annotated[str, typer.Option(help="Failures of this reason alone.")] = "",
 ) -> None:
@@ -252,7 +254,8 @@ def forget(
     chosen = forget_failures(params.folder_of(params.load().data, stage), reason, clips or [])
     for clip in chosen:
         print(clip)
-    print(f"{stage}: {len(chosen)} failures are forgotten; `dvc repro -s -f {stage}` tries these clips again")
+    again = f"dvc repro -s -f {params.target(stage)}"
+    print(f"{stage}: {len(chosen)} failures are forgotten; `{again}` tries these clips again")
 
 
 @store.command()

@@ -328,8 +328,12 @@ def stage_of(path: Path) -> str:
     """The stage that makes a file or folder in data/, as `dvc repro` takes it; "" if no single one does."""
     inside = path.parts[1:] if path.parts[:1] == ("data",) else ()
     artifact = "".join(inside[1:2] if inside[1:2] == (CLIPS,) else inside[2:3])
-    demanded = {name: f"{ON_DEMAND}:{name}" for name in ("tower", "objects")}
-    return {"models": "train", "scores": "evaluate", **demanded}.get(artifact, artifact)
+    return target({"models": "train", "scores": "evaluate"}.get(artifact, artifact))
+
+
+def target(stage: str) -> str:
+    """A stage as `dvc repro` takes it."""
+    return f"{ON_DEMAND}:{stage}" if stage in ("tower", "objects") else stage
 
 
 def load(path: Path = Path("params.yaml")) -> Params:

@@ -15,7 +15,7 @@ from avset.compute.identity import Recipe
 from avset.compute.making import only_ours, only_writer
 from avset.compute.run import Job, Mapper, Worker, compute
 from avset.errors import REASONS, AvsetError
-from avset.params import Params, digest
+from avset.params import Params, digest, target
 from avset.storage.artifacts import ARTIFACTS, Record, encoder_facts, identity_of
 from avset.storage.cache import ItemCache
 from avset.storage.items import Item
@@ -159,7 +159,9 @@ class Plan:
         """
         store = Store(self.folder)
         if other := store.record.differs(self.record):
-            raise AvsetError(f"{self.folder} was made with other {', '.join(other)}; run `dvc repro {self.stage}`")
+            raise AvsetError(
+                f"{self.folder} was made with other {', '.join(other)}; run `dvc repro {target(self.stage)}`"
+            )
         usable = set(store.clips)
         there = [job for job in self.jobs.values() if job.clip_id in usable]
         drawn = random.sample(there, min(count, len(there)))

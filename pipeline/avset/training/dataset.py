@@ -14,7 +14,7 @@ from torch import Tensor
 from avset.errors import AvsetError
 from avset.features import tower
 from avset.features.boxes import centre_boxes
-from avset.params import clips_of, digest, folder_of
+from avset.params import clips_of, digest, folder_of, target
 from avset.storage.artifacts import ARTIFACTS, Record, identity_of
 from avset.storage.store import Store
 from avset.storage.tables import has_column, read_columns, read_table
@@ -174,7 +174,7 @@ def check(data: Path, stores: dict[str, Store], frozen: Sequence[str] = ("mixtur
     for stage in (*stores, *frozen):
         for name, told in Record.read(data / stage).inputs.items():
             if told != identity_of(data / name, name):
-                raise AvsetError(f"{data / stage} was made with another {data / name}; run `dvc repro {stage}`")
+                raise AvsetError(f"{data / stage} was made with another {data / name}; run `dvc repro {target(stage)}`")
     index = read_columns(clips_of(data) / "index.parquet", "clip_id", "sha256", "start_s", "duration_s")
     media = {clip: digest(piece) for columns in index for clip, *piece in zip(*columns, strict=True)}
     content = {name: dict(store.rows.columns("clip_id", "digest")) for name, store in stores.items()}
@@ -187,5 +187,5 @@ def check(data: Path, stores: dict[str, Store], frozen: Sequence[str] = ("mixtur
             folder = clips_of(data) if source == "clips" else data / source
             raise AvsetError(
                 f"{data / stage} does not belong to {folder}: {len(strange)} of {len(rows)} clips were made of "
-                f"something else ({', '.join(strange[:3])}); run `dvc repro {stage}`, or `dvc checkout` both"
+                f"something else ({', '.join(strange[:3])}); run `dvc repro {target(stage)}`, or `dvc checkout` both"
             )

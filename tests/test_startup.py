@@ -25,6 +25,8 @@ BROUGHT = {  # beyond STORES, by the import of a stage
     "train": SOUND | {"PIL"},
     "evaluate": SOUND | {"PIL"},
     "report": {"torch", "PIL", "soundfile", "matplotlib", "jinja2"},
+    "tower": {"torch"},
+    "objects": set(),
 }
 
 

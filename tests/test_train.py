@@ -136,7 +136,7 @@ def sparing(data: TrainingMixtures, frames: int | None, regions: int | None) -> 
 
 
 def test_decoding_all_regions_by_draw_is_decoding_all(data: TrainingMixtures):
-    preset = PRESETS["avset"]
+    preset = PRESETS["avset"].model_copy(update={"level": "region"})
     terms = []
     for mixtures in (data, sparing(data, 1, 4)):
         batch = {k: v[None] for k, v in mixtures[3].items()}
@@ -148,7 +148,7 @@ def test_decoding_all_regions_by_draw_is_decoding_all(data: TrainingMixtures):
 @pytest.mark.parametrize("scale", ["regions", "sum"])
 def test_the_masks_of_drawn_regions_are_those_of_all_on_average(data: TrainingMixtures, scale: str):
     """Over all choices of one region the mean of the aggregated masks is Eq. 4 itself."""
-    preset = PRESETS["avset"].model_copy(update={"scale": scale})
+    preset = PRESETS["avset"].model_copy(update={"level": "region", "scale": scale})
     model, masks = make_model(preset), []
     net = model.method.net
     decode = net.decode

@@ -1,5 +1,7 @@
 """The drawn source: its media repeat, its boxes are true, its splits share nothing."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,15 +11,17 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
+from safetensors.torch import load
 
 from avset.sources import Entry, demo
-from avset.sources.demo import train_encoder
+from avset.sources.demo import likeness, train_encoder
 from avset.sources.demo.canvas import OVERSAMPLING, Canvas, smooth
-from avset.sources.demo.descriptions import facts_of, sentence_about
+from avset.sources.demo.descriptions import facts_of, sentence_about, sentence_of_anything
 from avset.sources.demo.instruments import DRAWINGS, TINTS
 from avset.sources.demo.motion import Motion, motions
 from avset.sources.demo.people import POSES
 from avset.sources.demo.pictures import BACKGROUNDS, FLOOR_LINES, Painter
+from avset.sources.demo.pools import Pool, draw_pool
 from avset.sources.demo.scenes import LABELS, scene
 from avset.sources.demo.sounds import LABELS as SOUND_LABELS
 from avset.sources.demo.sounds import Note
@@ -189,14 +193,23 @@ def test_the_picture_moves_only_when_the_player_does():
     assert np.array_equal(still, same) and not np.array_equal(still, moved)
 
 
-def test_what_is_said_of_a_scene_is_true_of_it():
+@pytest.mark.parametrize("sentence", [sentence_about, sentence_of_anything])
+def test_what_is_said_of_a_scene_is_true_of_it(sentence: Callable):
     rng = np.random.default_rng(0)
     for seed in range(60):
         labels = [LABELS[k] for k in rng.permutation(len(LABELS))[: 1 + seed % 2]]
         drawn = scene(labels, seed)
-        for text, needed in (sentence_about(drawn, rng) for _ in range(10)):
+        for text, needed in (sentence(drawn, rng) for _ in range(10)):
             assert needed and needed <= facts_of(drawn)
             assert {label for label in LABELS if label in text} <= set(labels)
+
+
+def test_a_scene_without_players_has_a_place_and_things_to_tell_of():
+    pool, rng = draw_pool(12, 0, 0.0, 32, empty_share=1.0), np.random.default_rng(0)
+    assert pool.boxes == [[]] * 12 and len({drawn.background for drawn in pool.scenes}) > 3
+    for drawn in pool.scenes:
+        for text, needed in (sentence_of_anything(drawn, rng) for _ in range(10)):
+            assert needed <= facts_of(drawn) and "person" not in text and not any(label in text for label in LABELS)
 
 
 def test_a_solo_is_not_a_duet_and_a_flute_no_tuba():
@@ -217,37 +230,43 @@ def test_contrast_knows_its_bounds():
 
 def test_truth_is_facts_within_facts():
     pictures = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    pool = train_encoder.Pool(pictures, [scene(["flute"], 1), scene(["flute", "tuba"], 2)], [[], []])
+    pool = Pool(pictures, [scene(["flute"], 1), scene(["flute", "tuba"], 2)], [[], []])
     needs = [frozenset({"flute"}), frozenset({"flute", "tuba"}), frozenset({"one person"})]
     sentences = train_encoder.Sentences(torch.zeros(3, 5, dtype=torch.int64), needs, np.zeros((2, 1), np.int64))
     assert train_encoder.truth(sentences, pool).tolist() == [[True, False, True], [True, True, False]]
 
 
-def test_a_point_hits_where_the_box_holds_the_centre_of_a_region():
-    drawn = scene(["flute", "tuba"], 3)
-    boxes = [(0.4, 0.1, 0.9, 0.6), (0.2, 0.2, 0.3, 0.3)]  # the second holds no centre of a 3 x 3 grid
-    pool = train_encoder.Pool(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), [drawn], [boxes])
-    inside, place = train_encoder._inside(pool, 3)
-    assert inside.tolist() == [[False, True, True, False, True, True, False, False, False]]
-    assert place.tolist() == [[0, LABELS.index("flute")]]
+def test_a_variant_is_a_plain_clip_and_the_same_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """And the region embeddings that it is trained with are those that the encoder gives."""
+    monkeypatch.setattr(train_encoder, "PICTURES", 12)
+    monkeypatch.setattr(train_encoder, "BATCH_SIZE", 6)
+    variant = replace(train_encoder.VARIANTS["clip"], steps=2)
+    for folder in "ab":
+        train_encoder.make(variant, tmp_path / folder)
+    files = [(tmp_path / folder / "encoder.safetensors").read_bytes() for folder in "ab"]
+    assert files[0] == files[1]
+    model, pool = train_encoder.new_model(variant.attention), draw_pool(2, 5, 0.0, 128)
+    model.load_state_dict(load(files[0]))
+    assert model.visual.attnpool.q_proj.weight.any()
+    assert not train_encoder.new_model(attention=False).visual.attnpool.q_proj.weight.any()
+    encoder = likeness.load(tmp_path / "a")
+    with torch.no_grad():
+        whole, regions = train_encoder.embed_pictures(model.eval(), pool.pictures)
+    found = encoder.forward_image(encoder.preprocess(pool.pictures.permute(0, 2, 3, 1)), positional=True)
+    assert torch.allclose(whole, found[0], atol=1e-4) and torch.allclose(regions, found[1], atol=1e-4)
 
 
 @pytest.mark.slow
-def test_the_shipped_encoder_knows_the_instruments_and_where_they_are():
-    """On drawings that it was not trained on; its attention is uniform and unknown words are silent."""
-    tensors = train_encoder.load_file(train_encoder.WEIGHTS_FILE)
-    model = train_encoder.new_model()
-    model.load_state_dict(tensors)
-    assert not any(tensors[f"visual.attnpool.{name}_proj.weight"].any() for name in "qk")
-    assert 60 < (tensors["token_embedding.weight"] != 0).any(1).sum() < 200
-    size = model.visual.image_size
-    pools = train_encoder.draw_pool(66, 10, 0.0, size), train_encoder.draw_pool(22, 10, 1.0, size)
-    found = train_encoder.measure(model, *pools)
+def test_the_shipped_encoder_is_the_default_variant_and_knows_the_instruments():
+    """On drawings that it was not trained on; unknown words are silent."""
+    tensors = load(train_encoder.WEIGHTS_FILE.read_bytes())
+    variant = train_encoder.VARIANTS[train_encoder.DEFAULT]
+    assert tensors["visual.attnpool.q_proj.weight"].any() == variant.attention
+    assert 60 < (tensors["token_embedding.weight"] != 0).any(1).sum() < 250
+    if variant.temperature:
+        assert tensors["logit_scale"].exp().item() == pytest.approx(1 / variant.temperature, rel=1e-2)
+    encoder = likeness.load(train_encoder.WEIGHTS_FILE.parent)
+    found = likeness.measure(encoder, draw_pool(110, 10, 0.0, 128), draw_pool(33, 10, 1.0, 128))
     assert found["zero-shot accuracy"] >= 0.9
-    assert found["solo pointing, cosine"] > 0.7 > 3 * found["solo pointing, chance"]
-    assert found["duet pointing, cosine"] > 0.6
-    with torch.no_grad():
-        whole, _ = train_encoder.embed_pictures(model, pools[0].pictures[:4])
-        mean, std = (torch.tensor(v)[:, None, None] for v in (train_encoder.MEAN, train_encoder.STD))
-        theirs = model.encode_image((pools[0].pictures[:4].float() / 255 - mean) / std)
-    assert torch.allclose(whole, theirs, atol=1e-5)
+    assert found["solos: text in its own box"] > 2 * found["solos: chance"]
+    assert found["duets: text in its own box"] > 2 * found["duets: text in the other's box"]

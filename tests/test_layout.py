@@ -33,7 +33,7 @@ ROOMS = (  # each imports from those before it alone
     "sources", "models", "training", "evaluation", "report", "tables", "inference",
     "doctor", "__main__",
 )  # fmt: skip
-DRAWERS = {f"sources/demo/{name}.py" for name in ("canvas", "pictures", "train_encoder")}
+DRAWERS = {f"sources/demo/{name}.py" for name in ("canvas", "pictures", "pools")}
 DOORS = {  # who may import a package
     "av": {"media/container.py", "media/fingerprint.py", "media/frames.py", "sources/demo/media.py",
            "sources/download/excerpt.py"},

@@ -44,6 +44,9 @@ for _side in ("x0", "y0", "x1", "y1"):
     BOXES = BOXES.append(pa.field(_side, pa.float64()))
 
 
+OF_ENCODERS = {"descriptions", "likeness", "pools", "train_encoder"}  # modules of the demo that draw no clips
+
+
 def load_source(name: str, values: dict[str, Any]) -> tuple[Any, Any]:
     """The module of a source and its checked options; ParamsError names the option that is wrong."""
     source = import_module(f"avset.sources.{name}")
@@ -53,7 +56,7 @@ def load_source(name: str, values: dict[str, Any]) -> tuple[Any, Any]:
 def drawing(name: str) -> Recipe | None:
     """The recipe of a source whose media are drawn by code of its own; None of one that fetches them."""
     modules = Path(__file__).with_name(name).glob("*.py") if name == "demo" else ()
-    drawn = [path for path in modules if path.stem != "train_encoder"]
+    drawn = [path for path in modules if path.stem not in OF_ENCODERS]
     return Recipe("clips", name, drawn) if drawn else None
 
 

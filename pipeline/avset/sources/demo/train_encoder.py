@@ -1,15 +1,16 @@
-"""Trains the demo's own tiny CLIP on drawn pictures and sentences.
+"""Trains tiny CLIPs on drawn pictures and sentences: the demo's own, and variants that differ in one thing each.
 
-`python -m avset.sources.demo.train_encoder`; the weights are shipped, so nobody needs to run this (about seven
-minutes on a free core). No sound and no box is used. The attention pool's query and key projections are
-zero and stay so. Hence its attention is uniform, and the global embedding is a mean of region embeddings (paper,
-App. A.2): what aligns the mean with language aligns the regions. A second contrastive term compares each
-sentence with the best region of each picture.
+`python -m avset.sources.demo.train_encoder --variant attention OUT` writes OUT/encoder.json and
+OUT/encoder.safetensors; without words it makes the demo's own encoder anew, in this folder. The weights are shipped, so
+nobody needs to run this (about five minutes on a free core). No sound, no box and no label is used but what the
+sentences say. `avset.sources.demo.likeness` measures what came out, and docs/encoders.md has the table.
 
 The second door to open_clip: `avset.features.encoder` loads finished models, this makes one with the same classes.
 """
 
+import argparse
 import json
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,35 +19,56 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from PIL import Image
-from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avset.sources.demo.descriptions import Facts, facts_of, sentence_about
-from avset.sources.demo.motion import Motion
-from avset.sources.demo.pictures import Painter, Scene
-from avset.sources.demo.scenes import LABELS, scene
+from avset.sources.demo.descriptions import Facts, facts_of, sentence_about, sentence_of_anything
+from avset.sources.demo.pools import Pool, draw_pool
 from avset.storage.files import write_atomic
 
 Clip = Any  # open_clip.model.CLIP, which is imported where it is needed
 CONFIG_FILE, WEIGHTS_FILE = (Path(__file__).with_name(f"encoder.{kind}") for kind in ("json", "safetensors"))
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's
-DRAWN = 128  # pixels of the side, as in the clips
-PICTURES, HELD_OUT, DUET_SHARE = 8_000, 660, 0.3
+PICTURES, DUET_SHARE, EMPTY_SHARE = 8_000, 0.3, 0.2
 SENTENCES, CHOSEN = 8, 2  # written for each picture, and taken of these at each step
-TRAINING_STEPS, BATCH_SIZE, LEARNING_RATE, DECAY, THREADS = 500, 96, 2e-3, 0.05, 1
-PROMPTS = [f"person playing a {label}" for label in LABELS]
+BATCH_SIZE, LEARNING_RATE, DECAY, THREADS = 48, 2e-3, 0.05, 1
 
 
 @dataclass(frozen=True)
-class Pool:
-    """P pictures of side S, what is on them, and where the instruments are (for measuring only)."""
+class Variant:
+    """What an encoder is trained with. The defaults are the kindest: whatever helps regions and texts to agree.
 
-    pictures: UInt8[Tensor, "P 3 S S"]
-    scenes: list[Scene]
-    boxes: list[list[tuple[float, float, float, float]]]
+    attention    the attention pool learns where to look, as CLIP's; else its attention is uniform for good, and
+                 the global embedding is a mean of region embeddings: what aligns the mean aligns the regions
+    regions      a second term contrasts each sentence with the best region of each picture; CLIP has none
+    pairs        a sentence is true of the pictures alone that it was written for, as in CLIP; else of each that it fits
+    temperature  of the contrast, fixed; None: learned, from CLIP's start of 0.07, not below CLIP's end of 0.01
+    world        sentences about scenes, people, clothes, colours and things as often as about instruments, and pictures
+                 without players among them
+    steps        of training; 0 leaves the random start
+    """
+
+    attention: bool = False
+    regions: bool = True
+    pairs: bool = False
+    temperature: float | None = None
+    world: bool = False
+    steps: int = 400
+
+
+VARIANTS = {
+    "kind": Variant(),
+    "attention": Variant(attention=True),
+    "whole": Variant(regions=False),
+    "pairs": Variant(pairs=True),
+    "cold": Variant(temperature=0.01),
+    "world": Variant(world=True),
+    "short": Variant(steps=80),
+    "random": Variant(steps=0),
+    "clip": Variant(attention=True, regions=False, temperature=0.01, world=True),
+}
+DEFAULT = "cold"
 
 
 @dataclass(frozen=True)
@@ -58,31 +80,12 @@ class Sentences:
     owner: Int[np.ndarray, "P C"]
 
 
-def draw_pool(count: int, seed: int, duet_share: float, size: int) -> Pool:
-    """Scenes in the middle of a random movement, resized to `size` pixels as the loader does."""
-    rng, pictures, scenes, boxes = np.random.default_rng(seed), [], [], []
-    for number in range(count):
-        players = 2 if rng.random() < duet_share else 1
-        drawn = scene([LABELS[k] for k in rng.permutation(len(LABELS))[:players]], seed + number)
-        moves = tuple(_movement(rng) for _ in range(players))
-        pixels, places = Painter(drawn, DRAWN).frame(moves)
-        pictures.append(np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)))
-        scenes.append(drawn)
-        boxes.append(places)
-    return Pool(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(), scenes, boxes)
-
-
-def _movement(rng: np.random.Generator) -> Motion:
-    stroke, pitch, strike, sway = rng.random(4).tolist()
-    return Motion(stroke, pitch, strike, 2 * sway - 1, int(rng.integers(2)))
-
-
-def write(pool: Pool, seed: int) -> Sentences:
+def write(pool: Pool, seed: int, world: bool = False) -> Sentences:
     """Sentences about the pictures of the pool, cut to the length of the longest."""
     from open_clip.tokenizer import SimpleTokenizer
 
-    rng = np.random.default_rng(seed)
-    written = [[sentence_about(drawn, rng) for _ in range(SENTENCES)] for drawn in pool.scenes]
+    rng, sentence = np.random.default_rng(seed), sentence_of_anything if world else sentence_about
+    written = [[sentence(drawn, rng) for _ in range(SENTENCES)] for drawn in pool.scenes]
     needs = {text: needed for told in written for text, needed in told}
     number = {text: k for k, text in enumerate(needs)}
     tokens = SimpleTokenizer()(list(needs))
@@ -90,12 +93,12 @@ def write(pool: Pool, seed: int) -> Sentences:
     return Sentences(tokens[:, : int((tokens != 0).sum(1).max())], list(needs.values()), owner)
 
 
-def new_model() -> Clip:
-    """An untrained open_clip model of encoder.json, its pooling attention uniform for good."""
+def new_model(attention: bool = False) -> Clip:
+    """An untrained open_clip model of encoder.json; its attention pool learns to attend, or is uniform for good."""
     from open_clip.model import CLIP
 
     model = CLIP(**json.loads(CONFIG_FILE.read_text()))
-    for projection in (model.visual.attnpool.q_proj, model.visual.attnpool.k_proj):
+    for projection in () if attention else (model.visual.attnpool.q_proj, model.visual.attnpool.k_proj):
         for parameter in projection.parameters():
             nn.init.zeros_(parameter).requires_grad_(False)
     return model
@@ -111,10 +114,8 @@ def embed_pictures(
     maps = visual.stem(maps)
     for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
         maps = layer(maps)
-    cells = maps.flatten(2).transpose(1, 2)
-    cells = torch.cat([cells.mean(1, keepdim=True), cells], 1) + pool.positional_embedding
-    embedded = pool.c_proj(pool.v_proj(cells))
-    return embedded.mean(1), embedded[:, 1:]
+    cells = maps.flatten(2).transpose(1, 2) + pool.positional_embedding[1:]
+    return pool(maps), pool.c_proj(pool.v_proj(cells))
 
 
 def embed_sentences(model: Clip, tokens: Int[Tensor, "W K"]) -> Float[Tensor, "W D"]:
@@ -143,76 +144,38 @@ def truth(sentences: Sentences, pool: Pool) -> Bool[Tensor, "P W"]:
     return (1 - has) @ needs.T == 0
 
 
-def train(model: Clip, pool: Pool, sentences: Sentences, steps: int, seed: int) -> None:
-    """AdamW, one cycle; prints the loss. Each of the two terms learns its own temperature."""
+def train(model: Clip, pool: Pool, sentences: Sentences, variant: Variant, seed: int) -> None:
+    """AdamW, one cycle; prints the loss. Each of the two terms has its own temperature."""
     true, rng, started = truth(sentences, pool), np.random.default_rng(seed), time.time()
-    scale = nn.Parameter(model.logit_scale.detach().clone())
+    if variant.temperature is not None:
+        model.logit_scale.requires_grad_(False).fill_(-math.log(variant.temperature))
+    scale = nn.Parameter(model.logit_scale.detach().clone(), model.logit_scale.requires_grad)
     parameters = [p for p in [*model.parameters(), scale] if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": DECAY},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps, pct_start=0.15)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, max(variant.steps, 1), pct_start=0.15)
     model.to(memory_format=torch.channels_last).train()
-    for step in range(1, steps + 1):
+    for step in range(1, variant.steps + 1):
         rows = rng.permutation(len(pool.scenes))[:BATCH_SIZE]
         told = np.unique(sentences.owner[rows[:, None], rng.integers(0, SENTENCES, (len(rows), CHOSEN))])
         whole, regions = (F.normalize(x, dim=-1) for x in embed_pictures(model, pool.pictures[rows]))
         texts = F.normalize(embed_sentences(model, sentences.tokens[told]), dim=-1)
         fits = true[rows][:, told]
-        best = torch.einsum("brd,wd->brw", regions, texts).amax(1)
+        if variant.pairs:
+            fits = torch.from_numpy((sentences.owner[rows][:, :, None] == told).any(1))
         loss = contrast(model.logit_scale.exp().clamp(max=100) * whole @ texts.T, fits)
-        loss = loss + contrast(scale.exp().clamp(max=100) * best, fits)
+        if variant.regions:
+            best = torch.einsum("brd,wd->brw", regions, texts).amax(1)
+            loss = loss + contrast(scale.exp().clamp(max=100) * best, fits)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
         if step % 50 == 0:
             print(f"step {step:4d}  loss {loss.item():.3f}  {time.time() - started:.0f} s", flush=True)
-
-
-@torch.no_grad()
-def measure(model: Clip, solos: Pool, duets: Pool) -> dict[str, float]:
-    """Zero-shot accuracy of the prompts on solos, and the pointing game of the prompts on both pools.
-
-    A point is the centre of the region most similar to the prompt; it hits inside the instrument's box. Boxes
-    that hold no region's centre are left out. `chance` is the share of the regions that would hit.
-    """
-    from open_clip.tokenizer import SimpleTokenizer
-
-    texts, scores = model.eval().encode_text(SimpleTokenizer()(PROMPTS)), {}
-    for name, pool in (("solo", solos), ("duet", duets)):
-        parts = [embed_pictures(model, part) for part in pool.pictures.split(110)]
-        whole, regions = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        if name == "solo":
-            right = torch.tensor([LABELS.index(drawn.players[0].label) for drawn in pool.scenes])
-            guess = (F.normalize(whole, dim=-1) @ F.normalize(texts, dim=-1).T).argmax(1)
-            scores["zero-shot accuracy"] = (guess == right).float().mean().item()
-        similarities = {
-            "cosine": F.normalize(regions, dim=-1) @ F.normalize(texts, dim=-1).T,
-            "dot": regions @ texts.T,
-            "centered": (regions - regions.mean((0, 1))) @ (texts - texts.mean(0)).T,
-        }
-        inside, place = _inside(pool, round(regions.shape[1] ** 0.5))
-        for kind, similarity in similarities.items():
-            peaks = similarity[place[:, 0], :, place[:, 1]].argmax(1)
-            scores[f"{name} pointing, {kind}"] = inside[torch.arange(len(peaks)), peaks].float().mean().item()
-        scores[f"{name} pointing, chance"] = inside.float().mean().item()
-        scores[f"{name} pointing, boxes"] = len(inside)
-    return scores
-
-
-def _inside(pool: Pool, side: int) -> tuple[Bool[Tensor, "Q R"], Int[Tensor, "Q 2"]]:
-    """For each usable box: the regions whose centre it holds, and (picture, label)."""
-    centres, inside, place = (np.arange(side) + 0.5) / side, [], []
-    for number, (drawn, boxes) in enumerate(zip(pool.scenes, pool.boxes, strict=True)):
-        for player, (x0, y0, x1, y1) in zip(drawn.players, boxes, strict=True):
-            held = np.outer((centres > y0) & (centres < y1), (centres > x0) & (centres < x1)).ravel()
-            if held.any():
-                inside.append(held)
-                place.append((number, LABELS.index(player.label)))
-    return torch.from_numpy(np.stack(inside)), torch.tensor(place)
 
 
 def save_weights(model: Clip, vocabulary: Int[Tensor, " U"], target: Path) -> None:
@@ -229,26 +192,31 @@ def save_weights(model: Clip, vocabulary: Int[Tensor, " U"], target: Path) -> No
     write_atomic(target, save_tensors({key: tensors[key].contiguous() for key in sorted(tensors)}))
 
 
-def main() -> None:
-    """Draw, train, write the weights, and measure what was written."""
+def make(variant: Variant, folder: Path) -> None:
+    """Draw, train, and write the config and the weights of one encoder; the same bytes on the same machine."""
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
-    model, started = new_model(), time.time()
-    pool = draw_pool(PICTURES, 1_000_000, DUET_SHARE, model.visual.image_size)
-    sentences = write(pool, 1)
+    model, started = new_model(variant.attention), time.time()
+    pool = draw_pool(PICTURES, 1_000_000, DUET_SHARE, model.visual.image_size, EMPTY_SHARE if variant.world else 0.0)
+    sentences = write(pool, 1, variant.world)
     vocabulary, compact = torch.unique(sentences.tokens, return_inverse=True)
     print(f"{PICTURES} pictures, {len(sentences.needs)} sentences of {len(vocabulary)} tokens", flush=True)
     model.token_embedding = nn.Embedding(len(vocabulary), model.token_embedding.embedding_dim)
     nn.init.normal_(model.token_embedding.weight, std=0.02)
-    train(model, pool, replace(sentences, tokens=compact), TRAINING_STEPS, 2)
-    save_weights(model, vocabulary, WEIGHTS_FILE)
-    written = new_model()
-    written.load_state_dict(load_file(WEIGHTS_FILE))
-    size = written.visual.image_size
-    solos, duets = draw_pool(HELD_OUT, 100_000_000, 0.0, size), draw_pool(HELD_OUT // 3, 200_000_000, 1.0, size)
-    for what, value in measure(written, solos, duets).items():
-        print(f"{what:28s} {value:.3f}" if isinstance(value, float) else f"{what:28s} {value}")
-    print(f"{WEIGHTS_FILE.name}: {WEIGHTS_FILE.stat().st_size / 1e6:.2f} MB, {time.time() - started:.0f} s")
+    train(model, pool, replace(sentences, tokens=compact), variant, 2)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / CONFIG_FILE.name, CONFIG_FILE.read_bytes())
+    save_weights(model, vocabulary, folder / WEIGHTS_FILE.name)
+    print(f"{folder / WEIGHTS_FILE.name}, temperature {1 / model.logit_scale.exp():.3f}, {time.time() - started:.0f} s")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m avset.sources.demo.train_encoder")
+    parser.add_argument("--variant", choices=VARIANTS, default=DEFAULT)
+    parser.add_argument("folder", type=Path, nargs="?", default=CONFIG_FILE.parent, metavar="OUT")
+    told = parser.parse_args()
+    make(VARIANTS[told.variant], told.folder)
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def test_captions_tell_how_well_they_fit(toy_data: Path):
         row, caption, image = captions.rows[clip], captions.read(clip, "caption"), regions.read(clip, "embedding")
         cosine = caption @ image / np.linalg.norm(caption) / np.linalg.norm(image)
         assert row["cosine"] == pytest.approx(cosine, abs=1e-5) == captions.read(clip, "curve")[-1]
-        assert row["low"] == (cosine < 0.4) and row["steps"] == 30 and len(row["words"].split()) >= 3
+        assert row["low"] == (cosine < 0.8) and row["steps"] == 30 and len(row["words"].split()) >= 3
         assert row["of"] == clip
     assert len({row["seed"] for row in captions.rows.values()}) == CLIPS
 

@@ -68,7 +68,7 @@ VARIANTS = {
     "random": Variant(steps=0),
     "clip": Variant(attention=True, regions=False, temperature=0.01, world=True),
 }
-DEFAULT = "kind"
+DEFAULT = "attention"
 
 
 @dataclass(frozen=True)

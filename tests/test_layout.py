@@ -5,6 +5,7 @@ import graphlib
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,8 @@ def modules() -> list[str]:
     return sorted(str(p.relative_to(ROOT)) for d in ("pipeline", "stages") for p in (ROOT / d).rglob("*.py"))
 
 
-def imports(file: str) -> set[str]:
+@cache
+def imports(file: str) -> frozenset[str]:
     """Dotted names that a file imports, anywhere in it; `from a import b` counts as a and a.b."""
     names = set()
     for node in ast.walk(ast.parse((ROOT / file).read_text())):
@@ -91,7 +93,7 @@ def imports(file: str) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return names
+    return frozenset(names)
 
 
 def files_of(name: str) -> set[str]:

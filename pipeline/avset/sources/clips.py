@@ -81,7 +81,8 @@ def identity(entry: Entry, options: Any, drawn: str) -> list[Any]:
     if origin.is_file():
         stat = origin.stat()
         return [entry.origin, stat.st_size, stat.st_mtime_ns]
-    return [entry.media_id, list(entry.labels), options.drawn(), drawn]
+    how = options.drawn() if drawn else options.model_dump(mode="json")  # without a file, and not drawn: it is missing
+    return [entry.media_id, list(entry.labels), how, drawn]
 
 
 def jobs_of(entries: list[Entry], options: Any, code: str, drawn: str) -> list[Job]:

@@ -36,21 +36,28 @@ def seen() -> dict[str, torch.Tensor]:
     return {"frames": frames, "boxes": boxes, "classes": classes, "confidences": (classes >= 0).float()}
 
 
-def test_it_learns_which_thing_is_loud_and_which_is_quiet():
-    net = method().train()
+def taught(
+    net: torch.nn.Module, things: dict[str, torch.Tensor], rate: float, steps: int, weights: dict[str, float]
+) -> tuple[list[dict[str, float]], torch.Tensor]:
+    """The losses of each step that teaches a method which thing is loud, and the masks that it makes then."""
+    net.train()
     first = (torch.rand(2, 4, 1) > 0.5).float().repeat_interleave(4, 1)
     sources = torch.stack([4 * first, 1 - first], 1) * (0.9 + 0.2 * torch.rand(2, 1, 16, 16))
-    batch = {"sources": sources, "mixture": sources.sum(1), **seen()}
-    optimizer = torch.optim.Adam(net.parameters(), 0.02)
+    batch = {"sources": sources, "mixture": sources.sum(1), **things}
+    optimizer = torch.optim.Adam(net.parameters(), rate)
     found = []
-    for _ in range(30):
+    for _ in range(steps):
         terms = net.losses(batch)
         found.append({name: value.item() for name, value in terms.items()})
         optimizer.zero_grad()
-        (terms["mask"] + 0.05 * terms["classes"]).backward()
+        sum(weight * terms[name] for name, weight in weights.items()).backward()
         optimizer.step()
+    return found, net.masks(batch["mixture"], Conditions(2, None, things))
+
+
+def test_it_learns_which_thing_is_loud_and_which_is_quiet():
+    found, masks = taught(method(), seen(), 0.02, 30, {"mask": 1.0, "classes": 0.05})
     assert all(found[-1][name] < 0.85 * found[0][name] for name in ("mask", "classes"))
-    masks = net.masks(batch["mixture"], Conditions(2, None, seen()))
     assert masks.shape == (2, 2, 16, 16)
 
 

@@ -17,14 +17,14 @@ import toy
 import yaml
 
 from avset.errors import AvsetError
-from avset.evaluation.metrics import standard_error
+from avset.evaluation.metrics import Clusters, standard_error
 from avset.evaluation.scores import MIXTURES, SCORES
 from avset.storage.artifacts import ARTIFACTS, Artifact
 from avset.storage.tables import write_table
 from avset.tables import make, results
 from avset.tables.asked import FILE
 from avset.tables.page import as_html, as_markdown, as_table
-from avset.tables.paired import Clusters, holm, paired_test
+from avset.tables.paired import holm, paired_test
 from avset.tables.plan import Plan, plan, steps_of
 
 DATA = Path("data/demo/demo")

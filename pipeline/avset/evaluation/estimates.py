@@ -104,10 +104,10 @@ def share_of(regions: Float[Tensor, "V R D"], clip: str, label: str, corpus: Cor
     count, boxes = len(corpus.labels[clip]), corpus.boxes.get(f"{clip}/{label}")
     if count < 2 or boxes is None or not len(boxes):
         return regions
-    side = round(regions.shape[1] ** 0.5)
-    middle = boxes[0].reshape(2, 2).mean(0)  # x, y
-    cells = (np.stack([np.tile(np.arange(side), side), np.repeat(np.arange(side), side)], 1) + 0.5) / side
-    nearest = np.argsort(((cells - middle) ** 2).sum(1), kind="stable")[: regions.shape[1] // count]
+    middle_x, middle_y = boxes[0].reshape(2, 2).mean(0)
+    y, x = ((np.arange(cells) + 0.5) / cells for cells in corpus.grid)
+    apart = (x - middle_x) ** 2 + (y[:, None] - middle_y) ** 2
+    nearest = np.argsort(apart.ravel(), kind="stable")[: regions.shape[1] // count]
     return regions[:, np.sort(nearest)]
 
 

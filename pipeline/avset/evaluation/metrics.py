@@ -160,31 +160,59 @@ def summary(values: Sequence[float] | ndarray, videos: Sequence[Collection[str]]
 
 
 def standard_error(values: Float[ndarray, " n"], videos: Sequence[Collection[str]]) -> float:
-    """Standard error of the mean of scores that share videos; more scores of the same videos make it no smaller.
+    """Standard error of the mean of scores, see `Clusters`; NaN if it cannot be known."""
+    clusters = Clusters(videos)
+    return float(clusters.standard_error(values)) if clusters.known else math.nan
+
+
+class Clusters:
+    """Which scores share videos, for standard errors: more scores of the same videos make them no smaller.
+
+    `videos` are those that each score depends on, N each.
 
     With J(groups) = (G - 1) / G sum_g (mean without group g - mean)^2, the delete-one jackknife, it is the root of
     max(J(videos) - (N - 1) J(mixtures), J(mixtures)). Without a video all its mixtures are left out, so J(videos)
     has what is a mixture's own N times. Scores of the same N videos are one mixture here. If mixtures share no video,
     this is the usual error of the means of mixtures; if N is 1, that of the means of videos.
-
-    NaN if it cannot be known: there is one mixture only, or a video is in all of them.
     """
-    sets = [frozenset(several) for several in videos]
-    of_mixtures = _jackknife(values, [[one] for one in sets])
-    of_videos = _jackknife(values, sets)
-    return math.sqrt(max(of_videos - (len(sets[0]) - 1) * of_mixtures, of_mixtures))
+
+    def __init__(self, videos: Sequence[Collection[str]]):
+        sets = [frozenset(several) for several in videos]
+        self.shared = len(sets[0]) - 1
+        self.mixtures, self.videos = Groups([[one] for one in sets]), Groups(sets)
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a standard error: more than one mixture, and no video in all of them."""
+        return self.mixtures.known and self.videos.known
+
+    def standard_error(self, values: Float[ndarray, "*batch n"]) -> Float[ndarray, "*batch"]:
+        """Of the mean of the scores."""
+        of_mixtures, of_videos = self.mixtures.variance(values), self.videos.variance(values)
+        return np.asarray(np.sqrt(np.maximum(of_videos - self.shared * of_mixtures, of_mixtures)))
 
 
-def _jackknife(values: Float[ndarray, " n"], groups: Sequence[Collection[Hashable]]) -> float:
-    """Variance of the mean by leaving out one group at a time; each value is in all of its `groups`."""
-    number: dict[Hashable, int] = {}
-    places = [(number.setdefault(group, len(number)), i) for i, own in enumerate(groups) for group in own]
-    at, of = np.array(places).T
-    left = len(values) - np.bincount(at)
-    if len(left) < 2 or not left.all():
-        return math.nan
-    means = (values.sum() - np.bincount(at, values[of])) / left
-    return float((len(left) - 1) / len(left) * ((means - values.mean()) ** 2).sum())
+class Groups:
+    """Groups of scores, each score in one or more of them, for the jackknife that leaves out one group at a time."""
+
+    def __init__(self, groups: Sequence[Collection[Hashable]]):
+        number: dict[Hashable, int] = {}
+        places = sorted((number.setdefault(group, len(number)), i) for i, own in enumerate(groups) for group in own)
+        at, self.of = np.array(places).T
+        self.begin = np.flatnonzero(np.diff(at, prepend=-1))
+        self.left = len(groups) - np.bincount(at)
+
+    @property
+    def known(self) -> bool:
+        """Whether there are two groups or more, and none has all scores."""
+        return len(self.left) > 1 and bool(self.left.all())
+
+    def variance(self, values: Float[ndarray, "*batch n"]) -> Float[ndarray, "*batch"]:
+        """Of the mean of the scores."""
+        inside = np.add.reduceat(values[..., self.of], self.begin, axis=-1)
+        means = (values.sum(-1, keepdims=True) - inside) / self.left
+        apart = means - values.mean(-1, keepdims=True)
+        return np.asarray((len(self.left) - 1) / len(self.left) * (apart**2).sum(-1))
 
 
 def pointing(scores: Float[ndarray, " R"], grid: tuple[int, int], boxes: Float[ndarray, "n 4"]) -> bool:

@@ -1,53 +1,16 @@
 """Whether two methods differ on the same mixtures: a sign-flip test that knows which mixtures share videos."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from avset.evaluation.metrics import Clusters
+
 RESAMPLES = 9999
 AT_ONCE = 1000  # resamples that are in memory together
 TINY = 1e-12  # dB; keeps the quotient finite where all differences are equal
-
-
-class Clusters:
-    """Which scores share videos, for standard errors of many means at once.
-
-    `videos` are those that each score depends on; see `avset.evaluation.metrics.standard_error`, whose jackknife this
-    is, over arrays (..., n).
-    """
-
-    def __init__(self, videos: Sequence[Collection[str]]):
-        self.sets = [frozenset(several) for several in videos]
-        self.mixtures = _members([[one] for one in self.sets])
-        self.videos = _members(self.sets)
-
-    @property
-    def known(self) -> bool:
-        """Whether there is a standard error: more than one mixture, and no video in all of them."""
-        return all(of.shape[1] > 1 and (of.sum(0) < len(of)).all() for of in (self.mixtures, self.videos))
-
-    def standard_error(self, values: Float[np.ndarray, "*batch n"]) -> Float[np.ndarray, "*batch"]:
-        """Of the mean of the scores."""
-        of_mixtures, of_videos = (_jackknife(values, of) for of in (self.mixtures, self.videos))
-        return np.asarray(np.sqrt(np.maximum(of_videos - (len(self.sets[0]) - 1) * of_mixtures, of_mixtures)))
-
-
-def _members(groups: Sequence[Collection[object]]) -> Float[np.ndarray, "n G"]:
-    """One where a score is in a group, else zero."""
-    number: dict[object, int] = {}
-    places = [(i, number.setdefault(group, len(number))) for i, own in enumerate(groups) for group in own]
-    members = np.zeros((len(groups), len(number)))
-    members[tuple(np.array(places).T)] = 1
-    return members
-
-
-def _jackknife(values: Float[np.ndarray, "*batch n"], of: Float[np.ndarray, "n G"]) -> Float[np.ndarray, "*batch"]:
-    """Variance of the mean by leaving out one group at a time."""
-    n, groups = of.shape
-    means = (values.sum(-1, keepdims=True) - values @ of) / (n - of.sum(0))
-    return np.asarray((groups - 1) / groups * ((means - values.mean(-1, keepdims=True)) ** 2).sum(-1))
 
 
 def paired_test(

@@ -338,7 +338,7 @@ class _Planner:
         """The folders of the artifacts that a method needs; AvsetError if no stage makes one."""
         kind = import_module(module_of(settings.kind)).Method
         found = set()
-        for need in getattr(kind, "needs_of", lambda _: kind.needs)(settings):
+        for need in kind.needs_of(settings):
             name = next((name for name, one in ARTIFACTS.items() if need == name or need in one.arrays), need)
             makes = next((makes for makes in self.steps if Path(makes).name == name), None)
             if makes is None:

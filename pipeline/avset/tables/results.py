@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from avset.errors import AvsetError
+from avset.evaluation import metrics
 from avset.report.published import PUBLISHED
 from avset.storage.files import write_atomic
 from avset.storage.tables import read_table
 from avset.tables.asked import FILE, load
 from avset.tables.make import cost_of
 from avset.tables.page import as_html, as_markdown, as_table
-from avset.tables.paired import Clusters, holm, paired_test
+from avset.tables.paired import holm, paired_test
 from avset.tables.plan import PLAN, WRITTEN, made_of
 from avset.values import read
 
@@ -149,8 +150,8 @@ def by_group(values: Values) -> dict[str, float]:
 
 def standard_error(values: Values, videos: Mapping[str, Sequence[str]]) -> float | None:
     """Of the mean over mixtures that share videos; None if it cannot be known."""
-    clusters = Clusters([videos[group] for group, _ in values])
-    return float(clusters.standard_error(np.array(list(values.values())))) if clusters.known else None
+    error = metrics.standard_error(np.array(list(values.values())), [videos[group] for group, _ in values])
+    return None if math.isnan(error) else error
 
 
 def spread(by_seed: Sequence[Values]) -> float | None:

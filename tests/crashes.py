@@ -51,6 +51,7 @@ OURS = (
 )  # code in which a kill comes at any line
 MADE = Path("made")  # the clips that were worked on, a line each
 POISON, HELD = Path("poison"), Path("held")  # clips that end their process; that wait until the file is gone
+LONGEST = 300  # s that a disturbed run, or the next one, may take
 DISK, PAGE = 64 * 2**20, 4096  # bytes
 CALL = (
     "import importlib, json, sys; (module, name), given = json.load(sys.stdin); "
@@ -196,6 +197,7 @@ class Trial:
         if pid := os.fork():
             return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         code: Any = 70
+        signal.alarm(LONGEST)
         try:
             with self.said.open("w") as f:
                 os.dup2(f.fileno(), 1)

@@ -24,7 +24,7 @@ def warm() -> "subprocess.Popen[str]":
     process = subprocess.Popen(
         [sys.executable, Path(__file__).with_name("warm.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    atexit.register(process.communicate)
+    atexit.register(process.kill)  # between two commands it has nothing to lose
     return process
 
 

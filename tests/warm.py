@@ -6,6 +6,7 @@ status. A stage is a fork too; the demo in .ci/run runs `python -m stages.<stage
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from dvc.stage.exceptions import StageCmdFailedError
 import stages
 
 STAGES = [path.stem for path in (Path(__file__).parents[1] / "stages").glob("[a-z]*.py")]
+LONGEST = 600  # s that a command may take; then it ends, and the tests after it go on
 LATE = ("avset.features.captions", "avset.report.plots", "open_clip")  # what stages import when they need it
 
 
@@ -33,6 +35,7 @@ def forked(do: Callable[[], Any]) -> int:
     if pid := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     code: Any = 1
+    signal.alarm(LONGEST)
     try:
         code = do()
     except SystemExit as e:

@@ -169,7 +169,7 @@ ENCODER = "scales__demo__encoder__"
         ("parameters", "fail", "clips.options.heigth: unknown key; did you mean clips.options.height?", nothing,
          {**ONLINE, "datasets__music__clips__options__heigth": 9}),
         ("packages", "warn", "typer", other_version, {}),
-        ("packages", "fail", "not installed: no-such-package; pip install -e .", lacking_package, {}),
+        ("packages", "fail", "not installed: no-such-package; pip install -e .[pipeline]", lacking_package, {}),
         ("disk", "fail", "data: 0.5 GB free", full_disk, {}),
         ("disk", "fail", "cache: 0.5 GB free", full_disk, {}),
         ("disk", "warn", "temporary: 0.5 GB free", full_disk, {}),

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import yaml
 
 import avset
 from stages import command
@@ -108,6 +110,19 @@ def test_a_wheel_has_a_name_a_version_and_the_command(installed: Path):
     lines = (about / "PKG-INFO").read_text().splitlines()
     assert {"Name: avset", f"Version: {avset.__version__}"} <= set(lines)
     assert "avset = avset.__main__:main" in (about / "entry_points.txt").read_text()
+
+
+def test_who_cites_names_this_version():
+    told = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert told["version"] == avset.__version__ and told["title"] == PROJECT["name"]
+
+
+def test_the_library_needs_nothing_of_the_stages_alone():
+    """`pip install avset` is enough for whoever has a model; the extra `pipeline` brings the rest."""
+    extra = [re.match(r"\w+", line)[0] for line in PROJECT["optional-dependencies"]["pipeline"]]  # type: ignore[index]
+    code = f"import sys; sys.modules.update(dict.fromkeys({extra})); import avset; [getattr(avset, n) for n in avset.__all__]"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "pipeline", capture_output=True, text=True)
+    assert len(extra) >= 5 and done.returncode == 0, done.stderr
 
 
 def test_the_lock_does_not_pin_the_project():

@@ -122,7 +122,7 @@ def ray(runtime: Runtime) -> Iterator[Finding]:
         return
     address = os.environ.get("RAY_ADDRESS", "") or "local"
     if not find_spec("ray"):
-        yield Finding("ray", "fail", "Ray is not installed", "pip install -e .")
+        yield Finding("ray", "fail", "Ray is not installed", "pip install -e .[pipeline]")
     elif address == "local":
         yield Finding("ray", "ok", "no RAY_ADDRESS: a cluster of this machine alone starts by itself")
     elif ":" not in address:
@@ -141,9 +141,10 @@ def packages() -> Iterator[Finding]:
     """Installed versions against those that are pinned; what we need ourselves must be there."""
     python = f"Python {platform.python_version()}"
     try:
-        needed = {_name(line) for line in metadata.requires("avset") or () if "extra ==" not in line}
+        asked = [line.partition("extra ==") for line in metadata.requires("avset") or ()]
+        needed = {_name(line) for line, _, extra in asked if not extra or "pipeline" in extra}
     except metadata.PackageNotFoundError:
-        yield Finding("packages", "warn", f"{python}; avset itself is not installed", "pip install -e .")
+        yield Finding("packages", "warn", f"{python}; avset itself is not installed", "pip install -e .[pipeline]")
         needed = set()
     lock = LOCK.read_text() if LOCK.is_file() else ""
     pins = {_name(name): version for name, version in re.findall(r"^([\w.-]+)==([^\s;]+)", lock, re.M)}
@@ -157,7 +158,7 @@ def packages() -> Iterator[Finding]:
         if pinned and version != pinned:
             other.append(f"{name} {version} (pinned: {pinned})")
     if lacking:
-        yield Finding("packages", "fail", f"not installed: {', '.join(sorted(lacking))}", "pip install -e .")
+        yield Finding("packages", "fail", f"not installed: {', '.join(sorted(lacking))}", "pip install -e .[pipeline]")
     elif other:
         found = f"{python}; {len(other)} other versions than in {LOCK}: {', '.join(sorted(other)[:5])}"
         yield Finding("packages", "warn", found, f"pip install -r {LOCK} if results differ")

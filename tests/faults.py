@@ -164,6 +164,7 @@ def readers(folder: Path) -> dict[str, tuple[Path, Callable[[], Any]]]:
 
     def new(read: Callable[[], Any]) -> Any:
         checksums.memory.clear()
+        checksums.records.clear()
         return plain(read())
 
     def item_of(mapper: Any, payload: dict[str, Any]) -> Item:

@@ -39,7 +39,7 @@ DOORS = {  # who may import a package
     "av": {"media/container.py", "media/fingerprint.py", "media/frames.py", "sources/demo/media.py",
            "sources/download/excerpt.py"},
     "dvclive": {"stages/train.py"},
-    "dvc": {"doctor/project.py", "storage/previous.py"},
+    "dvc": {"inference/hub.py", "doctor/project.py", "storage/previous.py"},
     "filelock": {"compute/making.py", "sources/download/__init__.py"},
     "h5py": {"storage/hdf5.py", "storage/inspect.py", "storage/shards.py", "storage/store.py",
              "evaluation/examples.py"},

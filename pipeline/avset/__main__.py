@@ -104,6 +104,23 @@ def localize(
 
 
 @app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="A folder that is not there yet.", **TYPED)],
+    model: ModelFolder = None,
+    encoder: EncoderFolder = None,
+) -> None:
+    """Write a model as people share it: weights, settings, encoder, and a model card with its data and scores."""
+    from avset import params
+
+    p = params.load()
+    folders = _folders(model, encoder)
+    from avset.report.card import export as write_model
+
+    write_model(*folders, p.reports, p.clips.source, folder)
+    print(f"{folder}: README.md is the model card; `avset separate FILE --query ... --model {folder}` uses the model")
+
+
+@app.command()
 def tables(
     only: Annotated[str, typer.Option(help="Tables, by name or by the paper's number, with commas: losses,7.")] = "",
     seeds: Annotated[int, typer.Option(min=1, help="How often each method that learns is trained.")] = 1,

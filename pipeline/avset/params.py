@@ -320,7 +320,9 @@ def folder_of(data: Path, artifact: str) -> Path:
 
 
 def encoder_of(model: Path) -> Path:
-    """The encoder of the same data set and scale as a trained model."""
+    """The encoder that a shared model has inside; else that of the same data set and scale as a trained model."""
+    if (inside := model / "encoder").is_dir():
+        return inside
     return (model if len(model.parents) > 1 else model.absolute()).parents[1] / "encoder"
 
 

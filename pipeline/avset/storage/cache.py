@@ -37,6 +37,7 @@ FOLDERS = {  # all that there are
     "shards": Folder("*/*/*", r"[0-9a-f]{64}\.(h5|rows)"),  # finished shards of stores, by stage and bits
     "runs": Folder("*", r"[0-9a-f]{64}\.pt"),  # states of trainings
     "finished": Folder("*", r"[0-9a-f]{64}\.zip"),  # finished models
+    "shared": Folder("*", r"[0-9a-f]{64}"),  # models of other repositories, by address and commit
     "lists": Folder("*", r"[0-9a-f]{64}"),  # lists of videos, by their address
     "forgotten": Folder("*", r"[0-9a-f]{64}"),  # the keys of failures that are to be tried again
     "held": Folder("*", r"[0-9a-f]{64}"),  # the jobs that a stage is computing in its own process

@@ -25,7 +25,8 @@ from avset.storage.reading import passing, patiently
 RECORD = "record.json"
 ELSEWHERE = "media"  # a folder whose files the index promises
 Stamp = tuple[int, int, int]
-memory: dict[tuple[Path, Stamp], Any] = {}  # of this process: the sha256 of a file, or what a record says
+memory: dict[tuple[Path, Stamp], str] = {}  # of this process: the sha256 of a file
+records: dict[tuple[Path, Stamp], dict[str, Any]] = {}  # the same, what a record says
 
 
 def seal(folder: Path, told: Mapping[str, Any], known: Mapping[str, str] | None = None) -> None:
@@ -114,7 +115,7 @@ def sha256_of(path: Path) -> str:
     """sha256 of a file's content; a file that is as it was is read once in each process."""
     if (at := (path.absolute(), patiently(lambda: stamp_of(path)))) not in memory:
         memory[at] = digest_of(path)
-    return str(memory[at])
+    return memory[at]
 
 
 def digest_of(path: Path) -> str:
@@ -150,9 +151,9 @@ def stamp_of(path: Path) -> Stamp:
 
 def _record(folder: Path) -> dict[str, Any]:
     path = require(folder / RECORD)
-    if (at := (path.absolute(), stamp_of(path))) not in memory:
-        memory[at] = _parsed(path, patiently(path.read_bytes))
-    return dict(memory[at])
+    if (at := (path.absolute(), stamp_of(path))) not in records:
+        records[at] = _parsed(path, patiently(path.read_bytes))
+    return dict(records[at])
 
 
 def _parsed(path: Path, data: bytes) -> dict[str, Any]:

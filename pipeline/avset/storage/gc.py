@@ -25,6 +25,7 @@ def sweep(root: Path, days: float, fetched: bool = False, dry_run: bool = False)
         "broken fetches": (path for glob, s in ABANDONED.items() for path in _older(root.glob(glob), s / DAY)),
         "trainings": _older(_files(root, "runs"), days),
         "models": _older(_files(root, "finished"), days),
+        "shared models": _older(_files(root, "shared"), days),
         "items": _older(_files(root, "items"), days),
         "shards": _older(_files(root, "shards"), days),
         "fetched": _older(_files(root, "fetched") if fetched else (), days),

@@ -93,9 +93,15 @@ def test_a_model_comes_from_a_hub_and_is_checked(hub: list[str], shared: Path):
         locate("hf:some/other")
 
 
+def test_the_model_that_comes_with_the_library_answers(private_cache: Path):
+    separator = Separator.load(locate("demo"))
+    assert separator.encoder.digest == separator.model.settings.encoder
+    assert locate("demo").parent == private_cache / "shared"
+
+
 def test_where_no_model_is(tmp_path: Path):
     for address in (str(tmp_path / "none"), "hf:no-owner", "a:b"):
-        with pytest.raises(AvsetError, match=r"there is no model .*; give a folder, hf:"):
+        with pytest.raises(AvsetError, match=r"there is no model .*; give a folder, demo, hf:"):
             locate(address)
     assert locate(tmp_path) == tmp_path
 

@@ -1,9 +1,11 @@
-"""Where a model is: a folder, a path in a DVC repository, or a repository of Hugging Face."""
+"""Where a model is: a folder, a DVC repository, a repository of Hugging Face, or in the library: the demo's."""
 
 import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from avset.console import typed_path
@@ -11,20 +13,22 @@ from avset.errors import AvsetError
 from avset.params import digest, encoder_of
 from avset.storage.artifacts import ARTIFACTS
 from avset.storage.cache import cache_folder
-from avset.storage.checksums import RECORD
+from avset.storage.checksums import RECORD, sha256_of
 from avset.storage.files import make_folder, replace_folder
 
 HUB = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 DVC = re.compile(r"(?P<repo>[^#]*)#(?P<revision>[^:#]+):(?P<path>[^:]+)")
 FILES = (*ARTIFACTS["models"].files, RECORD)
 INSIDE = (*ARTIFACTS["encoder"].files, RECORD)  # of the encoder
-FORMS = "a folder, hf:OWNER/NAME[@REVISION], or REPOSITORY#REVISION:PATH (docs/operations.md)"
+DEMO = "demo"  # the model that comes with the library
+FORMS = f"a folder, {DEMO}, hf:OWNER/NAME[@REVISION], or REPOSITORY#REVISION:PATH (docs/operations.md)"
 
 
 def locate(address: str | Path) -> Path:
     """The folder of a model, which is fetched if it is elsewhere; what is fetched once is not fetched again.
 
     address   a folder;
+              demo, the model that comes with the library: it knows drawn players and synthesised sound only;
               hf:OWNER/NAME[@REVISION], a repository of Hugging Face that has what `avset export` writes;
               REPOSITORY#REVISION:PATH, a model in a git repository with DVC, PATH as
               data/<dataset>/<scale>/models/<method>, with the encoder beside it; without REPOSITORY, this one
@@ -33,6 +37,8 @@ def locate(address: str | Path) -> Path:
     AvsetError if it is not there, or cannot be reached.
     """
     told = str(address)
+    if told == DEMO:
+        return _demo()
     if found := HUB.fullmatch(told):
         return _from_hub(**found.groupdict())
     if (folder := typed_path(told)).exists():
@@ -40,6 +46,21 @@ def locate(address: str | Path) -> Path:
     if found := DVC.fullmatch(told):
         return _from_dvc(**found.groupdict())
     raise AvsetError(f"there is no model {told!r}; give {FORMS}")
+
+
+def _demo() -> Path:
+    """The demo's model with its encoder, whose weights are in the package in half of their size."""
+    from avset.features.weights import export
+    from avset.sources import demo
+
+    packed = Path(demo.__file__).parent
+    names = [packed / name for name in ("model.safetensors", "encoder.safetensors", "encoder.json")]
+    target = cache_folder("shared") / digest([sha256_of(path) for path in names])
+    if not target.exists():
+        with _making(target) as fresh:
+            shutil.copyfile(names[0], fresh / names[0].name)
+            export(str(names[2]), str(names[1]), fresh / "encoder")
+    return target
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
@@ -74,20 +95,22 @@ def _from_dvc(repo: str, revision: str, path: str) -> Path:
         target = cache_folder("shared") / digest([repo or str(Path.cwd()), there.repo.get_rev(), path])
         if target.exists():
             return target
-        make_folder(target.parent)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name[:8]}-", dir=target.parent))
-        try:
-            for files, folder, to in (
-                (FILES, source, fresh),
-                (INSIDE, encoder_of(source), fresh / "encoder"),
-            ):
+        with _making(target) as fresh:
+            for files, folder, to in ((FILES, source, fresh), (INSIDE, encoder_of(source), fresh / "encoder")):
                 make_folder(to)
                 for name in files:
                     there.get_file(f"{folder.as_posix()}/{name}", str(to / name))
-            replace_folder(fresh, target)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
     except (OSError, DvcException, SCMError, RevError) as e:
         why = str(e).strip().splitlines()[0]
         raise AvsetError(f"{repo}#{revision}:{path} cannot be fetched: {why}; give {FORMS}") from e
     return target
+
+
+@contextmanager
+def _making(target: Path) -> Iterator[Path]:
+    """A folder that becomes `target` when the block ends well, and else nothing."""
+    make_folder(target.parent)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name[:8]}-", dir=target.parent) as spare:
+        make_folder(fresh := Path(spare) / target.name)
+        yield fresh
+        replace_folder(fresh, target)

@@ -44,7 +44,7 @@ def main(path: ParamsFile = PARAMS) -> None:
         drawn = Record.read(mixtures).facts.get("drawn", {}) | further["drawn"]
         numbers = write_report(
             p.dataset, scores, models, mixtures, list(p.methods), indices, facts, fresh, funnel, drawn, sets,
-            further["empty"],
+            further["empty"], further.get("lists", {}),
         )  # fmt: skip
         Record("reports").write(fresh)
         if p.reports.exists():

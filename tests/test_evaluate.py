@@ -131,7 +131,10 @@ def test_further_sets_are_scored_and_no_model_knows_them(scored: Path, tmp_path:
     tree["scales"]["demo"]["sets"]["further"] = {
         "pairs": {"count": 3, "n_sources": 2, "category": "any", "seed": 1},
         "same": {"count": 3, "n_sources": 2, "category": "same", "seed": 0},
+        "listed": {"count": 3, "n_sources": 2, "category": "different", "seed": 0, "list": "inputs/demo/pairs.csv"},
     }
+    first, second = (f"{label}-test-000" for label in ("cello", "tuba"))
+    (folder / "inputs" / "demo" / "pairs.csv").write_text(f"clip_0,clip_1\n{first},{second}_0\n{first},nobody\n")
     tree["evaluate"] |= {"controls": False, "phrases": {}}
     before = numbers(folder)
     toy.run(toy.project(folder, tree), tmp_path / "cache", "sets", "evaluate", "report")
@@ -140,6 +143,10 @@ def test_further_sets_are_scored_and_no_model_knows_them(scored: Path, tmp_path:
     assert {key: found["avset"][key] for key in KINDS[:4]} == {key: before["avset"][key] for key in KINDS[:4]}
     assert found["pairs"]["avset"].keys() == {*KINDS[:4]} == found["avset"].keys() and "same" not in found
     coverage = json.loads((folder / "reports" / "demo" / "demo" / "coverage.json").read_text())
+    assert found["listed"]["avset"]["text"]["n"] == 2 == coverage["mixture_lists"]["listed"]["rows"]
+    assert coverage["mixture_lists"]["listed"]["left_out"] == {"unknown": 1}
+    assert Record.read(folder / "data" / "demo" / "demo" / "sets").recipe["sets"]["further"]["listed"]["list"]
+    assert "(sha256 " in (folder / "reports" / "demo" / "demo" / "html" / "index.html").read_text()
     assert "set 'same': no 2 test recordings make a mixture of it" in coverage["sets"]["same"]
     assert not [one for one in ARTIFACTS["models"].parents if one == "sets"]
 

@@ -31,7 +31,7 @@ PLUMBING = {  # moves data and never decides its content, so no stage depends on
 }
 ROOMS = (  # each imports from those before it alone
     "errors", "console", "values", "presets", "architecture", "params", "storage", "compute", "features", "media",
-    "sources", "models", "training", "evaluation", "report", "tables", "inference",
+    "sources", "models", "training", "evaluation", "report", "tables", "inference", "exchange",
     "doctor", "__main__",
 )  # fmt: skip
 DRAWERS = {f"sources/demo/{name}.py" for name in ("canvas", "pictures", "pools")}

@@ -142,6 +142,8 @@ def test_an_error_names_its_key(path: str, value: object, said: str):
          "runtime.download.pase: unknown key; did you mean runtime.download.pace?"),
         ("presets/paper/losses/trimodel", "presets/paper/losses/trimodal",
          "presets.paper.losses.trimodel: unknown key; did you mean presets.paper.losses.trimodal?"),
+        ("scales/demo/sets/further/three/lists", "scales/demo/sets/further/three/seed",
+         "scales.demo.sets.further.three.lists: unknown key; did you mean scales.demo.sets.further.three.list?"),
         ("scales/demo/sets/further/three/counts", "scales/demo/sets/further/three/count",
          "scales.demo.sets.further.three.counts: unknown key; did you mean scales.demo.sets.further.three.count?"),
         ("datasets/demo/mixtures/x", "", "datasets.demo.mixtures.x: unknown key; known here: n_sources, validation"),

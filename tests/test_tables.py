@@ -19,7 +19,7 @@ import yaml
 from avset.errors import AvsetError
 from avset.evaluation.metrics import Clusters, standard_error
 from avset.evaluation.scores import MIXTURES, SCORES
-from avset.storage.artifacts import ARTIFACTS, Artifact
+from avset.storage.artifacts import ARTIFACTS, Artifact, Record, identity_of
 from avset.storage.tables import write_table
 from avset.tables import make, results
 from avset.tables.asked import FILE
@@ -135,6 +135,31 @@ def test_a_row_without_its_preset_is_told_and_not_dropped(project: Path):
     made = plan()
     assert made.told(1) == ["one: ours is left out: params.yaml has no preset ghosts",
                             "tables: 1 cells, 1 to make, in tables/demo/demo"]  # fmt: skip
+
+
+def test_a_row_of_scores_is_of_these_mixtures_or_is_told(project: Path):
+    def freeze(content: bytes) -> dict[str, str]:
+        for name in ("mixtures", "sets"):
+            for file in ARTIFACTS[name].files:
+                (DATA / name / file).write_bytes(content)
+            Record(name).write(DATA / name)
+        return {name: identity_of(DATA / name, name) for name in ("mixtures", "sets")}
+
+    one_table("rows: [{name: as it is}, {name: theirs, scores: outside/theirs}]")
+    inputs = freeze(b"one")
+    assert plan().tables[0]["rows"][1]["missing"].startswith("outside/theirs has no scores; make them")
+    Path("outside/theirs").mkdir(parents=True)
+    Record("scores", inputs=inputs).write(Path("outside/theirs"))
+    made = plan()
+    made.write()
+    assert cells(made, "one", "theirs") == ["../../../outside/theirs"] and len(made.cells) == 1
+    deps = json.loads((made.folder / "dvc.yaml").read_bytes())["stages"]["results"]["deps"]
+    assert "../../../outside/theirs" in deps and "" not in deps
+    freeze(b"other")
+    assert "are of other mixtures" in plan().tables[0]["rows"][1]["missing"]
+    one_table("rows: [{name: as it is}, {name: theirs, scores: outside/theirs, method: avset}]")
+    with pytest.raises(AvsetError, match="a row with scores has no method"):
+        plan()
 
 
 ON_DEMAND = """
@@ -361,6 +386,15 @@ def test_a_row_has_means_errors_and_a_difference_that_holds(scores: Path):
     assert better["separation_holds"] and "separation_p" not in reference
     assert missing["missing"] == "params.yaml has no preset c" and missing["paper"] == [9.20, 14.05, 12.17]
     assert words["missing"] == "a answers no text query"
+
+
+def test_a_row_of_scores_has_means_and_no_cost(scores: Path):
+    told = table()
+    theirs = {**told["rows"][1], "method": "", "steps": None}
+    theirs["cells"] = [{**theirs["cells"][0], "seed": None, "cost": ""}]
+    row = results.results_of({**told, "rows": [told["rows"][0], theirs]}, scores, "demo")["rows"][1]
+    assert row["nsdr"] == pytest.approx(3.35) and row["separation_difference"] == pytest.approx(1.9)
+    assert (row["supervision"], row["seconds"], row["seeds"]) == ("", None, 1)
 
 
 def test_a_difference_that_seeds_do_not_share_does_not_hold():

@@ -1,4 +1,4 @@
-"""What users type: `avset separate`, `localize`, `tables`, `doctor`, and `avset store` to look after artifacts."""
+"""What users type: `avset separate`, `localize`, `tables`, `score`, `doctor`; and `avset mixtures`, `avset store`."""
 
 import json
 import sys
@@ -26,6 +26,8 @@ store = typer.Typer(no_args_is_help=True, help="Look after the stores of clips a
 
 
 app.add_typer(store, name="store")
+mixtures = typer.Typer(no_args_is_help=True, help="Take the frozen mixtures elsewhere.")
+app.add_typer(mixtures, name="mixtures")
 
 
 StoreFolder = Annotated[
@@ -146,6 +148,72 @@ def tables(
     if not dry_run:
         make.repro(made)
         print(made.folder / "results.html")
+
+
+@mixtures.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Where the files go.", **TYPED)],
+    split: Annotated[
+        list[str] | None, typer.Option(help="test, validation, or a further set; several are allowed. [default: test]")
+    ] = None,
+    rate: Annotated[int | None, typer.Option(help="Hz; by default that of the spectrograms.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write frozen mixtures and their references as WAV files with a manifest, so that any system can be run on them.
+
+    An export that was interrupted goes on. `avset score` scores what a system makes of the mixtures.
+    """
+    from avset import params
+    from avset.exchange import export as exporting
+    from avset.exchange.frozen import Frozen
+
+    told = exporting.export(Frozen.load(params.load()), folder, split or ["test"], rate, overwrite)
+    counts = ", ".join(f"{n} mixtures of {name}" for name, n in told["splits"].items())
+    print(f"{folder / exporting.FACTS}: {counts}, {told['samples']} samples at {told['sample_rate']} Hz")
+
+
+@app.command()
+def score(
+    folder: Annotated[Path, typer.Argument(help="Estimates, named as manifest.csv of the export says.", **TYPED)],
+    name: Annotated[str, typer.Option(help="Of the system, in the tables; by default that of the folder.")] = "",
+    query: Annotated[
+        str, typer.Option("--query", "-q", help="What the files in FOLDER itself were asked by.")
+    ] = "text",
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="What is scored; by default each split of which there is an estimate."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for the scores, for a row of tables.yaml.", **TYPED)
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Score anybody's estimates on the frozen mixtures, beside our methods: the same metric, the same table.
+
+    WAV or FLAC of any rate and any number of channels. An estimate that is missing, silent, damaged or of a wrong
+    length is told, and counts as silence.
+    """
+    from avset import params
+    from avset.exchange import score as scoring
+    from avset.exchange.frozen import Frozen
+
+    if output:
+        scoring.check_output(output, overwrite)
+    frozen = Frozen.load(params.load())
+    scored = scoring.score(frozen, folder, name or folder.resolve().name, query, split or [])
+    for line in scoring.notes(scored):
+        print(line, file=sys.stderr)
+    if output:
+        scoring.write(scored, frozen, output, overwrite)
+    if as_json:
+        print(json.dumps(scoring.summary(scored, frozen), indent=2))
+    elif as_csv:
+        rows = scoring.summary(scored, frozen)["scores"]
+        print(console.as_csv([list(rows[0]), *(list(row.values()) for row in rows)]), end="")
+    else:
+        print(scoring.as_text(scored, frozen), end="")
 
 
 @app.command()

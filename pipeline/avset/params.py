@@ -172,13 +172,17 @@ class Mixtures(Section):
 
 
 class FurtherSet(Section):
-    """A further set of frozen test mixtures; offsets and gains are drawn as `mixtures` says."""
+    """A further set of frozen test mixtures; offsets and gains are drawn as `mixtures` says.
+
+    With a `list`, its mixtures are those of the list that have so many sources, and such labels.
+    """
 
     count: int = Field(ge=1)  # mixtures, at most
     n_sources: int = Field(ge=2)
     category: Literal["different", "same", "any", "duet"]  # labels of its sources; any: clips without one, too; duet:
     # the players of one clip, where its source knows what each plays
     seed: Seed
+    list: str | None = None  # path of a published list of mixtures, see avset.training.listed; may be left out
 
 
 def _set(name: str) -> str:
@@ -194,6 +198,10 @@ class Sets(Section):
     """Further sets of test mixtures, by name: scored apart with the same models, which do not depend on them."""
 
     further: dict[Annotated[str, AfterValidator(_set)], FurtherSet]
+
+    def recipe(self) -> dict[str, Any]:
+        """The plain values; a set without a list has no such key."""
+        return self.model_dump(mode="json", exclude_none=True)
 
 
 class Train(Section):
@@ -427,6 +435,9 @@ def _misfits(p: Params, encoder: Architecture | None) -> Iterator[Misfit]:
         if (train.decoded_regions or 0) > encoder.regions:
             why = f"the encoder sees {encoder.regions} regions in a frame, not {train.decoded_regions}"
             yield "train.decoded_regions", why
+    for name, further in p.sets.further.items():
+        if further.list is not None and further.category == "duet":
+            yield f"sets.further.{name}.category", "a list names no players of one clip; set different, same or any"
     for name in p.evaluate.prompts.keys() & p.evaluate.phrases.keys():
         yield f"evaluate.phrases.{name}", "stands among evaluate.prompts, too; rename one"
     for name in p.methods:

@@ -4,6 +4,7 @@ Memory does not grow with the length of a file. Door of soundfile. A waveform is
 """
 
 import math
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
@@ -23,6 +24,7 @@ from avset.media.waveforms import resample_blocks, sound_blocks
 from avset.storage.files import place
 from avset.storage.reading import AGAIN, closing_checked, passing, patiently
 
+IEEE_FLOAT = 3  # the format tag of float samples in WAV
 SAMPLES_AT_ONCE = 65536  # that are read or written; libsndfile's Vorbis encoder keeps as many on its stack
 UNKNOWN = 2**62  # and more samples: libsndfile's count of a file that does not tell it
 PADDING = 0.1  # s by which the sound of a file without pictures may end too early: codecs count their own delay
@@ -175,6 +177,18 @@ def write_audio(path: Path, waveform: Float32[np.ndarray, "*C L"], sample_rate: 
     """Write (L,) or (C, L) as an audio file, see `AudioWriter`."""
     with AudioWriter(path, sample_rate) as sound:
         sound.write(waveform)
+
+
+def as_wav(waveform: Float32[np.ndarray, " L"], sample_rate: int) -> bytes:
+    """A mono WAV file of float32 samples, exact and of any loudness.
+
+    The bytes are the same each time: libsndfile would put the time of writing into such a file.
+    """
+    data = waveform.astype("<f4").tobytes()
+    form = struct.pack("<HHIIHHH", IEEE_FLOAT, 1, sample_rate, 4 * sample_rate, 4, 32, 0)
+    chunks = ((b"fmt ", form), (b"fact", struct.pack("<I", len(waveform))), (b"data", data))
+    body = b"WAVE" + b"".join(name + struct.pack("<I", len(content)) + content for name, content in chunks)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
 class AudioWriter:

@@ -9,6 +9,7 @@ from avset.errors import REASONS
 from avset.storage.tables import read_columns
 
 UNLABELLED = "unlabelled"  # the class of clips without a label
+OTHERS = ("lists", "ledger", "sets", "mixture_lists")  # entries of coverage.json that are of no stage
 Group = tuple[str, tuple[str, ...]]  # of a clip: its split and its labels
 Counts = Mapping[str, Any]  # of one stage, split or label: `ok`, `failed`, `reasons`
 
@@ -50,8 +51,8 @@ def _counts(reasons: Counter[str]) -> dict[str, Any]:
 
 
 def counts_by_stage(coverage: Mapping[str, Any]) -> dict[str, Counts]:
-    """The counts of each stage, without the source's lists, the ledger and the further sets."""
-    return {stage: counts for stage, counts in coverage.items() if stage not in ("lists", "ledger", "sets")}
+    """The counts of each stage, without the source's lists, the ledger, the further sets and the lists of mixtures."""
+    return {stage: counts for stage, counts in coverage.items() if stage not in OTHERS}
 
 
 def reached(counts: Counts) -> int:

@@ -42,6 +42,7 @@ def write_report(
     drawn: Mapping[str, Mapping[str, int]] | None = None,
     sets: Path | None = None,
     empty: Mapping[str, str] | None = None,
+    lists: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Write the report of `methods` on a data set into `out`; returns its numbers, of which `metrics.json` has some.
 
@@ -57,6 +58,7 @@ def write_report(
     drawn     what became of the clips of each split when mixtures were drawn: split -> what -> number
     sets      folder with the same as `mixtures`, of the further sets
     empty     why a further set has no mixtures: set -> a sentence
+    lists     what a published list of mixtures has, and what became of its rows: set -> the facts of `sets`
 
     Raises:
         MissingArtifact: a table is not there; the text names the command that makes it.
@@ -75,6 +77,8 @@ def write_report(
     coverage = count_clips(indices) | ({"lists": funnel} if funnel else {})
     if empty:
         coverage["sets"] = dict(empty)
+    if lists:
+        coverage["mixture_lists"] = dict(lists)
     coverage["ledger"] = ledger(indices, funnel or {}, mixtures, {m: scores / m for m in methods})
     heard = {m: examples.read(p) for m in methods if (p := scores / m / "examples.h5").exists()}
     (out / "html").mkdir(parents=True, exist_ok=True)

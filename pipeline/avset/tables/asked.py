@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from avset.errors import ParamsError
 from avset.presets import Section
@@ -24,6 +24,13 @@ class Row(Section):
     )  # key of params.yaml -> value; `preset.` stands for the row's own preset
     query: str = ""  # empty: that of the table
     paper: dict[str, Scores] = Field(default_factory=dict)  # data set -> what the paper published
+    scores: str = ""  # folder that `avset score --output` wrote: a system that is none of our methods
+
+    @model_validator(mode="after")
+    def _of_one_system(self) -> "Row":
+        if self.scores and (self.method or self.set):
+            raise ValueError("a row with scores has no method, and sets no parameter")
+        return self
 
 
 class Table(Section):
@@ -83,7 +90,7 @@ def rows_of(table: Table, presets: Sequence[str]) -> list[Row]:
     """The rows of a table; where it asks for the others, with those of the presets that none of its rows names."""
     if not table.others:
         return table.rows
-    named = {row.method or table.method for row in table.rows}
+    named = {row.method or table.method for row in table.rows if not row.scores}
     return [*table.rows, *(Row(name=name.replace("_", " "), method=name) for name in presets if name not in named)]
 
 

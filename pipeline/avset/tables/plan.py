@@ -22,7 +22,7 @@ from avset import params
 from avset.errors import AvsetError, MissingArtifact, ParamsError
 from avset.params import digest
 from avset.presets import LearnedSettings, MethodSettings, module_of
-from avset.storage.artifacts import ARTIFACTS
+from avset.storage.artifacts import ARTIFACTS, Record, identity_of
 from avset.storage.checksums import RECORD
 from avset.storage.files import make_folder, require, write_atomic, write_json
 from avset.tables.asked import FILE, Asked, Row, Table, choose_tables, flat, load, rows_of, value_of
@@ -168,7 +168,7 @@ class Plan:
             for row in table["rows"]
             if row["missing"]
         ]
-        asked = sum(len(row["cells"]) for table in self.tables for row in table["rows"])
+        asked = sum(len(row["cells"]) for table in self.tables for row in table["rows"] if row["method"])
         shared = f" ({len(self.tables)} tables ask for {asked})" if asked > len(self.cells) else ""
         return [*lines, f"tables: {len(self.cells)} cells{shared}, {waiting} to make, in {self.folder}"]
 
@@ -195,7 +195,7 @@ class Plan:
 
     def _results(self) -> Tree:
         cells = [cell for table in self.tables for row in table["rows"] for cell in row["cells"]]
-        made = {path for cell in cells for path in (cell["scores"], cell["cost"])}
+        made = {path for cell in cells for path in (cell["scores"], cell["cost"]) if path}
         rooms = (Path(__file__).parent, Path(__file__).parents[1] / "report")
         files = [
             path for room in rooms for path in room.iterdir() if path.suffix in (".py", ".html") and path.stat().st_size
@@ -290,6 +290,8 @@ class _Planner:
             "name": row.name, "encoder": encoder, "method": method, "query": row.query or asked.query,
             "paper": row.paper.get(self.tree["dataset"]), "missing": "", "needs": [], "steps": None, "cells": [],
         }  # fmt: skip
+        if row.scores:
+            return told | {"method": ""} | self._outside(Path(row.scores))
         if method not in self.tree["presets"]:
             return told | {"missing": f"params.yaml has no preset {method}"}
         where = f"{FILE.name}, {table}, {row.name}"
@@ -311,6 +313,20 @@ class _Planner:
             told["cells"].append({"seed": p.train.seed + number, **self._cell(node)})
         names = sorted(Path(makes).name for makes in needs)
         return told | {"needs": names, "steps": p.train.steps if learns else None}
+
+    def _outside(self, folder: Path) -> Tree:
+        """The cell of a system that is none of our methods; missing if its scores are not of these mixtures."""
+        frozen = {name: self._of(name) for name in ("mixtures", "sets")}
+        self.made.linked |= set(frozen.values())
+        self._require()
+        if not (folder / RECORD).is_file():
+            return {"missing": f"{folder} has no scores; make them with `avset score --output`"}
+        inputs = Record.read(folder).inputs
+        if any(inputs.get(name) != identity_of(Path(path), name) for name, path in frozen.items()):
+            return {"missing": f"the scores in {folder} are of other mixtures; run `avset score` again"}
+        way = os.path.relpath(folder, self.made.folder)
+        mixtures = [f"{self.made.top}/{path}" for path in frozen.values()]
+        return {"cells": [{"seed": None, "scores": way, "cost": "", "mixtures": mixtures}]}
 
     def _cell(self, node: Node) -> Tree:
         """Where the scores of a cell are, the time of its training, and its mixtures; from the tables' folder."""

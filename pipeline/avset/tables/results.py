@@ -67,7 +67,7 @@ def _row(row: Mapping[str, Any], table: Mapping[str, Any], folder: Path, dataset
     out: Row = {
         **{key: row[key] for key in ("name", "encoder", "method", "query", "missing", "steps")},
         "paper": row["paper"] or system,
-        "supervision": "" if row["missing"] else "labels and boxes" if "objects" in row["needs"] else "none",
+        "supervision": _supervision(row),
         "seeds": len(row["cells"]), "seconds": None, "separation": None, "places": None,
     }  # fmt: skip
     if row["missing"]:
@@ -76,15 +76,23 @@ def _row(row: Mapping[str, Any], table: Mapping[str, Any], folder: Path, dataset
     kinds = {one["query"] for one in _scores(folders[0])}
     out["query"] = row["query"] if row["query"] in kinds else ORACLE
     if out["query"] not in kinds:
-        return out | {"missing": f"{row['method']} answers no {row['query']} query"}
-    timed = [seconds for cell in row["cells"] if (seconds := cost_of(folder / cell["cost"])) is not None]
-    out["seconds"] = fmean(timed) if timed and row["steps"] else None
+        return out | {"missing": f"{row['method'] or row['name']} answers no {row['query']} query"}
+    costs = [cost_of(folder / cell["cost"]) for cell in row["cells"]] if row["steps"] else []
+    timed = [seconds for seconds in costs if seconds is not None]
+    out["seconds"] = fmean(timed) if timed else None
     mixtures = _mixtures(*(folder / path for path in row["cells"][0]["mixtures"]))
     return (
         out
         | _separation(folders, out["query"], table["split"], mixtures)
-        | (_places(folders) if table["duets"] else {})
+        | (_places(folders) if table["duets"] and row["method"] else {})
     )
+
+
+def _supervision(row: Mapping[str, Any]) -> str:
+    """What the training of a row's method is told; "" of a row that has no method of ours."""
+    if row["missing"] or not row["method"]:
+        return ""
+    return "labels and boxes" if "objects" in row["needs"] else "none"
 
 
 @cache

@@ -1,5 +1,7 @@
 """What users type: separate any recording, show where a sound comes from; what goes wrong is one line."""
 
+import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 import soundfile
 import torch
 import toy
-from media import make_video, tone_samples
+from media import make_video, numbers, tone_samples
 from PIL import Image
 
 from avset import params
@@ -307,3 +309,90 @@ except ImportError as e:
     *errors, last = done.stderr.splitlines()
     assert last == "torch is next" and len(errors) == len(wrong), done.stderr
     assert all(line.startswith("error: ") for line in errors)
+
+
+def test_many_files_by_a_template_and_again(run, tmp_path: Path):
+    """Folders, patterns and names; what is there is not made again, and a bad file does not end the others."""
+    sounds = tmp_path / "sounds"
+    (sounds / "deep").mkdir(parents=True)
+    for name, channels in (("a", 1), ("deep/b", 2), ("c", 1)):
+        soundfile.write(sounds / f"{name}.wav", np.zeros((RATE, channels), np.float32) + 0.1, RATE)
+    (sounds / "bad.wav").write_text("no sound")
+    (sounds / "notes.txt").write_text("no sound either")
+    words = ("separate", sounds, tmp_path / "sounds" / "*.wav", "-q", "a violin", "-q", "drum")
+    template = tmp_path / "out" / "{folder}" / "{name}-{query}.flac"
+    code, said, error = run(
+        *words, "-o", template, "--residual", tmp_path / "out" / "{folder}" / "{name}.rest.wav", "--json"
+    )
+    told = json.loads(said)
+    assert code == 1 and error.startswith("error: cannot read sound from") and len(error.splitlines()) == 1
+    assert told["queries"] == ["a violin", "drum"] and len(told["files"]) == 4
+    by_name = {Path(one["file"]).stem: one for one in told["files"]}
+    assert "cannot read sound" in by_name["bad"]["error"] and by_name["b"]["channels"] == 2
+    assert by_name["b"]["sounds"][0]["path"] == str(tmp_path / "out" / "deep" / "b-a-violin.flac")
+    assert {one["query"] for one in by_name["a"]["sounds"]} == {"a violin", "drum"}
+    made = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*"))
+    assert made == sorted(
+        f"{n}{e}" for n in ("a", "c", "deep/b") for e in ("-a-violin.flac", "-drum.flac", ".rest.wav")
+    )
+    (sounds / "bad.wav").unlink()
+    (tmp_path / "out" / "c-drum.flac").unlink()
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.*")}
+    code, said, _ = run(*words, "-o", template, "--resume", "--jobs", 2)
+    assert code == 0 and said.count("all of it is there already") == 2 and (tmp_path / "out" / "c-drum.flac").exists()
+    changed = {path.name for path, before in times.items() if path.stat().st_mtime_ns != before}
+    assert changed == {"c-a-violin.flac"}
+
+
+def test_two_jobs_do_what_one_does(run, tmp_path: Path):
+    for name in "abc":
+        soundfile.write(tmp_path / f"{name}.wav", tone_samples(1.0, RATE, 440, 0.4, onset=0.0), RATE)
+    files = [tmp_path / f"{name}.wav" for name in "abc"]
+    assert run("separate", *files, *QUERY, "-o", tmp_path / "one" / "{name}.wav")[0] == 0
+    code, said, error = run("separate", *files, *QUERY, "-o", tmp_path / "two" / "{name}.wav", "--jobs", 2)
+    assert code == 0 and len(said.splitlines()) == 3, error
+    for name in "abc":
+        assert (tmp_path / "two" / f"{name}.wav").read_bytes() == (tmp_path / "one" / f"{name}.wav").read_bytes()
+
+
+def test_from_stdin_to_stdout(project: Path, tmp_path: Path):
+    soundfile.write(tmp_path / "in.wav", tone_samples(1.0, 22050, 440, 0.4, onset=0.0), 22050, subtype="PCM_24")
+    command = [sys.executable, "-m", "avset", "separate", "-", *QUERY, "-o", "-"]
+    done = subprocess.run(command, cwd=project, input=(tmp_path / "in.wav").read_bytes(), capture_output=True)
+    assert done.returncode == 0, done.stderr
+    samples, rate = soundfile.read(io.BytesIO(done.stdout))
+    assert (rate, len(samples)) == (22050, 22050) and done.stderr.startswith(b"stdout: 1.0 s at 22050 Hz, mono")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["-o", "out.wav", "--overwrite", "--resume"], "do not go together"), (["-o", "-", "--json"], "stdout takes one"),
+     (["-q", "drum", "-o", "out.wav"], "several queries would be written to 'out.wav'; give a template"),
+     (["b.wav", "-o", "out.wav"], "would be written to 'out.wav'; give a template with {folder}, {name}"),
+     (["b.wav", "-o", "{name}.wav", "--overwrite"], "that is the input"),
+     (["*.xyz", "-o", "{name}.ogg"], "the pattern '*.xyz' has no audio"),
+     (["-o", "o.mp4"], "the input has no pictures"),
+     (["-o", "o.flac", "--bits", "32"], "no samples of 32 bits"), (["-", "-o", "o.ogg"], "stdin is one file by itself"),
+     (["-o", "o.ogg", "--device", "tpu"], "the device 'tpu' cannot be used")],
+)  # fmt: skip
+def test_what_does_not_go_together_is_one_line(
+    run, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+):
+    for name in "ab":
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(9), RATE)
+    model = project / "data" / "demo" / "demo" / "models" / "avset"
+    encoder = project / "data" / "demo" / "demo" / "encoder"
+    monkeypatch.chdir(tmp_path)
+    code, out, error = run("separate", "a.wav", *words, *QUERY, "--model", model, "--encoder", encoder)
+    assert code == 1 and not out and said in error and len(error.splitlines()) == 1
+
+
+def test_a_film_with_the_sound_of_a_query(run, tmp_path: Path):
+    film = make_video(tmp_path / "film.mp4", 2.0)
+    assert run("separate", film, *QUERY, "-o", tmp_path / "out.mp4")[0] == 0
+    assert numbers(tmp_path / "out.mp4", [0.5, 1.5]) == numbers(film, [0.5, 1.5])
+    (told,) = json.loads(run("separate", film, *QUERY, "-o", tmp_path / "out.wav", "--json")[1])["files"]
+    assert told["sounds"][0]["where"].keys() == {"row", "rows", "column", "columns"}
+    assert run("separate", film, *QUERY, "-o", tmp_path / "out.wav", "--quiet", "--overwrite")[1:] == ("", "")
+    verbose = run("separate", film, *QUERY, "-o", tmp_path / "out.ogg", "--verbose")[2]
+    assert verbose.startswith(f"{film}: 2.0 s, mono at ")

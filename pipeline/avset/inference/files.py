@@ -122,7 +122,15 @@ def carry_out(
             gain = 1 / max(tally.loudest, 1.0)
             blocks = _spooled(spool, tally.rate)
         _write(planned, blocks, gain, files, limits)
-    return tally.told(gain, inexact)
+    _, queries = separator.ask(query)
+    maps = separator.heat_maps(planned.file, queries, limits) if planned.format.pictures else None
+    return tally.told(gain, inexact, tuple(map(_place, maps)) if maps else None)
+
+
+def _place(attention: Attention) -> dict[str, int]:
+    """Where the attention is strongest, counted from 1."""
+    (row, column), (rows, columns) = attention.strongest(), attention.grid
+    return {"row": row + 1, "rows": rows, "column": column + 1, "columns": columns}
 
 
 class Tally:
@@ -145,11 +153,13 @@ class Tally:
             if progress:
                 progress(self.length / self.rate)
 
-    def told(self, gain: float, inexact: bool) -> SeparatedFile:
+    def told(self, gain: float, inexact: bool, places: tuple[dict[str, int], ...] | None) -> SeparatedFile:
         """What was written, with a gain, into files of which some are no floating point."""
         energies = tuple(float(part) / max(self.whole, 1e-12) for part in self.parts)
         clipped = inexact and self.loudest * gain > 1
-        return SeparatedFile(self.length / self.rate, self.rate, self.channels, energies, clipped, gain)
+        return SeparatedFile(
+            self.length / self.rate, self.rate, self.channels, energies, clipped, gain, places=places
+        )  # fmt: skip
 
 
 def _spooled(spool: BinaryIO, rate: int) -> Iterator[Block]:

@@ -141,7 +141,7 @@ class Separator:
         """
         names, queries = self.ask(query)
         with opened(source, sample_rate, limits) as given:
-            heat_maps = self._heat_maps(given.path, queries, limits)
+            heat_maps = self.heat_maps(given.path, queries, limits)
             masks: list[np.ndarray] = []
             blocks = list(self.stream(given.blocks, queries, model_rate, masks.append))
         sounds, mixture = (
@@ -194,10 +194,10 @@ class Separator:
         self.model.localizing()
         return localize(self.model, self.encoder, frame, resolved(self.model, self.encoder, query)[0, 0])
 
-    def _heat_maps(
+    def heat_maps(
         self, path: Path | None, queries: Float[Tensor, "N V R D"], limits: Limits
     ) -> tuple[Attention, ...] | None:
-        """Over the middle picture of a file, of queries of one vector; None where there is nothing to see."""
+        """The attention of queries of one vector over the middle picture of a file; None if nothing is to be seen."""
         if path is None or queries.shape[1:3] != (1, 1) or not isinstance(self.model.method, Localizes):
             return None
         frame = frame_if_any(path, limits=limits)

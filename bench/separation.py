@@ -1,7 +1,8 @@
 """Separating long recordings by text, with a model of the demo's size and random weights.
 
 The plain way goes from window to window: the text through CLIP's whole context, STFT, the logarithmic axis and back by
-sampling grids, the U-Net as written, inverse STFT, fade. Windows and fades are ours, so that the results are the same.
+sampling grids, the U-Net as written, fade; then STFT and inverse of the whole. Windows and fades are ours, so that the
+results are the same.
 """
 
 import math
@@ -71,28 +72,28 @@ def sampled(x: Tensor, rows: Tensor) -> Tensor:
 @torch.no_grad()
 def plain(net: Any, encoder: Any, mixture: Tensor, text: str) -> Tensor:
     """(L,) -> (L,), window by window."""
-    length, size = len(mixture), CROP * HOP - 1
-    step = size // 2
+    length, size, half, device = len(mixture), CROP * HOP - 1, CROP // 2, mixture.device
+    step = half * HOP
     padded = fn.pad(mixture, (step, 2 * size))
-    out, weight = torch.zeros_like(padded), torch.zeros_like(padded)
-    hann, fade = torch.hann_window(WINDOW, device=out.device), torch.hann_window(size + 1, device=out.device)[:size]
-    up = (21 ** torch.linspace(0, 1, BINS, device=out.device) - 11) / 10
-    down = 2 * torch.log(10 * torch.linspace(-1, 1, WINDOW // 2 + 1, device=out.device) + 11) / math.log(21) - 1
+    masks = torch.zeros(WINDOW // 2 + 1, len(padded) // HOP + CROP, device=device)
+    hann, fade = torch.hann_window(WINDOW, device=device), torch.hann_window(CROP, device=device)
+    up = (21 ** torch.linspace(0, 1, BINS, device=device) - 11) / 10
+    down = 2 * torch.log(10 * torch.linspace(-1, 1, WINDOW // 2 + 1, device=device) + 11) / math.log(21) - 1
     for at in range(0, step + length, step):
-        query = encoder.model.encode_text(encoder.tokenizer([text]).to(out.device))
+        query = encoder.model.encode_text(encoder.tokenizer([text]).to(device))
         spectrum = torch.stft(
             padded[at : at + size], WINDOW, HOP, window=hann, pad_mode="constant", return_complex=True
         )
         mask = net.masks(sampled(spectrum.abs(), up)[None], query[:, None, None, None])[0, 0].clamp(0, 1)
-        estimate = torch.istft(sampled(mask, down) * spectrum, WINDOW, HOP, window=hann, length=size)
-        out[at : at + size] += estimate * fade
-        weight[at : at + size] += fade
-    return (out / weight.clamp_min(1e-8))[step : step + length]
+        masks[:, at // HOP : at // HOP + CROP] += sampled(mask, down) * fade
+    spectrum = torch.stft(mixture, WINDOW, HOP, window=hann, pad_mode="constant", return_complex=True)
+    return torch.istft(masks[:, half : half + spectrum.shape[1]] * spectrum, WINDOW, HOP, window=hann, length=length)
 
 
 def ours(separator: Any, mixture: Tensor, text: str) -> Tensor:
     """The same."""
-    return separator.separate(mixture, separator.text_query([text]))[0]
+    found = separator.separate(mixture, text, sample_rate=RATE)
+    return torch.from_numpy(found.sounds[0]).to(mixture.device)
 
 
 def cases(device: str) -> Iterator[Case]:
@@ -108,15 +109,14 @@ def cases(device: str) -> Iterator[Case]:
 
 
 def through(separator: Any, seconds: int) -> None:
-    """A stereo recording made on the way, resampled, separated, written: as the command does."""
-    from avset.media.recordings import AudioWriter
-    from avset.media.waveforms import resample_blocks
+    """A stereo recording made on the way, separated, written: as the command does."""
+    from avset.media.writers import AudioWriter
 
     second = np.stack([chord(1, FILE_RATE)] * 2)
-    blocks = ((second.mean(0), FILE_RATE) for _ in range(seconds))
-    with tempfile.TemporaryDirectory() as folder, AudioWriter(Path(folder) / "out.wav", RATE) as sound:
-        for _, (estimate,) in separator.stream(resample_blocks(blocks, RATE), separator.text_query([TEXT])):
-            sound.write(estimate)
+    blocks = ((second, FILE_RATE) for _ in range(seconds))
+    with tempfile.TemporaryDirectory() as folder, AudioWriter(Path(folder) / "out.wav", FILE_RATE) as sound:
+        for block in separator.stream(blocks, separator.text_query(TEXT)):
+            sound.write(block.sounds[0])
 
 
 def growth(device: str) -> Iterator[Growth]:
@@ -133,7 +133,7 @@ def growth(device: str) -> Iterator[Growth]:
 def write(path: Path, minutes: int) -> None:
     """A stereo file: .wav, or AAC in an .m4a; one second made anew each minute, so that making it is no matter."""
     if path.suffix == ".wav":
-        from avset.media.recordings import AudioWriter
+        from avset.media.writers import AudioWriter
 
         with AudioWriter(path, FILE_RATE) as sound:
             for minute in range(minutes):

@@ -11,7 +11,7 @@ import typer
 
 from avset.compute.making import making
 from avset.evaluation.evaluate import evaluate
-from avset.inference.separate import Separator
+from avset.inference.pair import load_pair
 from avset.storage.artifacts import Record, identity_of
 from avset.training.dataset import Corpus
 from stages import METHOD, PARAMS, ParamsFile, begin, command, device_of
@@ -20,12 +20,12 @@ from stages import METHOD, PARAMS, ParamsFile, begin, command, device_of
 def main(method: Annotated[str, typer.Argument(help="A preset.")] = METHOD, path: ParamsFile = PARAMS) -> None:
     """Score one method."""
     p = begin("evaluate", path, method)
-    corpus, separator = Corpus.load(p.data, further=True), Separator.load(p.data / "models" / method)
-    model = separator.model.to(device_of(p))
+    corpus, (model, encoder) = Corpus.load(p.data, further=True), load_pair(p.data / "models" / method)
+    model.to(device_of(p))
     torch.set_num_threads(p.train.threads)
     with making(p.data / "scores" / method) as folder:
         evaluate(
-            method, model, separator.encoder, corpus, p.evaluate, folder, p.runtime.workers,
+            method, model, encoder, corpus, p.evaluate, folder, p.runtime.workers,
         )  # fmt: skip
         inputs = corpus.inputs("scores", model.method.needs - {"tower"}) | {
             "models": identity_of(p.data / "models" / method, "models")

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from avset import params
 from avset.errors import AvsetError, MissingArtifact, ParamsError
 from avset.evaluation import examples, metrics
-from avset.inference import localize
 from avset.inference.separate import Separator
 from avset.models.checkpoint import SeparationModel
 from avset.storage.tables import read_table
@@ -124,7 +123,7 @@ def test_a_query_that_a_method_does_not_answer_is_refused(project: Path):
     with pytest.raises(AvsetError, match=r"tests\.stranger answers no video query: it answers caption"):
         stranger.video_query(np.zeros((1, 96, 96, 3), np.uint8))
     with pytest.raises(AvsetError, match=r"tests\.stranger does not know where a sound is"):
-        localize.localize(stranger, np.zeros((96, 96, 3), np.uint8), "violin")
+        stranger.localize(np.zeros((96, 96, 3), np.uint8), "violin")
 
 
 def test_what_a_stranger_forgets_is_named(project: Path, tmp_path: Path):

@@ -17,8 +17,8 @@ from avset.exchange import export as exporting
 from avset.exchange import score as scoring
 from avset.exchange.frozen import Frozen
 from avset.inference.separate import Separator
-from avset.media.recordings import as_wav
 from avset.media.waveforms import resample
+from avset.media.writers import as_wav
 from avset.storage.artifacts import Record
 from avset.storage.tables import read_table
 from avset.training.dataset import Corpus

@@ -36,8 +36,8 @@ ROOMS = (  # each imports from those before it alone
 )  # fmt: skip
 DRAWERS = {f"sources/demo/{name}.py" for name in ("canvas", "pictures", "pools")}
 DOORS = {  # who may import a package
-    "av": {"media/container.py", "media/fingerprint.py", "media/frames.py", "sources/demo/media.py",
-           "sources/download/excerpt.py"},
+    "av": {"media/container.py", "media/fingerprint.py", "media/frames.py", "media/films.py", "media/writers.py",
+           "sources/demo/media.py", "sources/download/excerpt.py"},
     "dvclive": {"stages/train.py"},
     "dvc": {"inference/hub.py", "doctor/project.py", "storage/previous.py"},
     "filelock": {"compute/making.py", "sources/download/__init__.py"},
@@ -54,7 +54,7 @@ DOORS = {  # who may import a package
     "ray": {"compute/ray_train.py", "compute/ray_worker.py"},
     "ruamel": {"values.py"},
     "scipy": {"evaluation/metrics.py", "tables/paired.py"},
-    "soundfile": {"media/recordings.py", "report/page.py"},
+    "soundfile": {"media/recordings.py", "media/writers.py", "report/page.py"},
     "torchaudio": {"media/waveforms.py"},
     "tinysoundfont": {"sources/demo/soundfont.py"},
     "typer": {"__main__.py", "stages/__init__.py", "stages/clips.py", "stages/evaluate.py", "stages/train.py"},

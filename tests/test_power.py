@@ -18,7 +18,7 @@ from test_crashes import STAGES, draw, of_videos, repository
 
 from avset.compute.making import making
 from avset.errors import AvsetError
-from avset.media.recordings import write_audio
+from avset.media.writers import write_audio
 from avset.report.plots import save_png
 from avset.storage import finished
 from avset.storage.cache import ItemCache, fetched_items

@@ -5,73 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from media import RATE, TONE, amplitude, decode_audio, make_video, reason, tone_samples
-from test_waveforms import pieces
+from media import RATE, TONE, amplitude, decode_audio, make_video, reason
 
 from avset.errors import AvsetError
 from avset.media.container import open_media, track
-from avset.media.recordings import SAMPLES_AT_ONCE, AudioWriter, read_audio, read_blocks, write_audio
+from avset.media.recordings import SAMPLES_AT_ONCE, Format, read_audio, read_blocks, read_format
 from avset.media.waveforms import resample, sound_blocks
-
-
-@pytest.mark.parametrize(("suffix", "precision"), [(".wav", 2e-5), (".FLAC", 2e-5), (".ogg", 0.05)])
-def test_written_sound_is_read_back(tmp_path: Path, suffix: str, precision: float) -> None:
-    stereo = np.stack([tone_samples(3.0, RATE, f, 0.5, 0.0) for f in (300.0, 700.0)])
-    path = tmp_path / "new" / f"a{suffix}"
-    write_audio(path, stereo, RATE)
-    found, rate = read_audio(path)
-    assert rate == RATE and found.shape == stereo.shape and found.dtype == np.float32
-    np.testing.assert_allclose(found, stereo, atol=precision)
-    assert [other.name for other in path.parent.iterdir()] == [path.name]
-    write_audio(path, stereo[0], RATE)  # replaced, and (L,) is one channel
-    assert read_audio(path)[0].shape == (1, stereo.shape[1])
-
-
-def test_long_vorbis_files_can_be_written(tmp_path: Path) -> None:
-    waveform = tone_samples(60.0, 44100, 300.0, 0.5, 0.0)
-    write_audio(tmp_path / "a.ogg", waveform, 44100)
-    assert read_audio(tmp_path / "a.ogg")[0].shape == (1, len(waveform))
-
-
-def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
-    waveform = tone_samples(0.1, RATE, 300.0, 0.5, 0.0)
-    with pytest.raises(AvsetError, match=r"a\.mp3.*\.wav, \.flac, \.ogg"):
-        write_audio(tmp_path / "a.mp3", waveform, RATE)
-    with pytest.raises(AvsetError, match=r"a\.flac.*number of channels"):
-        write_audio(tmp_path / "a.flac", np.zeros((40, 100), np.float32), RATE)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(AvsetError, match=r"a\.wav.*see the directory"):
-        write_audio(tmp_path / "file" / "a.wav", waveform, RATE)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
-def test_a_file_is_written_block_by_block(tmp_path: Path, suffix: str) -> None:
-    stereo = np.random.default_rng(0).uniform(-1.1, 1.1, (2, 3 * SAMPLES_AT_ONCE)).astype(np.float32)
-    write_audio(tmp_path / f"one{suffix}", stereo, RATE)
-    path = tmp_path / f"many{suffix}"
-    with AudioWriter(path, RATE) as sound:
-        for block in pieces(stereo, 4567):
-            sound.write(block)
-            assert not path.exists()
-    first = 512 if suffix == ".ogg" else 0  # the encoder guesses from the first write what may have preceded it
-    found, whole = read_audio(path)[0], read_audio(tmp_path / f"one{suffix}")[0]
-    assert found.shape == whole.shape == stereo.shape
-    np.testing.assert_array_equal(found[:, first:], whole[:, first:])
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_an_error_on_the_way_leaves_no_file_and_the_old_one_alone(tmp_path: Path) -> None:
-    block = tone_samples(0.1, RATE, 300.0, 0.5, 0.0)
-    write_audio(tmp_path / "old.wav", block, RATE)
-    before = (tmp_path / "old.wav").read_bytes()
-    for name in ("new.wav", "old.wav"):
-        with pytest.raises(OSError, match="of another file"), AudioWriter(tmp_path / name, RATE) as sound:
-            sound.write(block)
-            sound.write(block)
-            raise OSError("of another file")
-    assert [path.name for path in tmp_path.iterdir()] == ["old.wav"]
-    assert (tmp_path / "old.wav").read_bytes() == before
+from avset.media.writers import write_audio
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
@@ -178,3 +118,24 @@ def test_no_file_stays_open(tmp_path: Path) -> None:
         reason(decode_audio, mute, 0.0, 1.0, RATE)
         reason(decode_audio, tmp_path / "text.mp4", 0.0, 1.0, RATE)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize(
+    ("suffix", "subtype", "bits"),
+    [(".wav", "PCM_U8", 16), (".wav", "PCM_16", 16), (".wav", "PCM_24", 24), (".wav", "FLOAT", 32),
+     (".aiff", "DOUBLE", 32), (".flac", "PCM_24", 24), (".ogg", "VORBIS", 16), (".mp3", "MPEG_LAYER_III", 16)],
+)  # fmt: skip
+def test_the_format_of_a_recording_is_known_before_it_is_read(tmp_path: Path, suffix: str, subtype: str, bits: int):
+    path = tmp_path / f"a{suffix}"
+    soundfile.write(path, np.zeros((24000, 2), np.float32), 48000, subtype)
+    assert read_format(path) == Format(48000, 2, bits, pytest.approx(0.5, abs=0.05))
+
+
+@pytest.mark.parametrize(("acodec", "bits"), [("aac", 16), ("pcm_s24le", 24), ("pcm_f32le", 32), ("pcm_s16le", 16)])
+def test_the_format_of_a_film_is_known_too(tmp_path: Path, acodec: str, bits: int):
+    path = make_video(tmp_path / "a.mov", 2.0, sample_rate=44100, acodec=acodec)
+    found = read_format(path)
+    assert (found.sample_rate, found.channels, found.bits, found.pictures) == (44100, 1, bits, "h264")
+    assert found.seconds == pytest.approx(2, abs=0.1)
+    with pytest.raises(AvsetError, match="no_audio"):
+        read_format(make_video(tmp_path / "mute.mp4", audio=False))

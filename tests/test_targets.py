@@ -27,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 REFUSED = [
-    ("In.wav", "out", None, "give a name that ends in .wav, .flac, .ogg"),
+    ("In.wav", "out", None, "give a name that ends in .wav, .flac, .mp3"),
     ("In.wav", "/dev/stdout", None, "give a name that ends in .wav"), ("In.wav", "-", None, "give a name that ends in"),
     ("In.wav", "In.wav", None, "that is the input"), ("In.wav", "./x/../In.wav", None, "that is the input"),
     ("In.wav", "soft.wav", None, "that is the input"), ("soft.wav", "In.wav", None, "that is the input"),

@@ -1,6 +1,7 @@
 """AV-SeT as a staged pipeline: language-guided audio-visual source separation (Tan et al., CVPR 2023).
 
-    separator = avset.Separator.load(Path("model"), Path("encoder"))
+    separator = avset.load("data/demo/demo/models/avset")
+    found = separator.separate("band.mp4", "person playing a violin")
     avset.separate_file_to_file(separator, Path("band.mp4"), "person playing a violin", Path("violin.wav"))
 
 `import avset` costs nothing: a name of `__all__` imports its module when it is first used.
@@ -32,8 +33,10 @@ __version__ = "0.1.0"
 __all__ = [
     "AvsetError",
     "Encoder",
+    "Separated",
     "Separator",
     "Store",
+    "load",
     "localize_file",
     "localize_file_to_file",
     "separate_file",
@@ -44,14 +47,16 @@ if TYPE_CHECKING:
     from avset.errors import AvsetError
     from avset.features.encoder import Encoder
     from avset.inference.files import localize_file, localize_file_to_file, separate_file, separate_file_to_file
-    from avset.inference.separate import Separator
+    from avset.inference.separate import Separated, Separator, load
     from avset.storage.store import Store
 else:  # a type checker must not see this: it would take every misspelt name for one that exists
     _HOMES = {
         "AvsetError": "errors",
         "Encoder": "features.encoder",
+        "Separated": "inference.separate",
         "Separator": "inference.separate",
         "Store": "storage.store",
+        "load": "inference.separate",
         "localize_file": "inference.files",
         "localize_file_to_file": "inference.files",
         "separate_file": "inference.files",

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +14,12 @@ from avset.errors import AvsetError
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False, context_settings=HELP_OPTIONS)
 ModelFolder = Annotated[
-    Path | None,
-    typer.Option(help="Folder of a trained model; by default that of the first method of params.yaml.", **TYPED),
+    str | None,
+    typer.Option(
+        help="Folder of a trained model, demo, hf:OWNER/NAME, or REPOSITORY#REVISION:PATH; by default that of the "
+        "first method of params.yaml, and where there is none, demo.",
+        metavar="MODEL",
+    ),
 ]
 EncoderFolder = Annotated[
     Path | None,
@@ -22,6 +27,23 @@ EncoderFolder = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")]
 Query = Annotated[str, typer.Option("--query", "-q", help='What to listen or look for: "person playing a violin".')]
+
+
+class Bits(StrEnum):
+    """Of a sample."""
+
+    short = "16"
+    long = "24"
+    floating = "32"
+
+
+class Clip(StrEnum):
+    """What becomes of what is too loud."""
+
+    clamp = "clamp"
+    rescale = "rescale"
+
+
 store = typer.Typer(no_args_is_help=True, help="Look after the stores of clips and of features.")
 
 
@@ -54,30 +76,57 @@ def options(
 
 @app.command()
 def separate(
-    file: Annotated[Path, typer.Argument(help="Any audio or video file, of any length.", **TYPED)],
-    query: Query,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the sound goes: .wav, .flac or .ogg.", **TYPED)],
-    residual: Annotated[Path | None, typer.Option(help="Where the rest of the mixture goes.", **TYPED)] = None,
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Audio or video files of any length, folders, patterns in quotes; - is stdin.", **TYPED),
+    ],
+    query: Annotated[
+        list[str],
+        typer.Option(
+            "--query", "-q", help='What to listen for: "person playing a violin". May be given several times.'
+        ),
+    ],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Where a sound goes: .wav, .flac, .mp3, .ogg, .opus, .m4a, or .mp4 with the pictures of a film. For "
+            "several sounds a folder, or a template with {folder}, {name}, {query}, {number}. - is stdout, as .wav.",
+        ),
+    ],
+    residual: Annotated[str | None, typer.Option(help="Where the rest of the mixture goes, likewise.")] = None,
     overwrite: Overwrite = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Leave out files of which all outputs are there.")] = False,
+    model_rate: Annotated[
+        bool, typer.Option("--model-rate", help="Write mono at the model's rate, and not as the file is.")
+    ] = False,
+    bits: Annotated[
+        Bits | None, typer.Option(help="Of samples in .wav and .flac; by default those of the file.")
+    ] = None,
+    clip: Annotated[
+        Clip, typer.Option(help="What is louder than full scale: clamp it, or rescale all that is written.")
+    ] = Clip.clamp,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes, each with a model of its own.")] = 1,
+    device: Annotated[str, typer.Option(help="Where the model computes: cpu, cuda, cuda:1.")] = "cpu",
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say what is wrong, and nothing else.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Say what the files are, too.")] = False,
     model: ModelFolder = None,
     encoder: EncoderFolder = None,
 ) -> None:
-    """Take the sound that the query names out of a file.
+    """Take the sounds that queries name out of files.
 
-    The result is mono at the model's sample rate; sound and residual add up to the mixture.
+    A result has the channels, the sample rate and the bits of its file. In .wav and .flac, the sounds and the residual
+    add up to the mixture.
     """
-    from avset.media.targets import WRITABLE, check_files, check_query
+    from avset.inference.command import Asked, separate_files
 
-    check_query(query)
-    check_files(file, {"output": output, "residual": residual}, WRITABLE, overwrite)
-    folders = _folders(model, encoder)
-    from avset.inference.files import separate_file_to_file  # torch: what is wrong already was told by now
-    from avset.inference.separate import Separator
-
-    done = separate_file_to_file(Separator.load(*folders), file, query, output, residual, overwrite)
-    if done.clipped:
-        print("note: louder than full scale in places, clipped there", file=sys.stderr)
-    print(f"{output}: {done.seconds:.1f} s at {done.sample_rate} Hz, {done.energy:.0%} of the mixture's energy")
+    asked = Asked(
+        files, query, output, residual, overwrite, resume, model_rate, int(bits.value) if bits else None,
+        clip.value, jobs, device, as_json, quiet, verbose,
+    )  # fmt: skip
+    raise typer.Exit(separate_files(asked, lambda: _folders(model, encoder)))
 
 
 @app.command()
@@ -105,8 +154,8 @@ def localize(
     print(f"{output}: strongest in row {row + 1} of {rows}, column {column + 1} of {columns}")
 
 
-@app.command()
-def export(
+@app.command("export")
+def export_model(
     folder: Annotated[Path, typer.Argument(help="A folder that is not there yet.", **TYPED)],
     model: ModelFolder = None,
     encoder: EncoderFolder = None,
@@ -150,8 +199,8 @@ def tables(
         print(made.folder / "results.html")
 
 
-@mixtures.command()
-def export(
+@mixtures.command("export")
+def export_mixtures(
     folder: Annotated[Path, typer.Argument(help="Where the files go.", **TYPED)],
     split: Annotated[
         list[str] | None, typer.Option(help="test, validation, or a further set; several are allowed. [default: test]")
@@ -363,15 +412,24 @@ def gc(
     print(f"{root}: {total / 1e6:.1f} MB {'would go' if dry_run else 'removed'}")
 
 
-def _folders(model: Path | None, encoder: Path | None) -> tuple[Path, Path]:
+def _folders(address: str | None, encoder: Path | None) -> tuple[Path, Path]:
     """The folders of a model and of its encoder; MissingArtifact if a file of theirs is not there."""
     from avset import params
     from avset.storage.artifacts import ARTIFACTS
     from avset.storage.files import require
 
-    if model is None:
+    if address is None and not Path("params.yaml").exists():
+        print(
+            "note: there is no params.yaml, so this is the demo's model: it knows drawn players only", file=sys.stderr
+        )
+        address = "demo"
+    if address is None:
         p = params.load()
         model = p.data / "models" / next(iter(p.methods))
+    else:
+        from avset.inference.hub import locate
+
+        model = locate(address)
     for name in ARTIFACTS["models"].files:
         require(model / name)
     encoder = encoder or params.encoder_of(model)

@@ -13,8 +13,8 @@ from typing import Any
 from avset.console import as_csv
 from avset.errors import AvsetError
 from avset.exchange.frozen import Frozen, file_of
-from avset.media.recordings import as_wav
 from avset.media.waveforms import LEAST_RATE, MOST_RATE, resample
+from avset.media.writers import as_wav
 from avset.storage.files import write_atomic
 from avset.training.mixtures import Mixture
 

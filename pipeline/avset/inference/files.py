@@ -1,32 +1,34 @@
-"""Separation and localisation of files, by text: from a file to blocks or scores, and from file to file.
+"""Separation and localisation of files: from a file to blocks or scores, and from file to file.
 
 Each step of the ladder adds reading or writing only: `Separator.stream` takes blocks, `separate_file` reads the
-blocks from a file, `separate_file_to_file` writes the estimate. `localize` takes a frame, `localize_file` takes the
-frame from a video, `localize_file_to_file` draws the heat map.
+blocks from a file, `separate_file_to_file` writes what was found, `separate_files_to_files` does so with many files.
+`Separator.localize` takes a frame, `localize_file` takes the frame from a video, `localize_file_to_file` draws the
+heat map.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+import math
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, Literal
 
 import numpy as np
-from jaxtyping import Float32, UInt8
 
 from avset.compute.limited import Limits
-from avset.errors import AvsetError, ClipError
-from avset.inference.localize import Attention, localize
-from avset.inference.separate import Separator
-from avset.media.container import probe
-from avset.media.frames import decode_frames
-from avset.media.recordings import AudioWriter, read_long_blocks
-from avset.media.targets import PICTURES, WRITABLE, check_files, check_query, check_time
-from avset.media.waveforms import resample_blocks
-from avset.storage.reading import AGAIN
+from avset.errors import AvsetError
+from avset.inference.localize import Attention
+from avset.inference.pictures import read_frame
+from avset.inference.plans import Plan, plan
+from avset.inference.queries import Query, listed
+from avset.inference.reading import LIMITS, limited_blocks
+from avset.inference.separate import Block, Separator
+from avset.media.films import FilmWriter
+from avset.media.targets import FILMS, PICTURES, check_files, check_query
+from avset.media.writers import AudioWriter, bits_of, quantised
 
-SIDE = 512  # px of the frame under a heat map
-LIMITS = Limits(600.0, 2.0)  # of reading: until the first sound or a picture is there, and from one sound to the next
-CURE = "the file may be made to harm; if you trust it, give larger limits (avset.inference.files)"
+Clip = Literal["clamp", "rescale"]
 
 
 @dataclass(frozen=True)
@@ -35,89 +37,166 @@ class SeparatedFile:
 
     seconds: float
     sample_rate: int  # Hz
-    energy: float  # of the estimate, as a share of the mixture's
-    clipped: bool  # the estimate or the residual was louder than full scale somewhere
+    channels: int
+    energies: tuple[float, ...]  # of the sound of each query, as a share of the mixture's
+    clipped: bool  # a sound or the residual was louder than full scale somewhere
+    gain: float = 1.0  # of all that was written, less than 1 if it was rescaled
+    presence: tuple[float, ...] | None = None  # as of `Separated`
+    places: tuple[dict[str, int], ...] | None = None  # of a film: the strongest region of the middle picture
 
 
 def separate_file(
-    separator: Separator, file: Path, text: str, limits: Limits = LIMITS
-) -> Iterator[tuple[Float32[np.ndarray, " m"], Float32[np.ndarray, " m"]]]:
-    """Blocks of a recording, mono at the model's sample rate, each with the estimate of what `text` names.
+    separator: Separator,
+    file: Path,
+    query: Query | Sequence[Query],
+    model_rate: bool = False,
+    limits: Limits = LIMITS,
+) -> Generator[Block, None, None]:
+    """Blocks of a recording, each with the sounds that the queries name.
 
-    `file` is an audio or video file of any length. AvsetError if its sound cannot be read to its end, or if the text
-    is too long for the encoder. Another process reads the file, within `limits`.
+    `file` is an audio or video file of any length. AvsetError if its sound cannot be read to its end, or if a query
+    cannot be used. Another process reads the file, within `limits`.
     """
-    mono = ((block.mean(0), file_rate) for block, file_rate in limited_blocks(file, limits))
-    blocks = resample_blocks(mono, separator.model.settings.transform.sample_rate)
-    stream = separator.stream(blocks, separator.text_query([text]))
-    return ((mixture, estimate) for mixture, (estimate,) in stream)
-
-
-def limited_blocks(file: Path, limits: Limits) -> Iterator[tuple[Float32[np.ndarray, "C n"], int]]:
-    """`read_long_blocks` in another process, within limits; AvsetError also if they do not suffice."""
-    try:
-        yield from limits.each(read_long_blocks, file)
-    except ClipError as e:
-        raise AvsetError(f"cannot read sound from {str(file)!r} ({e}); {CURE}") from e
+    _, queries = separator.ask(query)
+    with closing(limited_blocks(file, limits)) as blocks:
+        yield from separator.stream(blocks, queries, model_rate)
 
 
 def separate_file_to_file(
     separator: Separator,
     file: Path,
-    text: str,
-    output: Path,
+    query: Query | Sequence[Query],
+    output: Path | Sequence[Path],
     residual: Path | None = None,
     overwrite: bool = False,
     limits: Limits = LIMITS,
+    model_rate: bool = False,
+    bits: int | None = None,
+    clip: Clip = "clamp",
+    progress: Callable[[float], None] | None = None,
 ) -> SeparatedFile:
-    """Write what `text` names to `output`, and the rest of the mixture to `residual`.
+    """Write what each query names to its `output`, and the rest of the mixture to `residual`.
 
-    Both are mono at the model's sample rate, .wav, .flac or .ogg, and add up to the mixture. AvsetError if `file`
-    cannot be read or a target cannot be written; then every file is as it was. `file`, `output` and `residual` are
-    three files; those that are there already are replaced only with `overwrite`.
+    The suffix says the format: see `avset.media.writers.AudioWriter`. Channels, sample rate and bits are those of
+    `file`; with `model_rate` the sound is mono at the model's rate. In exact formats the outputs and the residual add
+    up to the mixture to the last bit.
+
+    bits      16, 24, or 32 for floating point, instead of the file's own
+    clip      what is louder than full scale is clamped, or all that is written is rescaled by one gain
+    progress  gets the seconds that are done
+
+    AvsetError if `file` cannot be read or a target cannot be written; then every file is as it was. `file`, outputs and
+    `residual` are different files; those that are there already are replaced only with `overwrite`.
+
+    >>> done = avset.separate_file_to_file(separator, folder / "band.wav", "violin", folder / "violin.flac")
+    >>> done.sample_rate, done.channels, soundfile.info(folder / "violin.flac").subtype
+    (44100, 2, 'PCM_24')
     """
-    check_query(text)
-    check_files(file, {"output": output, "residual": residual}, WRITABLE, overwrite)
-    rate = separator.model.settings.transform.sample_rate
-    stream = separate_file(separator, file, text, limits)
-    length, loudest, energy, part = 0, 0.0, 0.0, 0.0
+    outputs = [output] if isinstance(output, Path) else list(output)
+    asked = listed(query)
+    for one in asked:
+        if isinstance(one, str):
+            check_query(one)
+    if len(outputs) != len(asked):
+        raise AvsetError(f"there are {len(asked)} queries and {len(outputs)} outputs; give one output for each query")
+    planned = plan(file, outputs, residual, overwrite, bits, model_rate, limits)
+    return carry_out(separator, planned, query, model_rate, clip, progress, limits)
+
+
+def carry_out(
+    separator: Separator, planned: Plan, query: Query | Sequence[Query], model_rate: bool = False,
+    clip: Clip = "clamp", progress: Callable[[float], None] | None = None, limits: Limits = LIMITS,
+) -> SeparatedFile:  # fmt: skip
+    """`separate_file_to_file`, as it was planned."""
+    tally = Tally(residual=planned.residual is not None)
+    inexact = any(bits_of(path, planned.bits) != 32 for path in planned.paths)
+    gain = 1.0
     with ExitStack() as files:
-        paths = [path for path in (output, residual) if path is not None]
-        writers = [files.enter_context(AudioWriter(path, rate, overwrite)) for path in paths]
-        for mixture, estimate in stream:
-            rest = mixture - estimate
-            for writer, sound in zip(writers, (estimate, rest), strict=False):
-                writer.write(sound)
-            length += len(mixture)
-            loudest = max(loudest, float(np.abs(estimate).max(initial=0)), float(np.abs(rest).max(initial=0)))
-            energy += float(np.square(mixture, dtype=np.float64).sum())
-            part += float(np.square(estimate, dtype=np.float64).sum())
-    return SeparatedFile(length / rate, rate, part / max(energy, 1e-12), loudest > 1)
+        found = files.enter_context(closing(separate_file(separator, planned.file, query, model_rate, limits)))
+        blocks = tally.counted(found, progress)
+        if clip == "rescale" and inexact:  # how loud it is, is known at the end
+            above = next(one for one in planned.outputs[0].resolve().parents if one.exists())
+            spool = files.enter_context(tempfile.TemporaryFile(dir=above))
+            for block in blocks:
+                np.save(spool, np.stack([block.mixture, *block.sounds]))
+            gain = 1 / max(tally.loudest, 1.0)
+            blocks = _spooled(spool, tally.rate)
+        _write(planned, blocks, gain, files, limits)
+    _, queries = separator.ask(query)
+    maps = separator.heat_maps(planned.file, queries, limits) if planned.format.pictures else None
+    return tally.told(gain, inexact, tuple(map(_place, maps)) if maps else None)
 
 
-def read_frame(
-    file: Path, time: float | None = None, size: int = SIDE, limits: Limits = LIMITS
-) -> UInt8[np.ndarray, "size size 3"]:
-    """The frame of a video at `time` (s; by default the middle of the video), as a centre square.
+def _place(attention: Attention) -> dict[str, int]:
+    """Where the attention is strongest, counted from 1."""
+    (row, column), (rows, columns) = attention.strongest(), attention.grid
+    return {"row": row + 1, "rows": rows, "column": column + 1, "columns": columns}
 
-    AvsetError if there is no such frame. Another process reads the file, within `limits`.
-    """
-    check_time(time)
-    try:
-        if time is None:
-            time = limits(probe, file, False).duration / 2
-        frames: np.ndarray = limits(decode_frames, file, np.array([time]), size)
-        return frames[0]
-    except ClipError as e:
-        cure = AGAIN if e.reason == "system" else "give a video with pictures there"
-        raise AvsetError(f"cannot take a picture from {str(file)!r} ({e}); {cure}") from e
+
+class Tally:
+    """Running sums over the blocks of a recording."""
+
+    def __init__(self, residual: bool):
+        self._residual, self.length, self.rate, self.channels, self.loudest = residual, 0, 1, 0, 0.0
+        self.whole, self.parts = 0.0, np.zeros(1)
+
+    def counted(self, blocks: Iterator[Block], progress: Callable[[float], None] | None) -> Iterator[Block]:
+        """The blocks, counted as they pass."""
+        for block in blocks:
+            self.rate, self.channels = block.sample_rate, len(block.mixture)
+            self.length += block.mixture.shape[1]
+            rest = [block.mixture - block.sounds.sum(0)] if self._residual else []
+            self.loudest = max([self.loudest, *(float(np.abs(part).max()) for part in (*block.sounds, *rest))])
+            self.whole += float(np.square(block.mixture, dtype=np.float64).sum())
+            self.parts = self.parts + np.square(block.sounds, dtype=np.float64).sum((1, 2))
+            yield block
+            if progress:
+                progress(self.length / self.rate)
+
+    def told(self, gain: float, inexact: bool, places: tuple[dict[str, int], ...] | None) -> SeparatedFile:
+        """What was written, with a gain, into files of which some are no floating point."""
+        energies = tuple(float(part) / max(self.whole, 1e-12) for part in self.parts)
+        clipped = inexact and self.loudest * gain > 1
+        return SeparatedFile(
+            self.length / self.rate, self.rate, self.channels, energies, clipped, gain, places=places
+        )  # fmt: skip
+
+
+def _spooled(spool: BinaryIO, rate: int) -> Iterator[Block]:
+    """The blocks in a file to which each was saved."""
+    end = spool.tell()
+    spool.seek(0)
+    while spool.tell() < end:
+        saved = np.load(spool)
+        yield Block(saved[0], saved[1:], rate)
+
+
+def _write(planned: Plan, blocks: Iterator[Block], gain: float, files: ExitStack, limits: Limits) -> None:
+    """Write the sounds, and the rest of the mixture without the sounds as they are written."""
+    writers: list[AudioWriter | FilmWriter] = []
+    for block in blocks:
+        if not writers:
+            size = planned.format.seconds * block.sample_rate * len(block.mixture) * planned.bits / 8
+            expected = size if size < math.inf else 0
+            for path in planned.paths:
+                if path.suffix.lower() in FILMS:
+                    film = FilmWriter(path, block.sample_rate, planned.overwrite, planned.file, limits)
+                    writers.append(files.enter_context(film))
+                else:
+                    sound = AudioWriter(path, block.sample_rate, planned.overwrite, planned.bits, expected)
+                    writers.append(files.enter_context(sound))
+        pairs = zip(block.sounds, writers, strict=False)
+        sounds = [quantised(part * np.float32(gain), writer.bits) for part, writer in pairs]
+        rest = block.mixture * np.float32(gain) - sum(sounds)
+        for writer, part in zip(writers, [*sounds, rest], strict=False):
+            writer.write(part)
 
 
 def localize_file(
     separator: Separator, file: Path, text: str, time: float | None = None, limits: Limits = LIMITS
 ) -> Attention:
     """The attention of a text over a frame of a video; errors as of `read_frame`."""
-    return localize(separator, read_frame(file, time, limits=limits), text)
+    return separator.localize(read_frame(file, time, limits=limits), text)
 
 
 def localize_file_to_file(
@@ -139,6 +218,6 @@ def localize_file_to_file(
     from avset.report.plots import heat_map, save_png  # matplotlib: a separation does not wait for it
 
     frame = read_frame(file, time, limits=limits)
-    attention = localize(separator, frame, text)
+    attention = separator.localize(frame, text)
     save_png(output, heat_map(frame, attention.scores, attention.grid))
     return attention

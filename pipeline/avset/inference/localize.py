@@ -1,12 +1,15 @@
-"""Where in a picture the thing is that a text names: P_Att of the text over the regions of a frame."""
+"""Where in a picture the thing is that a query names: P_Att of the query over the regions of a frame."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from torch import Tensor
 
-from avset.inference.separate import Separator
+from avset.features.encoder import Encoder
+from avset.inference.queries import video_queries
+from avset.models.checkpoint import SeparationModel
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,10 @@ class Attention:
 
 
 @torch.no_grad()
-def localize(separator: Separator, frame: UInt8[np.ndarray, "H W 3"], text: str) -> Attention:
-    """The attention of a text over the regions of a frame; AvsetError if the model's method does not localize."""
-    method = separator.model.localizing()
-    regions = separator.video_query(frame[None])[0, 0]
-    target = separator.text_query([text])[0, 0, 0]
-    return Attention(method.scores(regions, target).cpu().numpy(), separator.encoder.grid)
+def localize(
+    model: SeparationModel, encoder: Encoder, frame: UInt8[np.ndarray, "H W 3"], target: Float[Tensor, " D"]
+) -> Attention:
+    """The attention of a query over the regions of a frame; AvsetError if the model's method does not localize."""
+    method = model.localizing()
+    regions = video_queries(encoder, frame[None], model.settings.positional)[0, 0]
+    return Attention(method.scores(regions, target).cpu().numpy(), encoder.grid)

@@ -1,48 +1,112 @@
-"""A trained model and its encoder: from a waveform of any length and queries to separated sounds."""
+"""A trained model and its encoder, in use: from a sound of any length, rate and number of channels to the sounds in it.
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+The ladder: `Separator.separate` takes an array, a file or a file object and returns arrays; `Separator.stream` takes
+and gives blocks; `avset.inference.files` goes from file to file, and from files to files.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, tee
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
-from torch.nn import functional as fn
 
+from avset.compute.limited import Limits
 from avset.errors import AvsetError
 from avset.features.encoder import Encoder
-from avset.inference.queries import text_queries, video_queries
-from avset.media.waveforms import overlapping
+from avset.inference.localize import Attention, localize
+from avset.inference.masks import mask_blocks
+from avset.inference.native import NativeTransform, apply_masks
+from avset.inference.pair import check_pair, load_pair
+from avset.inference.pictures import frame_if_any
+from avset.inference.queries import Query, listed, name_of, resolved, stacked, text_queries, video_queries
+from avset.inference.reading import LIMITS
+from avset.inference.source import Source, opened
+from avset.media.waveforms import resample_blocks
 from avset.models.checkpoint import SeparationModel
-from avset.models.contract import Conditions
-from avset.params import encoder_of
+from avset.models.contract import Localizes
 
-WINDOWS = 16  # of a long recording, separated at once: the fastest number on one thread and on two
+
+@dataclass(frozen=True)
+class Block:
+    """A piece of a recording, and of the N sounds in it."""
+
+    mixture: Float32[np.ndarray, "C m"]
+    sounds: Float32[np.ndarray, "N C m"]
+    sample_rate: int  # Hz
+
+
+@dataclass(frozen=True)
+class Separated:
+    """What was found in a sound, one entry for each query, in their order.
+
+    `sounds` and `residual` add up to the mixture. They have its channels: none (L,) if it was an array of one
+    dimension, else (C, L). `masks` are on the grid of the model's STFT of the mono mixture at the model's rate:
+    frame t is centred at t * hop_length samples, F are the bins from 0 Hz to half of the rate.
+    """
+
+    queries: tuple[str, ...]
+    sounds: Float32[np.ndarray, "N *C L"]
+    residual: Float32[np.ndarray, "*C L"]
+    sample_rate: int  # Hz, of the sounds
+    masks: Float32[np.ndarray, "N F T"]  # in [0, 1]
+    presence: tuple[float, ...] | None = None  # how sure it is that there is such a sound, in [0, 1]
+    heat_maps: tuple[Attention, ...] | None = None  # over the middle picture, if the source has pictures
+
+    def __getitem__(self, query: str) -> Float32[np.ndarray, "*C L"]:
+        """The sound of a query, by its name; AvsetError if it was not asked for."""
+        if query not in self.queries:
+            raise AvsetError(f"{query!r} was not asked for; the queries are {', '.join(map(repr, self.queries))}")
+        return self.sounds[self.queries.index(query)]
+
+    @property
+    def energies(self) -> tuple[float, ...]:
+        """The energy of each sound, as a share of the mixture's; 0 of silence."""
+        whole = float(np.square(self.sounds.sum(0) + self.residual, dtype=np.float64).sum())
+        return tuple(float(np.square(one, dtype=np.float64).sum()) / max(whole, 1e-12) for one in self.sounds)
 
 
 class Separator:
-    """A trained model together with its encoder: what a user holds.
+    """A trained model together with its encoder: what a user holds. `avset.load` makes one of folders.
 
-    `text_query` and `video_query` make queries. `separate` takes an array, `stream` takes blocks; from files to files:
-    `avset.inference.files`. AvsetError if the model was trained with another encoder.
+    AvsetError if the model was trained with another encoder.
     """
 
     def __init__(self, model: SeparationModel, encoder: Encoder):
-        if model.settings.encoder != encoder.digest:
-            raise AvsetError(
-                f"the model was trained with encoder {model.settings.encoder[:12]}, this one is "
-                f"{encoder.digest[:12]}; give the folder of the encoder that belongs to the model"
-            )
+        check_pair(model, encoder)
         self.model, self.encoder = model, encoder
 
     @classmethod
-    def load(cls, model: Path, encoder: Path | None = None) -> "Separator":
+    def load(cls, model: str | PathLike[str], encoder: str | PathLike[str] | None = None) -> "Separator":
         """From folders; without `encoder`, that of the same data set and scale. MissingArtifact if one is not there."""
-        return cls(SeparationModel.load(model), Encoder.load(encoder or encoder_of(model)))
+        return cls(*load_pair(Path(model), Path(encoder) if encoder is not None else None))
 
-    def text_query(self, texts: Sequence[str]) -> Float[Tensor, "N 1 1 D"]:
-        """One query per text; AvsetError if the model answers no text."""
+    @property
+    def sample_rate(self) -> int:
+        """Of the model (Hz): what it hears. Sounds keep the rate of their source, unless `model_rate` is asked for."""
+        return self.model.settings.transform.sample_rate
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.model.device
+
+    def to(self, device: torch.device | str) -> "Separator":
+        """The same separator, moved to a device; AvsetError if there is no such device."""
+        try:
+            self.model.to(device)
+            self.encoder.to(device)
+        except (AssertionError, RuntimeError) as e:
+            why = str(e).strip().partition("\n")[0]
+            raise AvsetError(f"the device {str(device)!r} cannot be used ({why}); give another one, as 'cpu'") from e
+        return self
+
+    def text_query(self, texts: str | Sequence[str]) -> Float[Tensor, "N 1 1 D"]:
+        """One query per text; a plain string is one text. AvsetError if the model answers no text."""
         self.model.answering("text")
         return text_queries(self.encoder, texts)
 
@@ -53,38 +117,101 @@ class Separator:
             raise AvsetError(f"{self.model.name} answers a video by {seen}, not by regions; give another model")
         return video_queries(self.encoder, frames, self.model.settings.positional)
 
-    def separate(self, mixture: Float[Tensor, " L"], queries: Float[Tensor, "N V R D"]) -> Float[Tensor, "N L"]:
-        """Estimates of N sounds in a waveform of any length, at the model's sample rate: `stream` as one array."""
-        found = [estimates for _, estimates in self.stream([mixture.cpu().numpy()], queries)]
-        return torch.from_numpy(np.concatenate(found, 1)).to(mixture.device)
+    def separate(
+        self,
+        source: Source,
+        query: Query | Sequence[Query],
+        sample_rate: int | None = None,
+        model_rate: bool = False,
+        limits: Limits = LIMITS,
+    ) -> Separated:
+        """The sounds that queries name, in a sound that fits into memory.
+
+        source       path of an audio or video file, file object, or array: (L,), (C, L), floats in [-1, 1] or integers
+        query        a text, or several; or what `text_query` and `video_query` make
+        sample_rate  of an array (Hz)
+        model_rate   mono at the model's rate, instead of the channels and the rate of the source
+
+        AvsetError if the source or a query cannot be used.
+
+        >>> tone = np.sin(np.arange(44100) / 20).astype(np.float32)
+        >>> found = separator.separate(np.stack([tone, tone / 2]), ["violin", "drum"], sample_rate=44100)
+        >>> found.sounds.shape, found["drum"].shape, found.residual.shape, found.sample_rate
+        ((2, 2, 44100), (2, 44100), (2, 44100), 44100)
+        """
+        names, queries = self.ask(query)
+        with opened(source, sample_rate, limits) as given:
+            heat_maps = self.heat_maps(given.path, queries, limits)
+            masks: list[np.ndarray] = []
+            blocks = list(self.stream(given.blocks, queries, model_rate, masks.append))
+        sounds, mixture = (
+            np.concatenate(parts, -1) for parts in zip(*((b.sounds, b.mixture) for b in blocks), strict=True)
+        )
+        if given.flat:
+            sounds, mixture = sounds[:, 0], mixture[0]
+        seconds = mixture.shape[-1] / blocks[0].sample_rate
+        frames = int(seconds * self.sample_rate / self.model.settings.transform.hop_length) + 1
+        return Separated(
+            names, sounds, mixture - sounds.sum(0), blocks[0].sample_rate, np.concatenate(masks, -1)[..., :frames],
+            heat_maps=heat_maps,
+        )  # fmt: skip
+
+    def ask(self, query: Query | Sequence[Query]) -> tuple[tuple[str, ...], Float[Tensor, "N V R D"]]:
+        """The names of some queries, and the queries as the model takes them; AvsetError if it does not."""
+        several = listed(query)
+        names = tuple(name_of(one, number) for number, one in enumerate(several, 1))
+        return names, stacked([resolved(self.model, self.encoder, one) for one in several])
 
     def stream(
-        self, mixture: Iterable[Float32[np.ndarray, " n"]], queries: Float[Tensor, "N V R D"]
-    ) -> Iterator[tuple[Float32[np.ndarray, " m"], Float32[np.ndarray, "N m"]]]:
-        """Blocks of a waveform at the model's sample rate -> blocks of the same waveform and its estimates.
+        self,
+        sound: Iterable[tuple[Float32[np.ndarray, "C n"], int]],
+        queries: Float[Tensor, "N V R D"],
+        model_rate: bool = False,
+        keep: Callable[[Float32[np.ndarray, "N F t"]], None] | None = None,
+    ) -> Iterator[Block]:
+        """`separate` for blocks of a sound, each with its sample rate (Hz), in memory that does not grow.
 
-        Windows of one crop overlap by half; each is faded in and out, and all are added. The weights add up to one,
-        so a mask of ones gives back the mixture. `WINDOWS` windows are held at once, whatever the length.
+        About 20 s are read ahead. `keep` gets the masks, block by block.
         """
-        device, size = self.model.device, self.model.settings.transform.length
-        step, (rise, fall) = size // 2, _fades(size, device)
-        queries, before, skip = queries.to(device), torch.zeros(len(queries), 1, step, device=device), step
-        span = (WINDOWS - 1) * step + size
-        for piece in overlapping(chain([np.zeros(step, np.float32)], mixture), span, WINDOWS * step):
-            count = WINDOWS if len(piece) == span else -(-len(piece) // step)
-            padded = fn.pad(torch.from_numpy(piece).to(device), (0, (count - 1) * step + size - len(piece)))
-            with torch.no_grad():  # not around the `yield`: the caller may want gradients of other things
-                conditions = Conditions.of_queries(queries.expand(count, *queries.shape))
-                estimates, _ = self.model.separate(padded.unfold(0, size, step), conditions)
-            first, second = estimates[..., : 2 * step].unflatten(-1, (2, step)).permute(2, 1, 0, 3)
-            added = first * rise + torch.cat([before, second[:, :-1]], 1) * fall
-            before, here = second[:, -1:], slice(skip, min(count * step, len(piece)))
-            skip = 0
-            yield piece[here], added.flatten(1)[:, here].cpu().numpy()
+        if model_rate:
+            sound = ((block[None], self.sample_rate) for block in self._heard(sound))
+        sound = iter(sound)
+        first, rate = next(sound)
+        native, heard = tee(chain([(first, rate)], sound))
+        masks = mask_blocks(self.model, self._heard(heard), queries)
+        if keep:
+            masks = _kept(masks, keep)
+        transform = NativeTransform(self.model.settings.transform, rate)
+        for mixture, sounds in apply_masks(transform, (block for block, _ in native), masks):
+            yield Block(mixture, sounds, rate)
+
+    def _heard(self, sound: Iterable[tuple[np.ndarray, int]]) -> Iterator[Float32[np.ndarray, " n"]]:
+        """What the model hears: the mean of the channels at its own rate."""
+        return resample_blocks(((block.mean(0), rate) for block, rate in sound), self.sample_rate)
+
+    def localize(self, frame: UInt8[np.ndarray, "H W 3"], query: Query) -> Attention:
+        """The attention of a text over the regions of a frame; AvsetError if the model's method does not localize."""
+        self.model.localizing()
+        return localize(self.model, self.encoder, frame, resolved(self.model, self.encoder, query)[0, 0])
+
+    def heat_maps(
+        self, path: Path | None, queries: Float[Tensor, "N V R D"], limits: Limits
+    ) -> tuple[Attention, ...] | None:
+        """The attention of queries of one vector over the middle picture of a file; None if nothing is to be seen."""
+        if path is None or queries.shape[1:3] != (1, 1) or not isinstance(self.model.method, Localizes):
+            return None
+        frame = frame_if_any(path, limits=limits)
+        return None if frame is None else tuple(localize(self.model, self.encoder, frame, q[0, 0]) for q in queries)
 
 
-def _fades(size: int, device: torch.device) -> tuple[Float[Tensor, " step"], Float[Tensor, " step"]]:
-    """Weights of the first and of the second half of a window; where two windows overlap, they add up to one."""
-    step = size // 2  # the last sample of an odd window has no weight, and is left out
-    rise, fall = torch.hann_window(size + size % 2, device=device)[: 2 * step].view(2, step)
-    return rise / (rise + fall), fall / (rise + fall)
+def _kept(masks: Iterator[Tensor], keep: Callable[[np.ndarray], None]) -> Iterator[Tensor]:
+    for block in masks:
+        keep(block.cpu().numpy())
+        yield block
+
+
+def load(
+    model: str | PathLike[str], encoder: str | PathLike[str] | None = None, device: torch.device | str = "cpu"
+) -> Separator:
+    """A trained model from its folder, ready to separate; see `Separator.load`, `Separator.to`."""
+    return Separator.load(model, encoder).to(device)

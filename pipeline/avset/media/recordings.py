@@ -1,16 +1,15 @@
-"""Recordings of a user: audio and video files are read, and audio files are written, block by block.
+"""Recordings of a user: audio and video files are read, block by block.
 
 Memory does not grow with the length of a file. Door of soundfile. A waveform is float32 in [-1, 1].
 """
 
 import math
-import struct
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import soundfile
@@ -19,16 +18,58 @@ from jaxtyping import Float32
 from avset.errors import AvsetError, ClipError
 from avset.media.container import SPARSEST, TAIL, declared_end, declared_length, open_media, playing, track
 from avset.media.pieces import Piece, PieceReader, pieces
-from avset.media.targets import WRITABLE
-from avset.media.waveforms import resample_blocks, sound_blocks
-from avset.storage.files import place
-from avset.storage.reading import AGAIN, closing_checked, passing, patiently
+from avset.media.waveforms import LEAST_RATE, MOST_CHANNELS, MOST_RATE, resample_blocks, sound_blocks
+from avset.storage.reading import AGAIN, PatientFile, closing_checked, passing, patiently
 
-IEEE_FLOAT = 3  # the format tag of float samples in WAV
-SAMPLES_AT_ONCE = 65536  # that are read or written; libsndfile's Vorbis encoder keeps as many on its stack
+SAMPLES_AT_ONCE = 65536  # that are read
 UNKNOWN = 2**62  # and more samples: libsndfile's count of a file that does not tell it
 PADDING = 0.1  # s by which the sound of a file without pictures may end too early: codecs count their own delay
 DRIFT = 0.01  # of the sound may be lost where time stamps go slower than samples
+WIDTHS = {"PCM_24": 24, "PCM_32": 24, "FLOAT": 32, "DOUBLE": 32, "s32": 24, "flt": 32, "dbl": 32}  # bits; others: 16
+EXACT = ("pcm_", "flac", "alac", "tta", "wavpack")  # how the names of FFmpeg's codecs without losses begin
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a recording says of itself before it is read."""
+
+    sample_rate: int  # Hz
+    channels: int
+    bits: int  # of its samples: 16, 24, or 32 for floating point; what is coded with losses counts as 16
+    seconds: float  # inf if it is not told
+    pictures: str = ""  # the codec of the pictures of a film
+
+
+def read_format(path: Path) -> Format:
+    """The format of an audio or video file of a user; AvsetError as of `read_blocks`."""
+    with _naming(path):
+        found = _sound_format(path) or _track_format(path)
+    return found
+
+
+def _sound_format(path: Path) -> Format | None:
+    """As libsndfile reads it; None if it does not."""
+    with closing_checked(PatientFile(path)) as file:
+        try:
+            with soundfile.SoundFile(file) as sound:
+                seconds = sound.frames / sound.samplerate if 0 < sound.frames < UNKNOWN else math.inf
+                return Format(sound.samplerate, sound.channels, WIDTHS.get(sound.subtype, 16), seconds)
+        except soundfile.LibsndfileError:  # another format
+            file.check()
+    return None
+
+
+def _track_format(path: Path) -> Format:
+    """As FFmpeg reads it."""
+    with open_media(path) as container:
+        context = track(container, "audio").codec_context
+        rate, channels = context.sample_rate, context.layout.nb_channels
+        pictures = track(container, "video").codec_context.name if playing(container, "video") else ""
+        if not (LEAST_RATE <= rate <= MOST_RATE and 1 <= channels <= MOST_CHANNELS):
+            raise ClipError("corrupt", f"{channels} channels at {rate} Hz")
+        exact = context.name.startswith(EXACT) and context.format is not None
+        bits = WIDTHS.get(context.format.name.removesuffix("p"), 16) if exact else 16
+        return Format(rate, channels, bits, declared_length(container), pictures)
 
 
 def read_audio(path: Path) -> tuple[Float32[np.ndarray, "C L"], int]:
@@ -46,9 +87,7 @@ def read_blocks(path: Path) -> Iterator[tuple[Float32[np.ndarray, "C n"], int]]:
     lengths.
     """
     length = 0
-    try:
-        if not patiently(path.is_file):
-            raise ClipError("missing", "there is no such file")
+    with _naming(path):
         parts = pieces(path)
         for block, rate in _joined(_part_blocks(path, parts, number) for number in range(len(parts))):
             if not np.isfinite(block).all():
@@ -57,6 +96,15 @@ def read_blocks(path: Path) -> Iterator[tuple[Float32[np.ndarray, "C n"], int]]:
             yield block, rate
         if not length:
             raise ClipError("corrupt", "it has no samples")
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """AvsetError with the path and the cure, for what goes wrong in reading it."""
+    try:
+        if not patiently(path.is_file):
+            raise ClipError("missing", "there is no such file")
+        yield
     except OSError as error:
         cure = AGAIN if passing(error) else "see its permissions"
         raise AvsetError(f"cannot read {str(path)!r}: {error.strerror}; {cure}") from error
@@ -171,81 +219,3 @@ def _track_blocks(path: Path, file: Any) -> Blocks:
         raise ClipError("corrupt", f"time goes back: {end / rate:.2f} s of {(end + lost) / rate:.2f} s can be read")
     if end / rate + (PADDING if alone else TAIL) < declared < math.inf:
         raise ClipError("truncated", f"the sound ends at {end / rate:.2f} s of {declared:.2f} s")
-
-
-def write_audio(path: Path, waveform: Float32[np.ndarray, "*C L"], sample_rate: int) -> None:
-    """Write (L,) or (C, L) as an audio file, see `AudioWriter`."""
-    with AudioWriter(path, sample_rate) as sound:
-        sound.write(waveform)
-
-
-def as_wav(waveform: Float32[np.ndarray, " L"], sample_rate: int) -> bytes:
-    """A mono WAV file of float32 samples, exact and of any loudness.
-
-    The bytes are the same each time: libsndfile would put the time of writing into such a file.
-    """
-    data = waveform.astype("<f4").tobytes()
-    form = struct.pack("<HHIIHHH", IEEE_FLOAT, 1, sample_rate, 4 * sample_rate, 4, 32, 0)
-    chunks = ((b"fmt ", form), (b"fact", struct.pack("<I", len(waveform))), (b"data", data))
-    body = b"WAVE" + b"".join(name + struct.pack("<I", len(content)) + content for name, content in chunks)
-    return b"RIFF" + struct.pack("<I", len(body)) + body
-
-
-class AudioWriter:
-    """An audio file written block by block: .wav or .flac (16 bit) or .ogg (Vorbis), by the suffix.
-
-    A context manager: when the context ends the whole file appears, after an error no file. The first block makes
-    missing directories. AvsetError names the supported suffixes; without `overwrite` it refuses a file that is there.
-    """
-
-    def __init__(self, path: Path, sample_rate: int, overwrite: bool = True):
-        if path.suffix.lower() not in WRITABLE:
-            cure = f"give a name that ends in {', '.join(WRITABLE)}"
-            raise AvsetError(f"cannot write sound as {str(path)!r}; {cure}")
-        self.path, self.sample_rate, self.overwrite = path, sample_rate, overwrite
-        self._container, self._encoding = WRITABLE[path.suffix.lower()]
-        self._target = path.resolve()  # a link stays a link
-        self._temporary = self._target.with_name(f".writing-{uuid4().hex}")
-        self._files = ExitStack()
-        self._sound: Any = None
-
-    def __enter__(self) -> "AudioWriter":
-        return self
-
-    def write(self, waveform: Float32[np.ndarray, "*C n"]) -> None:
-        """Append (n,) or (C, n), clipped to [-1, 1]; C is the same in all blocks."""
-        samples = np.atleast_2d(waveform).T
-        if self._encoding == "PCM_16":  # libsndfile would round down
-            samples = np.rint(np.clip(samples * 32768, -32768, 32767)).astype(np.int16)
-        with self._told():
-            if self._sound is None:
-                self._open(samples.shape[1])
-            for at in range(0, len(samples), SAMPLES_AT_ONCE):
-                self._sound.write(samples[at : at + SAMPLES_AT_ONCE])
-
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        try:
-            with self._told():
-                self._files.close()
-                if error is None and self._sound is not None:
-                    if self._target.exists() and not self.overwrite:
-                        raise AvsetError(f"cannot write {str(self.path)!r}: another process made it meanwhile")
-                    place(self._temporary, self._target)
-        finally:
-            with suppress(OSError):
-                self._temporary.unlink()
-
-    def _open(self, channels: int) -> None:
-        self._target.parent.mkdir(parents=True, exist_ok=True)
-        raw = self._files.enter_context(self._temporary.open("xb+"))
-        sound = soundfile.SoundFile(raw, "w", self.sample_rate, channels, self._encoding, format=self._container)
-        self._sound = self._files.enter_context(sound)
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, soundfile.LibsndfileError) as error:
-            reason = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
-            cure = "see the directory, the sample rate and the number of channels, or try .wav"
-            raise AvsetError(f"cannot write {str(self.path)!r}: {reason}; {cure}") from error

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from avset.errors import AvsetError
 
-WRITABLE = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}  # sound
+SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
+FILMS = (".mp4",)  # the pictures of a film with another sound
+WRITABLE = (*SOUNDS, *FILMS)
 PICTURES = (".png",)
 
 
@@ -24,14 +26,19 @@ def check_files(
     An output has one of the `suffixes`, and is another file than `file` and than the outputs before it, whatever path,
     link or case names it. A file that is there already needs `overwrite`.
     """
-    if why := _unreadable(file):
-        raise AvsetError(f"cannot read {str(file)!r}: {why}; give an audio or video file")
+    check_readable(file)
     taken = {"the input": file}
     for name, path in outputs.items():
         if path is not None:
             if why := _unwritable(path, suffixes, taken, overwrite):
                 raise AvsetError(f"cannot write {str(path)!r}: {why}")
             taken[f"the {name}"] = path
+
+
+def check_readable(file: Path) -> None:
+    """AvsetError if `file` cannot be read."""
+    if why := _unreadable(file):
+        raise AvsetError(f"cannot read {str(file)!r}: {why}; give an audio or video file")
 
 
 def check_query(text: str) -> None:

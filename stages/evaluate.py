@@ -20,8 +20,9 @@ from stages import METHOD, PARAMS, ParamsFile, begin, command, device_of
 def main(method: Annotated[str, typer.Argument(help="A preset.")] = METHOD, path: ParamsFile = PARAMS) -> None:
     """Score one method."""
     p = begin("evaluate", path, method)
-    corpus, separator = Corpus.load(p.data, further=True), Separator.load(p.data / "models" / method)
+    separator = Separator.load(p.data / "models" / method)
     model = separator.model.to(device_of(p))
+    corpus = Corpus.load(p.data, further=True, needs=model.method.needs)
     torch.set_num_threads(p.train.threads)
     with making(p.data / "scores" / method) as folder:
         evaluate(

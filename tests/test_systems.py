@@ -106,7 +106,7 @@ def test_its_checkpoint_makes_the_same_masks(name: str, store: Store, tmp_path: 
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_a_part_learns_at_its_own_rate(name: str, store: Store):
-    """Of SGD the first step is the gradient and the decay, times the rate; of AdamW about the rate itself."""
+    """Every parameter is in one group of the optimiser, which has its rate as a share of that of all."""
     method, settings = fresh(name, store)[0].method, P.presets[name]
     slow = getattr(settings, "lr_vision", None)
     assert set(method.rates) == ({"tower."} if slow else set())

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from test_co_separation import SIZES
 from avset import params
 from avset.errors import AvsetError
 from avset.features.resnet import TOWER, ResNet
-from avset.models.checkpoint import SeparationModel, Settings
+from avset.models.checkpoint import SeparationModel, Settings, needs_of
 from avset.models.contract import Conditions
 from avset.presets import LearnedSettings
 from avset.storage.artifacts import ARTIFACTS, Record
@@ -23,6 +24,7 @@ from avset.storage.store import Store
 from avset.storage.tables import read_table
 from avset.training import train
 from avset.training.batches import TrainingMixtures
+from avset.training.dataset import Corpus
 
 P = params.load(toy.ROOT / "params.yaml")
 LEARNED = [name for name, preset in P.presets.items() if isinstance(preset, LearnedSettings)]
@@ -122,6 +124,15 @@ def test_a_rate_of_no_part_is_refused(store: Store, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(type(method), "rates", {"towr.": 1e-4})
     with pytest.raises(AvsetError, match=r"avset\.models\.avset: rates has 'towr\.', with which no parameter's name"):
         train.make_optimizer(method, P.presets["avset"])
+
+
+def test_a_clip_without_objects_is_complete_for_those_alone_who_need_none(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Corpus, "objects", SimpleNamespace(clips=["c1_0"]))
+    for name, complete in (("avset", ["c0_0", "c1_0"]), ("sound_of_pixels", ["c0_0", "c1_0"]), ("avsgs", ["c1_0"])):
+        needs = needs_of(P.presets[name])
+        assert Corpus(store, store, store, store, [], {}, {}, {}, {}, {}, needs).complete() == complete
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 STRIDE, PADDING = 2, 1  # every layer is 4 x 4, and halves or doubles the plane
 PARTS, LARGE = 8, 2**24  # into which queries are split when their finest map has more values than that
+CACHED = 2**21  # values of a part that a processor's cache holds
 
 
 def normalisation(kind: str, channels: int) -> nn.Module:
@@ -138,21 +139,18 @@ class UNetDecoder(nn.Module):
         """One mask per query vector; `maps` as the encoder returns them."""
         shared = [up.shared(skip) for up, skip in zip(self.ups, maps[::-1], strict=True)]  # type: ignore[operator]
         batch, count = queries.shape[:2]
-        parts = PARTS if batch * count * maps[0][0].numel() > LARGE else 1
-        if any(map(ties, self.norms)):
-            return self._masks(queries, maps[-1], shared, -(-batch * count // parts))
-        split = torch.split(queries, -(-count // parts), 1)
-        return torch.cat([self._masks(part, maps[-1], shared) for part in split], 1)
+        apart = batch * count * maps[0][0].numel() > LARGE and not any(map(ties, self.norms))
+        size = -(-count // PARTS) if apart else count
+        return torch.cat([self._masks(part, maps[-1], shared) for part in torch.split(queries, size, 1)], 1)
 
     def _masks(
-        self, queries: Float[Tensor, "B Q D"], deepest: Float[Tensor, "B S h w"], shared: list[Tensor], size: int = 0
+        self, queries: Float[Tensor, "B Q D"], deepest: Float[Tensor, "B S h w"], shared: list[Tensor]
     ) -> Float[Tensor, "B Q M T"]:
-        """The masks; where a normalisation ties the queries, `size` of all mixtures' are a part."""
         x: Tensor = self.ups[0].tiled(queries, *deepest.shape[-2:]) + shared[0]  # type: ignore[operator]
         for norm, up, skip in zip(self.norms, self.ups[1:], shared[1:], strict=True):
             if ties(norm):
                 below = up.get_parameter("below")
-                x = Together.apply(x, norm.weight, norm.bias, below, norm, size).add_(skip)  # type: ignore[no-untyped-call]
+                x = Together.apply(x, norm.weight, norm.bias, below, norm).add_(skip)  # type: ignore[no-untyped-call]
             elif torch.is_grad_enabled():
                 x = checkpoint(_activate, norm, up, x, use_reentrant=False) + skip
             else:
@@ -200,7 +198,7 @@ def ties(norm: Any) -> bool:
 
 
 class Together(torch.autograd.Function):
-    """`_activate` with batch normalisation in training, in parts of `size` maps.
+    """`_activate` with batch normalisation in training, in parts of some maps.
 
     The statistics come first, of all parts. Backward, each part's gradient before the normalisation is made in the room
     of the result, with the two sums of the statistics' own gradient: of g, and of g times the normalised x, a channel.
@@ -211,9 +209,10 @@ class Together(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Float[Tensor, "B Q P h w"], weight: Tensor, bias: Tensor, kernel: Tensor, norm: Any, size: int
+        ctx: Any, x: Float[Tensor, "B Q P h w"], weight: Tensor, bias: Tensor, kernel: Tensor, norm: Any
     ) -> Float[Tensor, "B Q C h2 w2"]:
         """The maps of the next level, without the skip's part; the running statistics move."""
+        size = _at_once(x)
         parts = torch.split(x.flatten(0, 1), size)
         mean, var, count = _statistics(parts, norm)
         ctx.save_for_backward(x, weight, bias, kernel, mean, var)
@@ -247,7 +246,16 @@ class Together(torch.autograd.Function):
         for part, _, g in zip(*parts, strict=True):
             g -= (part - _plane(mean)).mul_(_plane(second * inverse)).add_(_plane(first))
             g *= _plane(scale)
-        return below, own[1], own[0], of_kernel, None, None
+        return below, own[1], own[0], of_kernel, None
+
+
+def _at_once(x: Float[Tensor, "B Q P h w"]) -> int:
+    """How many maps are a part: on a processor so few that its cache holds them."""
+    count = len(x) * x.shape[1]
+    if x.numel() <= LARGE:
+        return count
+    part = -(-count // PARTS)
+    return part if x.is_cuda else max(1, min(part, CACHED * count // x.numel()))
 
 
 def _statistics(parts: Sequence[Tensor], norm: Any) -> tuple[Float[Tensor, " P"], Float[Tensor, " P"], Tensor]:

@@ -20,8 +20,9 @@ from stages import METHOD, PARAMS, ParamsFile, begin, command, device_of
 def main(method: Annotated[str, typer.Argument(help="A preset.")] = METHOD, path: ParamsFile = PARAMS) -> None:
     """Score one method."""
     p = begin("evaluate", path, method)
-    corpus, (model, encoder) = Corpus.load(p.data, further=True), load_pair(p.data / "models" / method)
+    model, encoder = load_pair(p.data / "models" / method)
     model.to(device_of(p))
+    corpus = Corpus.load(p.data, further=True, needs=model.method.needs)
     torch.set_num_threads(p.train.threads)
     with making(p.data / "scores" / method) as folder:
         evaluate(

@@ -12,15 +12,13 @@ from typing import Any
 from avset.compute.build import build, store_payloads
 from avset.compute.run import Job
 from avset.errors import AvsetError
-from avset.params import Params
+from avset.params import DETECTOR, TRUTH, Params
 from avset.sources.given import boxes_of
 from avset.storage.checksums import sha256_of
 from avset.storage.items import Item
 from avset.storage.store import Store
 from avset.storage.tables import read_columns
 from stages import PARAMS, Adopt, NewVersion, ParamsFile, Verify, begin, command, device_of
-
-DETECTOR = "torchvision:"  # before the name of a detector
 
 
 class See:
@@ -54,7 +52,7 @@ def boxes_from(p: Params, clips: set[str]) -> tuple[dict[str, list[dict[str, Any
         weights, names = detector.weights_of(name, asked.weights)
         how |= {"architecture": name, "weights": str(weights), "least": asked.confidence, "names": tuple(names)}
         return {}, how, {"weights": sha256_of(weights), "confidence": asked.confidence}
-    table = p.clips_folder / "boxes.parquet" if asked.boxes == "truth" else Path(asked.boxes)
+    table = p.clips_folder / "boxes.parquet" if asked.boxes == TRUTH else Path(asked.boxes)
     given = boxes_of(table, clips)
     names = sorted({box["label"] for boxes in given.values() for box in boxes})
     return given, how | {"names": tuple(names), "noise": asked.noise}, {"table": sha256_of(table), "noise": asked.noise}

@@ -27,7 +27,7 @@ from avset.compute.making import making
 from avset.errors import AvsetError
 from avset.evaluation.validation import Validation
 from avset.features.tower import architecture_of
-from avset.models.checkpoint import SeparationModel, Settings
+from avset.models.checkpoint import SeparationModel, Settings, needs_of
 from avset.models.contract import Sizes
 from avset.params import Params
 from avset.presets import LearnedSettings, module_of
@@ -44,7 +44,7 @@ from stages import METHOD, PARAMS, Adopt, NewVersion, ParamsFile, begin, command
 def settings_of(p: Params, method: str, regions: Store) -> Settings:
     """What the checkpoint will carry."""
     _, n_regions, dim = regions.dataset(regions.clips[0], "regions").shape
-    needed, further = on_demand(needs_of(p, method)), dict[str, Any]()
+    needed, further = on_demand(needs_of(p.preset(method))), dict[str, Any]()
     if "tower" in needed:
         further["tower"] = architecture_of(p.data / "tower")
     if "objects" in needed:
@@ -55,18 +55,11 @@ def settings_of(p: Params, method: str, regions: Store) -> Settings:
     return Settings(p.preset(method), sizes, p.regions.positional, identity_of(p.data / "encoder", "encoder"))
 
 
-def needs_of(p: Params, method: str) -> frozenset[str]:
-    """What a method needs, before there is one: see avset.models.contract."""
-    preset = p.preset(method)
-    needs: frozenset[str] = import_module(module_of(preset.kind)).Method.needs_of(preset)
-    return needs
-
-
 def state_of(p: Params, method: str, corpus: Corpus) -> Path:
     """Where the state of a training is kept while it runs: a name for all that decides it."""
     settings = settings_of(p, method, corpus.regions)
     told = [p.train.recipe(), settings.plain(), recipe_of(p, method).version, corpus.identity(), method]
-    if further := on_demand(needs_of(p, method)):
+    if further := on_demand(needs_of(p.preset(method))):
         told.append({name: identity_of(p.data / name, name) for name in further})
     return cache_folder("runs").absolute() / f"{params.digest(told)}.pt"
 
@@ -89,8 +82,8 @@ def main(
     recipe = recipe_of(p, method)
     if new_version:
         recipe.renew()
-    corpus = Corpus.load(p.data)
-    state, inputs = state_of(p, method, corpus), corpus.inputs(needs=needs_of(p, method))
+    corpus = Corpus.load(p.data, needs=needs_of(p.preset(method)))
+    state, inputs = state_of(p, method, corpus), corpus.inputs(needs=corpus.needs)
     if adopt:
         return compare(p, method, recipe, state, adopt)
     recipe.check()
@@ -147,7 +140,7 @@ def compare(p: Params, method: str, recipe: Recipe, state: Path, count: int) -> 
 
 def join(p: Params, method: str, state: Path, folder: Path, steps: int, device: str) -> list[float]:
     """`learn` in one of several processes; AvsetError if it is another training that this machine would do."""
-    corpus = Corpus.load(p.data)
+    corpus = Corpus.load(p.data, needs=needs_of(p.preset(method)))
     if state_of(p, method, corpus) != state:
         raise AvsetError(f"{socket.gethostname()} has other code or other data in {Path.cwd()}; share the folder")
     return learn(p, method, corpus, state, folder, device, steps)

@@ -1,5 +1,8 @@
 """The benches measure what they say, and their plain ways give the numbers that ours give."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +13,8 @@ import pytest
 from bench import evaluation, measure, training
 from bench.__main__ import growth_rows, row
 from bench.measure import Case, Growth
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_training_data_the_plain_way_is_ours(tmp_path: Path):
@@ -60,6 +65,16 @@ def test_growth_is_told_by_unit(clock):
     assert {size: seconds for size, (seconds, _) in found.items()} == {"2": 2.0, "4": 1.0}
     assert growth_rows(growth, found)[0].startswith("| path | clips | 2 | 2e+03 ms / clip |")
     assert growth_rows(growth, found)[-1] == "| | | a note | | |"
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_runs_through():
+    command = [ROOT / "bench" / "gpu.sh", "--device", "cpu", "--tiny"]
+    said = subprocess.run(command, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    for part in ("- avset, bfloat16: apart", "- copy: ", "| bfloat16, channels_last |", "h** for 100 epochs",
+                 "- captions (demo", "- regions (demo", "- loader (0 processes): "):  # fmt: skip
+        assert part in said.stdout
 
 
 @pytest.mark.parametrize("megabytes", [30, 90])

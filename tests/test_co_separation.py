@@ -1,5 +1,6 @@
 """Co-Separation, by analytic truth, and through the stages."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,7 @@ def test_it_goes_through_the_stages(toy_data: Path, tmp_path: Path):
     for artifact in ("models", "scores"):
         assert "objects" in Record.read(data / artifact / "co_separation").inputs
     toy.run(folder, cache, "report")
+    covered = json.loads((folder / "reports" / "demo" / "demo" / "coverage.json").read_text())
+    assert covered["objects"]["ok"] == covered["frames"]["ok"] and "objects" in {
+        one["step"] for one in covered["ledger"]
+    }

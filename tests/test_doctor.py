@@ -152,6 +152,12 @@ def videos(patch: Patch) -> None:
     Path("labels.csv").write_text("file,label,split\na.mp4,violin,train\nb.mp4,violin,test\n")
 
 
+def tower(patch: Patch) -> None:
+    seal = Path("data/demo/demo/tower/record.json")
+    seal.parent.mkdir(parents=True)
+    seal.touch()
+
+
 def nothing(patch: Patch) -> None:
     """Only the parameters are as told."""
 
@@ -160,6 +166,7 @@ FOLDER = {"dataset": "folder", "datasets__folder__clips__options__path": "films"
 ONLINE = {"dataset": "music"}
 RAY = {"runtime__executor": "ray"}
 ENCODER = "scales__demo__encoder__"
+SYSTEMS = {"methods": ["avsgs", "sound_of_pixels", "avset"]}
 
 
 @pytest.mark.parametrize(
@@ -214,6 +221,21 @@ ENCODER = "scales__demo__encoder__"
         ("ray", "fail", "RAY_ADDRESS=ray://here:there does not answer",
          lambda patch: patch.setenv("RAY_ADDRESS", "ray://here:there"), RAY),
         ("weights", "fail", "gone.json is not there", nothing, {f"{ENCODER}architecture": "gone.json"}),
+        ("systems", "fail", "data/demo/demo/tower is not there, which avsgs, sound_of_pixels need; dvc repro "
+         "systems/dvc.yaml:tower", nothing, SYSTEMS),
+        ("systems", "fail", "data/demo/demo/objects is not there, which avsgs needs; dvc repro "
+         "systems/dvc.yaml:objects", nothing, SYSTEMS),
+        ("systems", "ok", "data/demo/demo/tower is there, which avsgs, sound_of_pixels need", tower, SYSTEMS),
+        ("systems", "fail", "resnet18-f37072fd.pth cannot be reached: there is no net; give a path in tower.weights",
+         nothing, {**SYSTEMS, "scales__demo__tower": {"architecture": "resnet18", "weights": "imagenet"}}),
+        ("systems", "fail", "there are no ImageNet weights of small", nothing,
+         {**SYSTEMS, "scales__demo__tower__weights": "imagenet"}),
+        ("systems", "fail", "gone.pth is not there; give another path in tower.weights", nothing,
+         {**SYSTEMS, "scales__demo__tower__weights": "gone.pth"}),
+        ("systems", "fail", "gone.csv is not there; give another path in objects.boxes", nothing,
+         {**SYSTEMS, "objects__boxes": "gone.csv"}),
+        ("systems", "fail", "gone.pth is not there; give another path in objects.weights", nothing,
+         {**SYSTEMS, "objects__boxes": "torchvision:x", "objects__weights": "gone.pth"}),
         ("devices", "ok", "runtime.device is cpu", nothing, {}),
     ],
 )  # fmt: skip

@@ -25,6 +25,7 @@ from bench.captions import whole_context
 
 RESNET = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 6, "head_width": 32, "patch_size": None}
 VIT = {"image_size": 64, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16}
+TIMM = {"image_size": 64, "timm_model_name": "tf_efficientnet_lite0", "timm_pool": "avg", "timm_proj": "linear"}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 3}
 SENTENCES = [
     "guitar",
@@ -192,6 +193,40 @@ def test_regions_of_a_vit_are_the_value_path_of_its_last_block(tmp_path: Path):
     x = x + last.mlp(last.ln_2(x))
     wanted = visual.ln_post(x)[:, 1:] @ visual.proj
     torch.testing.assert_close(regions, wanted.detach(), rtol=0, atol=1e-12)
+
+
+def test_regions_of_a_timm_tower_are_its_head_on_each_cell(tmp_path: Path):
+    """With an average pool and a linear head their mean is the embedding."""
+    model, folder = artifact(tmp_path, TIMM)
+    encoder, visual = Encoder.load(folder).double(), model.double().visual
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    assert encoder.grid == (2, 2)
+    with torch.no_grad():
+        embedding, regions = encoder.forward_image(images, True)
+        features = visual.trunk.forward_features(images)
+        torch.testing.assert_close(embedding, model.encode_image(images), rtol=1e-12, atol=0)
+    for r in range(4):
+        wanted = features[:, :, r // 2, r % 2] @ visual.head.proj.weight.T
+        torch.testing.assert_close(regions[:, r], wanted.detach(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(regions.mean(1), embedding, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [({"timm_model_name": "no_such"}, r"timm cannot make the tower no_such \(Unknown model"),
+     ({"timm_model_name": "hf-hub:a/b"}, "it says vision_cfg.timm_model_name = 'hf-hub:a/b'"),
+     ({"timm_model_pretrained": True}, "it says vision_cfg.timm_model_pretrained = True"),
+     ({"timm_drop": 1}, "it says vision_cfg.timm_drop = 1"), ({"timm_pool": "map"}, "vision_cfg.timm_pool = 'map'"),
+     ({"timm_model_name": "test_vit"}, "a VisionTransformer of timm has no feature map of rows and columns"),
+     ({"timm_model_name": "test_resnet", "timm_pool": "", "timm_proj": None}, "this ResNet does not pool")],
+)  # fmt: skip
+def test_a_timm_tower_that_gives_no_regions_is_refused(tmp_path: Path, change: dict[str, Any], why: str):
+    told = config(TIMM | change)
+    (tmp_path / "tiny.json").write_text(json.dumps(told))
+    fits = str(change.get("timm_model_name", "")).startswith("test_")
+    torch.save(open_clip.CLIP(**told).state_dict() if fits else {}, tmp_path / "tiny.pt")
+    with pytest.raises(AvsetError, match=why):
+        export(str(tmp_path / "tiny.json"), str(tmp_path / "tiny.pt"), tmp_path / "encoder")
 
 
 @pytest.mark.parametrize(
@@ -393,7 +428,7 @@ def test_wrong_names_and_files_are_named(hub: Path, tmp_path: Path):
 def test_models_that_are_more_than_a_plain_clip_are_refused(tmp_path: Path):
     with pytest.raises(AvsetError, match="RN50-quickgelu"):
         export("RN50-quickgelo", "openai", tmp_path)
-    for name, saw in (("coca_ViT-B-32", "multimodal_cfg"), ("ViT-B-16-SigLIP", "vision_cfg.timm_model_name")):
+    for name, saw in (("coca_ViT-B-32", "multimodal_cfg"), ("ViT-B-16-SigLIP", "text_cfg.no_causal_mask")):
         with pytest.raises(AvsetError, match=saw):
             export(name, "any", tmp_path)
     (tmp_path / "half.json").write_text(json.dumps({"embed_dim": 24}))

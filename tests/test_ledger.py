@@ -36,9 +36,9 @@ def check(lines: list[Line]) -> None:
 def made(folder: Path, media: dict[str, Any] = MEDIA, labels: bool = True) -> list[Line]:
     clips = [(name, f"{name}_{i}", reasons) for name, parts in media.items() for i, reasons in enumerate(parts)]
     indices = {}
-    for at, stage in ((0, "clips"), (1, "spectrograms"), (2, "frames"), (2, "regions")):
+    for at, stage in ((0, "clips"), (1, "spectrograms"), (2, "frames"), (2, "objects"), (2, "regions")):
         rows = [{"media_id": name, "clip_id": clip, "reason": reasons[at]} for name, clip, reasons in clips]
-        if stage == "regions":
+        if stage in ("objects", "regions"):
             rows = [row | {"reason": row["reason"] and "upstream"} for row in rows]
         indices[stage] = folder / stage / "index.parquet"
         write_table(indices[stage], rows)
@@ -69,6 +69,7 @@ def test_the_ledger_adds_up_from_the_lists_to_the_queries(tmp_path: Path):
         "clips": (6, 5, {"too_short": 1}),
         "frames": (5, 4, {"error": 1}),
         "spectrograms": (5, 4, {"silent": 1}),
+        "objects": (4, 4, {}),
         "regions": (4, 4, {}),
         "mixtures.validation": (1, 1, {}),
         "mixtures.test": (5, 3, {"not possible": 2}),

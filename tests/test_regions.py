@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_encoder import VIT, artifact
+from test_encoder import TIMM, VIT, artifact
 
 from avset.features.encoder import Encoder
 from avset.features.regions import RegionMapper
@@ -15,10 +15,12 @@ from avset.features.regions import RegionMapper
 HOW = {"positional": True, "batch_size": 32, "device": "cpu"}
 
 
-@pytest.fixture(scope="module", params=["resnet", "vit"])
+@pytest.fixture(scope="module", params=["resnet", "vit", "timm"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artifact of each kind of image tower."""
-    kind = {"vit": {"vision": VIT}}.get(request.param, {})
+    kind = {"vit": {"vision": VIT}, "timm": {"vision": TIMM | {"timm_model_name": "test_efficientnet"}}}.get(
+        request.param, {}
+    )
     return artifact(tmp_path_factory.mktemp(request.param), **kind)[1]
 
 

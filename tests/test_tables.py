@@ -112,6 +112,10 @@ def test_an_encoder_in_a_folder_is_a_variant_that_shares_its_frames(project: Pat
     assert "../../../mine/encoder.safetensors" in encoder, "another file of that name is another encoder"
 
 
+def test_every_preset_has_a_row_among_the_systems(project: Path):
+    assert {node.method for node in plan("systems").cells.values()} == toy.params()["presets"].keys()
+
+
 def test_a_method_that_learns_nothing_is_not_repeated(project: Path):
     one_table("rows: [{name: as it is}, {name: factors, method: nmf_mfcc}]")
     made = plan(seeds=3, steps=2)

@@ -110,6 +110,9 @@ class Tower(Section):
     weights: str = Field(min_length=1)  # imagenet | none: drawn here | path of a state dict
 
 
+TRUTH, DETECTOR = "truth", "torchvision:"  # boxes of the source's own; before the name of a detector
+
+
 class Objects(Section):
     """Boxes of things in the frames, for the systems that are told where they are."""
 

@@ -117,14 +117,14 @@ class SoundOfPixelsSettings(LearnedSettings, strict=True):
     maps: int = Field(ge=1)  # K
     norm: Literal["batch", "group"]  # of the U-Net
     mask_target: Literal["binary", "ratio"]  # binary: cross-entropy, masks of 0 and 1 | ratio: weighted L1
-    vision_rate: float = Field(gt=0, le=1)  # of the tower's gradients; by SGD, of its learning rate
+    lr_vision: float | None = Field(gt=0)  # of the tower; null: lr
     losses: MaskLoss
 
     def misfits(self, preset: str, p: Any) -> Iterator[Misfit]:
-        """Sizes that the U-Net cannot halve, a rate that the optimiser would not see."""
+        """Sizes that the U-Net cannot halve, a learning rate of a tower that is not there."""
         yield from unet_misfits(preset, self.norm, p)
-        if self.optimizer == "adamw" and self.vision_rate != 1:
-            yield f"presets.{preset}.vision_rate", "AdamW does not see how large a gradient is; take 1, or sgd"
+        if self.pixels == "regions" and self.lr_vision is not None:
+            yield f"presets.{preset}.lr_vision", "regions are frozen, so there is no tower that learns; leave it empty"
 
 
 class CoSeparationLosses(Section):
@@ -140,20 +140,26 @@ class AVSGSLosses(CoSeparationLosses):
     orthogonality: float = Field(ge=0)
 
 
-class CoSeparationSettings(LearnedSettings, strict=True):
-    """Co-Separation (Gao & Grauman 2019)."""
+class SupervisedSettings(LearnedSettings, strict=True):
+    """What the strongly supervised systems share."""
 
     supervision: ClassVar[str] = "labels and boxes"
     objects: int = Field(ge=1)  # of a video, at most
     norm: Literal["batch", "group"]  # of the U-Net
-    losses: CoSeparationLosses
 
     def misfits(self, preset: str, p: Any) -> Iterator[Misfit]:
         """Sizes that the U-Net cannot halve."""
         yield from unet_misfits(preset, self.norm, p)
 
 
-class AVSGSSettings(CoSeparationSettings, strict=True):
+class CoSeparationSettings(SupervisedSettings, strict=True):
+    """Co-Separation (Gao & Grauman 2019)."""
+
+    lr_vision: float | None = Field(gt=0)  # of the tower; null: lr
+    losses: CoSeparationLosses
+
+
+class AVSGSSettings(SupervisedSettings, strict=True):
     """AVSGS (Chatterjee et al. 2021)."""
 
     width: int = Field(ge=2)  # of an embedding
@@ -161,7 +167,7 @@ class AVSGSSettings(CoSeparationSettings, strict=True):
     losses: AVSGSLosses
 
     def misfits(self, preset: str, p: Any) -> Iterator[Misfit]:
-        """Those of Co-Separation, and heads among which half of the width cannot be shared."""
+        """Those of `SupervisedSettings`, and heads among which half of the width cannot be shared."""
         yield from super().misfits(preset, p)
         if self.width % (2 * self.heads):
             yield (

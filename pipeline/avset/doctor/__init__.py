@@ -29,6 +29,7 @@ def checks(p: Params | None) -> dict[str, Iterable[Finding]]:
     }
     if p:
         found["source"] = project.source(p)
+        found["systems"] = project.systems(p)
         found["ray"] = machine.ray(p.runtime)
         found["weights"] = project.weights(p)
         found["devices"] = machine.devices(p.runtime)

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 from avset import params
 from avset.doctor.finding import BROKEN, Finding, unreachable
 from avset.errors import AvsetError
-from avset.params import Params
+from avset.params import DETECTOR, TRUTH, Objects, Params, Tower
+from avset.storage.checksums import RECORD
 from avset.values import told as shown
 
 OLD = 90  # days; sites change faster than that
@@ -84,6 +85,50 @@ def source(p: Params) -> Iterator[Finding]:
             yield Finding("source", "warn", found, "bring the files back, or correct clips.options.table")
         else:
             yield Finding("source", "ok", found)
+
+
+def systems(p: Params) -> Iterator[Finding]:
+    """What only some of the methods need (avset.params.ON_DEMAND): whether it is made, or could be."""
+    from avset.models.checkpoint import needs_of  # brings torch
+    from avset.training.dataset import on_demand
+
+    needed: dict[str, list[str]] = {}
+    for method in p.methods:
+        for artifact in on_demand(needs_of(p.presets[method])):
+            needed.setdefault(artifact, []).append(method)
+    for artifact, methods in sorted(needed.items(), reverse=True):  # objects are made of the tower
+        folder, who = p.data / artifact, f"{', '.join(methods)} {'need' if len(methods) > 1 else 'needs'}"
+        if (folder / RECORD).is_file():
+            yield Finding("systems", "ok", f"{folder} is there, which {who}")
+            continue
+        cure = f"dvc repro {params.target(artifact)}"
+        yield Finding("systems", "fail", f"{folder} is not there, which {who}", cure)
+        yield from _tower(p.tower) if artifact == "tower" else _objects(p.objects)
+
+
+def _tower(asked: Tower) -> Iterator[Finding]:
+    """Whether the weights of the tower are here, or can be fetched."""
+    from avset.features.tower_weights import ADDRESSES, IMAGENET, NONE
+    from avset.features.weights import in_cache
+
+    address = ADDRESSES.get(asked.architecture, "")
+    if asked.weights == IMAGENET and not address:
+        yield Finding(
+            "systems", "fail", f"there are no ImageNet weights of {asked.architecture}", "tower.weights: none"
+        )
+    elif asked.weights == IMAGENET and not in_cache(address).is_file() and (why := unreachable(address)):
+        yield Finding("systems", "fail", f"{address} cannot be reached: {why}", "give a path in tower.weights")
+    elif asked.weights not in (IMAGENET, NONE) and not Path(asked.weights).is_file():
+        yield Finding("systems", "fail", f"{asked.weights} is not there", "give another path in tower.weights")
+
+
+def _objects(asked: Objects) -> Iterator[Finding]:
+    """Whether the table of the boxes, or the file of the detector's weights, is there."""
+    detected = asked.boxes.startswith(DETECTOR)
+    given = asked.weights if detected else asked.boxes
+    if given and given != TRUTH and not Path(given).is_file():
+        key = "weights" if detected else "boxes"
+        yield Finding("systems", "fail", f"{given} is not there", f"give another path in objects.{key}")
 
 
 def _downloads(p: Params, options: Any) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ open_clip takes seconds to import, so only the functions that need open_clip imp
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,15 @@ OPTIONAL = {  # what else a model config may say: any other key would change the
     "quick_gelu", "vision_cfg.layers", "vision_cfg.width", "vision_cfg.patch_size", "vision_cfg.head_width",
     "vision_cfg.mlp_ratio", "text_cfg.context_length", "text_cfg.vocab_size", "text_cfg.width",
     "text_cfg.heads", "text_cfg.layers", "text_cfg.mlp_ratio",
+    "vision_cfg.timm_model_name", "vision_cfg.timm_model_pretrained", "vision_cfg.timm_pool", "vision_cfg.timm_proj",
+    "vision_cfg.timm_proj_bias", "vision_cfg.timm_drop", "vision_cfg.timm_drop_path",
 }  # fmt: skip
+CHOICES: dict[str, tuple[Any, ...]] = {  # of those that are no numbers
+    "quick_gelu": (True, False), "vision_cfg.timm_model_pretrained": (False,),
+    "vision_cfg.timm_pool": ("", "avg", "abs_attn", "rot_attn"),
+    "vision_cfg.timm_proj": ("", "linear", "mlp", None), "vision_cfg.timm_proj_bias": (True, False),
+}  # fmt: skip
+TAKE = "take an RN* or ViT-* of OpenAI's form, or a convolutional tower of timm"
 LARGEST = {"layers": 200, "vocab_size": 1_000_000}  # far beyond any CLIP, as
 LARGE = 20_000  # of all other numbers of a model config
 
@@ -38,7 +47,7 @@ LARGE = 20_000  # of all other numbers of a model config
 def check_plain(source: str | Path, config: Any) -> None:
     """AvsetError if a model config, which stands in `source`, is none of a plain CLIP, before open_clip sees it."""
     if not isinstance(config, dict):
-        raise AvsetError(f"{source} has no model config; take an RN* or ViT-* of OpenAI's form")
+        raise AvsetError(f"{source} has no model config; {TAKE}")
     parts = [(f"{tower}.", config[tower]) for tower in TOWERS if isinstance(config.get(tower), dict)]
     values = {f"{above}{key}": value for above, told in [("", config), *parts] for key, value in told.items()}
     strange, missing = (
@@ -48,14 +57,20 @@ def check_plain(source: str | Path, config: Any) -> None:
     odd = ", ".join(f"{k} = {v!r:.40}" for k, v in sorted(values.items()) if not _plain(k, v))
     if strange or missing or odd:
         saw = f"it lacks {missing}" if missing and not strange else f"it says {strange or odd}"
-        raise AvsetError(f"{source} is not a plain CLIP, {saw}; take an RN* or ViT-* of OpenAI's form")
+        raise AvsetError(f"{source} is not a plain CLIP, {saw}; {TAKE}")
 
 
 def _plain(key: str, value: Any) -> bool:
     """Whether a value of a model config is of the right type and of a size that a CLIP may have."""
-    if key in TOWERS or key == "quick_gelu":
-        return isinstance(value, dict if key in TOWERS else bool)
+    if key in TOWERS:
+        return isinstance(value, dict)
+    if key in CHOICES:
+        return any(value is one or (value == one and isinstance(one, str)) for one in CHOICES[key])
+    if key == "vision_cfg.timm_model_name":
+        return isinstance(value, str) and re.fullmatch(r"[a-z0-9_]+", value) is not None  # of timm itself, on no hub
     name = key.rpartition(".")[2]
+    if name.startswith("timm_drop"):  # of training
+        return value is None or (type(value) in (int, float) and 0 <= value < 1)
     numbers = value if key == "vision_cfg.layers" and isinstance(value, list) else [value]
     optional = value is None and key not in REQUIRED
     kinds = (int, float) if name == "mlp_ratio" else (int,)
@@ -63,12 +78,22 @@ def _plain(key: str, value: Any) -> bool:
 
 
 def model_without_weights(config: dict[str, Any]) -> Any:
-    """open_clip's model on the meta device: no random weights are drawn, and no time is spent on them."""
+    """open_clip's model on the meta device: no random weights are drawn, and no time is spent on them.
+
+    Towers of timm may have values that no checkpoint keeps, so they are made on the CPU; no random number is lost.
+    AvsetError if timm has no such tower.
+    """
     import open_clip
 
     check_plain(DESCRIPTION, config)
-    with torch.device("meta"):
-        model = open_clip.CLIP(**config)
+    name = config["vision_cfg"].get("timm_model_name")
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("cpu" if name else "meta"):
+            model = open_clip.CLIP(**config)
+    except (RuntimeError, AssertionError, TypeError) as e:
+        if not name:
+            raise
+        raise AvsetError(f"timm cannot make the tower {name} ({' '.join(str(e).split())[:200]}); {TAKE}") from e
     length = model.context_length
     model.attn_mask = torch.full((length, length), float("-inf")).triu(1)  # in no checkpoint
     return model
@@ -161,6 +186,8 @@ class Encoder(nn.Module):
         ModifiedResNet: the regions are the cells of the last feature map after the value and output projections
         of the attention pool (Eq. 9, with biases). `positional` adds the positional embedding of the cells first:
         the pool itself does so, and Eq. 9 does not.
+        timm: the regions are what the tower's head (pool, norm, projection) makes of each cell of the last feature
+        map alone. With an average pool and a linear head their mean is the embedding. `positional` has no effect.
         ViT: in the last block each patch attends to itself alone (the value path of MaskCLIP); the final norm and
         projection follow. Positions enter at the input, so `positional` has no effect.
         """
@@ -168,6 +195,8 @@ class Encoder(nn.Module):
         if hasattr(visual, "attnpool"):
             out = visual.forward_intermediates(images, indices=[-1], intermediates_only=True)
             return _attention_pool(visual.attnpool, out["image_intermediates"][0], positional)
+        if hasattr(visual, "trunk"):
+            return headed(visual, feature_map(visual, images))
         out = visual.forward_intermediates(images, indices=[-2], output_fmt="NLC", output_extra_tokens=True)
         x = torch.cat([out["image_intermediates_prefix"][0], out["image_intermediates"][0]], dim=1)
         itself = torch.full((x.shape[1],) * 2, float("-inf"), device=x.device).fill_diagonal_(0)
@@ -261,6 +290,23 @@ def _attend(
     seen = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     rows = rows + attn.out_proj(seen.transpose(1, 2).flatten(2))
     return rows + block.mlp(block.ln_2(rows)), own
+
+
+def feature_map(visual: Any, images: Float[Tensor, "V 3 size size"]) -> Float[Tensor, "V C rows columns"]:
+    """The last feature map of a timm tower; AvsetError if what leaves its trunk is no map."""
+    features: Tensor = visual.trunk.forward_features(images)
+    if features.ndim != 4 or features.shape[1] != visual.trunk.num_features:
+        raise AvsetError(f"a {type(visual.trunk).__name__} of timm has no feature map of rows and columns; {TAKE}")
+    return features
+
+
+def headed(
+    visual: Any, features: Float[Tensor, "V C rows columns"]
+) -> tuple[Float[Tensor, "V D"], Float[Tensor, "V R D"]]:
+    """The head of a timm tower on a whole feature map, and on each cell of it alone."""
+    cells = features.flatten(2).transpose(1, 2).flatten(0, 1)[..., None, None]
+    embedding, regions = (visual.head(visual.trunk.forward_head(part)) for part in (features, cells))
+    return embedding, torch.unflatten(regions, 0, (len(features), -1))
 
 
 def _attention_pool(pool: Any, features: Tensor, positional: bool) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from avset.errors import AvsetError
-from avset.features.encoder import DESCRIPTION, WEIGHTS, check_plain, model_without_weights
+from avset.features.encoder import DESCRIPTION, WEIGHTS, check_plain, feature_map, headed, model_without_weights
 from avset.features.torchscript import is_torchscript, read_tensors
 from avset.storage.checksums import finite
 from avset.storage.tensors import plain
@@ -46,7 +46,8 @@ def export(architecture: str, weights: str, folder: Path) -> None:
     the config must say it, by `"quick_gelu": true` or `false`.
 
     AvsetError: an unknown name or tag, no network, the wrong activation, a checkpoint that does not fit, or a model
-    other than a plain CLIP, which has a ModifiedResNet or ViT image tower and a causal text tower.
+    other than a plain CLIP, which has a causal text tower, and for pictures a ModifiedResNet, a ViT, or a tower of timm
+    with a feature map.
     """
     config, preprocess = _config(architecture)
     state, published = _checkpoint(architecture, weights, config)
@@ -60,13 +61,13 @@ def export(architecture: str, weights: str, folder: Path) -> None:
     tensors = {k: v.float() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     finite(folder / WEIGHTS, tensors)
     data = save_tensors({k: v.contiguous() for k, v in tensors.items()})
-    size, visual = config["vision_cfg"]["image_size"], model.visual
+    size = config["vision_cfg"]["image_size"]
     description = {
         "activation": "quick_gelu" if config.get("quick_gelu") else "gelu",
         "architecture": Path(architecture).stem if architecture.endswith(".json") else architecture,
         "context": model.context_length,
         "embedding": config["embed_dim"],
-        "grid": [size // 32, size // 32] if hasattr(visual, "attnpool") else list(visual.grid_size),
+        "grid": _grid(model.visual.eval(), size),
         "model": config,
         "preprocess": {**preprocess, "size": size},
         "sha256": hashlib.sha256(data).hexdigest(),
@@ -75,6 +76,18 @@ def export(architecture: str, weights: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / WEIGHTS).write_bytes(data)
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
+
+
+@torch.no_grad()
+def _grid(visual: Any, size: int) -> list[int]:
+    """Rows and columns of the regions of a picture of `size` px."""
+    if hasattr(visual, "trunk"):
+        features = feature_map(visual, torch.zeros(1, 3, size, size))
+        with suppress(RuntimeError, TypeError):  # a linear layer on a map
+            if headed(visual, features)[0].ndim == 2:
+                return list(features.shape[2:])
+        raise AvsetError(f"the head of this {type(visual.trunk).__name__} does not pool; set timm_pool: avg")
+    return [size // 32, size // 32] if hasattr(visual, "attnpool") else list(visual.grid_size)
 
 
 def whereabouts(architecture: str, weights: str) -> list[tuple[str, list[str]]]:
@@ -186,12 +199,17 @@ def fetching(what: str) -> Iterator[None]:
         hub.setLevel(level)
 
 
+def in_cache(address: str) -> Path:
+    """Where torch's cache has a published file of weights, once it was fetched."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]
+
+
 def fetched(address: str) -> Path:
     """A published file of weights, from torch's cache, or fetched into it; its name has the start of its sha256.
 
     AvsetError if it cannot be fetched, or is another.
     """
-    place = Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]
+    place = in_cache(address)
     if not place.is_file():
         promised = torch.hub.HASH_REGEX.search(place.name)
         with fetching(address):

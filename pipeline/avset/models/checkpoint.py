@@ -48,6 +48,12 @@ class Settings:
         return cls(method, sizes, told["positional"], told["encoder"])
 
 
+def needs_of(settings: MethodSettings) -> frozenset[str]:
+    """What a method of these settings needs, before there is one: see avset.models.contract."""
+    needs: frozenset[str] = import_module(module_of(settings.kind)).Method.needs_of(settings)
+    return needs
+
+
 def method_of(settings: Settings) -> Method:
     """An untrained method of the kind that the settings name."""
     made: Method = import_module(module_of(settings.method.kind)).Method(settings.method, settings.sizes)

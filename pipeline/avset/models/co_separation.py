@@ -33,6 +33,11 @@ class Method(Contract):
         self.tower = ResNet(sizes.tower)
         self.parts = Parts(sizes, self.tower.width, settings.norm)
 
+    @property
+    def rates(self) -> dict[str, float]:
+        """The tower learns at a rate of its own."""
+        return {} if self.settings.lr_vision is None else {"tower.": self.settings.lr_vision}
+
     def prepare(self, constants: Mapping[str, Tensor]) -> None:
         """Start the tower with its weights."""
         self.tower.start(constants)

@@ -100,6 +100,14 @@ class Method(nn.Module):
         """
 
     @property
+    def rates(self) -> dict[str, float]:
+        """The learning rates of parts that have one of their own, by the start of their parameters' names.
+
+        All other parameters learn at `lr` of the settings. The schedule is that of all.
+        """
+        return {}
+
+    @property
     def validated(self) -> tuple[str, ...]:
         """The kinds of queries that choose the best checkpoint; those that need no label."""
         return tuple(kind for kind in self.answers if kind != "text")

@@ -48,16 +48,16 @@ class Method(Contract):
         else:
             self.tower = ResNet(sizes.tower, stride=16)
             self.head = nn.Conv2d(self.tower.width, count, 3, padding=1)
-            for parameter in (*self.tower.parameters(), *self.head.parameters()):
-                parameter.register_hook(self._slower)  # type: ignore[no-untyped-call]
 
     @classmethod
     def needs_of(cls, settings: Any) -> frozenset[str]:
         """Frames and a tower, or regions."""
         return frozenset({"frames", "tower"} if settings.pixels == "frames" else {"regions"})
 
-    def _slower(self, gradient: Tensor) -> Tensor:
-        return gradient * self.settings.vision_rate
+    @property
+    def rates(self) -> dict[str, float]:
+        """The tower learns at a rate of its own; its head, which no one has trained yet, at that of the sound."""
+        return {} if self.settings.lr_vision is None else {"tower.": self.settings.lr_vision}
 
     @property
     def validated(self) -> tuple[str, ...]:

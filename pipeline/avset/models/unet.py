@@ -7,23 +7,24 @@ kernel taps. The result is that of the plain U-Net: outputs, gradients and norma
 
 For the backward pass one map a level is kept, the normalisation's input: its output and the ReLU's are made again,
 which costs no convolution. Large sets of queries go through in parts, so that only one part's gradients are there at
-a time.
+a time. Batch normalisation in training ties the parts: they go through level by level (`Together`).
 """
 
 import math
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as fn
 from torch.utils.checkpoint import checkpoint
 
 STRIDE, PADDING = 2, 1  # every layer is 4 x 4, and halves or doubles the plane
 PARTS, LARGE = 8, 2**24  # into which queries are split when their finest map has more values than that
+CACHED = 2**21  # values of a part that a processor's cache holds
 
 
 def normalisation(kind: str, channels: int) -> nn.Module:
@@ -137,10 +138,9 @@ class UNetDecoder(nn.Module):
     def forward(self, maps: list[Tensor], queries: Float[Tensor, "B Q D"]) -> Float[Tensor, "B Q M T"]:
         """One mask per query vector; `maps` as the encoder returns them."""
         shared = [up.shared(skip) for up, skip in zip(self.ups, maps[::-1], strict=True)]  # type: ignore[operator]
-        batch, count, size = *queries.shape[:2], queries.shape[1]
-        together = any(hasattr(norm, "running_mean") for norm in self.norms)  # their statistics are of all queries
-        if batch * count * maps[0][0].numel() > LARGE and not together:
-            size = -(-count // PARTS)
+        batch, count = queries.shape[:2]
+        apart = batch * count * maps[0][0].numel() > LARGE and not any(map(ties, self.norms))
+        size = -(-count // PARTS) if apart else count
         return torch.cat([self._masks(part, maps[-1], shared) for part in torch.split(queries, size, 1)], 1)
 
     def _masks(
@@ -148,8 +148,11 @@ class UNetDecoder(nn.Module):
     ) -> Float[Tensor, "B Q M T"]:
         x: Tensor = self.ups[0].tiled(queries, *deepest.shape[-2:]) + shared[0]  # type: ignore[operator]
         for norm, up, skip in zip(self.norms, self.ups[1:], shared[1:], strict=True):
-            if torch.is_grad_enabled():
-                x = checkpoint(_activate, norm, up, x, use_reentrant=False, context_fn=partial(_once, norm)) + skip
+            if ties(norm):
+                below = up.get_parameter("below")
+                x = Together.apply(x, norm.weight, norm.bias, below, norm).add_(skip)  # type: ignore[no-untyped-call]
+            elif torch.is_grad_enabled():
+                x = checkpoint(_activate, norm, up, x, use_reentrant=False) + skip
             else:
                 x = _activate(norm, up, x) + skip
         return x.squeeze(2).to(torch.promote_types(x.dtype, torch.float32)).sigmoid()
@@ -189,26 +192,101 @@ def _activate(norm: nn.Module, up: nn.Module, x: Float[Tensor, "B Q P h w"]) -> 
     return larger
 
 
-def _once(norm: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What surrounds the forward pass and its repetition."""
-    return nullcontext(), _Still(norm)
+def ties(norm: Any) -> bool:
+    """Whether a normalisation takes its statistics from all queries of a batch."""
+    return hasattr(norm, "running_mean") and norm.training
 
 
-class _Still(AbstractContextManager[None]):
-    """Leaves the running statistics of batch normalisation as they are: they have seen this batch already.
+class Together(torch.autograd.Function):
+    """`_activate` with batch normalisation in training, in parts of some maps.
 
-    It may be entered again: a graph that is kept is repeated by each backward pass.
+    The statistics come first, of all parts. Backward, each part's gradient before the normalisation is made in the room
+    of the result, with the two sums of the statistics' own gradient: of g, and of g times the normalised x, a channel.
+    Then d x = scale * (g - mean of g - normalised x * mean of (g * normalised x)), in place.
+
+    A `norm` that has `summed` adds its sums to those of other processes by it.
     """
 
-    def __init__(self, norm: Any):
-        self.norm = norm if hasattr(norm, "momentum") else None
+    @staticmethod
+    def forward(
+        ctx: Any, x: Float[Tensor, "B Q P h w"], weight: Tensor, bias: Tensor, kernel: Tensor, norm: Any
+    ) -> Float[Tensor, "B Q C h2 w2"]:
+        """The maps of the next level, without the skip's part; the running statistics move."""
+        size = _at_once(x)
+        parts = torch.split(x.flatten(0, 1), size)
+        mean, var, count = _statistics(parts, norm)
+        ctx.save_for_backward(x, weight, bias, kernel, mean, var)
+        ctx.norm, ctx.size, ctx.count = norm, size, count
+        out = x.new_empty(*x.shape[:2], kernel.shape[1], *(STRIDE * side for side in x.shape[-2:]))
+        for part, room in zip(parts, torch.split(out.flatten(0, 1), size), strict=True):
+            y = _rectified(part, mean, var, weight, bias, norm.eps)
+            room.copy_(fn.conv_transpose2d(y, kernel.to(y), stride=STRIDE, padding=PADDING))
+        return out
 
-    def __enter__(self) -> None:
-        if self.norm:
-            self.before = self.norm.momentum, self.norm.num_batches_tracked.clone()
-            self.norm.momentum = 0.0
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Float[Tensor, "B Q C h2 w2"]) -> tuple[Tensor | None, ...]:
+        """The gradients of x, the normalisation's weight and bias, and the kernel."""
+        x, weight, bias, kernel, mean, var = ctx.saved_tensors
+        below = torch.empty_like(x, memory_format=torch.contiguous_format)
+        of_kernel, own = torch.zeros_like(kernel), torch.stack([mean, mean]).zero_()
+        parts = [torch.split(whole.flatten(0, 1), ctx.size) for whole in (x, gradient, below)]
+        for part, above, g in zip(*parts, strict=True):
+            y = _rectified(part, mean, var, weight, bias, ctx.norm.eps)
+            wide, narrow, _ = torch.ops.aten.convolution_backward(
+                above, y, kernel.to(y), None, [STRIDE] * 2, [PADDING] * 2, [1, 1], True, [0, 0], 1,
+                [True, True, False],
+            )  # fmt: skip
+            of_kernel += narrow
+            torch.mul(wide, y > 0, out=g)
+            own += torch.stack([_by_channel(g), _by_channel((part - _plane(mean)).mul_(g))])
+        inverse = (var + ctx.norm.eps).rsqrt()
+        own[1] *= inverse
+        scale, (first, second) = weight * inverse, _summed(ctx.norm, own) / ctx.count
+        for part, _, g in zip(*parts, strict=True):
+            g -= (part - _plane(mean)).mul_(_plane(second * inverse)).add_(_plane(first))
+            g *= _plane(scale)
+        return below, own[1], own[0], of_kernel, None
 
-    def __exit__(self, *_: object) -> None:
-        if self.norm:
-            self.norm.momentum, seen = self.before
-            self.norm.num_batches_tracked.copy_(seen)
+
+def _at_once(x: Float[Tensor, "B Q P h w"]) -> int:
+    """How many maps are a part: on a processor so few that its cache holds them."""
+    count = len(x) * x.shape[1]
+    if x.numel() <= LARGE:
+        return count
+    part = -(-count // PARTS)
+    return part if x.is_cuda else max(1, min(part, CACHED * count // x.numel()))
+
+
+def _statistics(parts: Sequence[Tensor], norm: Any) -> tuple[Float[Tensor, " P"], Float[Tensor, " P"], Tensor]:
+    """Mean and variance of each channel, and of how many values; `norm` remembers them."""
+    sums = torch.stack([_by_channel(part) for part in parts]).sum(0)
+    values = sums.new_full((1,), sum(part[:, 0].numel() for part in parts))
+    told = _summed(norm, torch.cat([sums, values]))
+    mean, count = told[:-1] / told[-1], told[-1]
+    squares = torch.stack([_by_channel((part - _plane(mean)).square_()) for part in parts]).sum(0)
+    var = _summed(norm, squares) / count
+    norm.num_batches_tracked += 1
+    norm.running_mean.lerp_(mean.to(norm.running_mean), norm.momentum)
+    norm.running_var.lerp_((var * count / (count - 1)).to(norm.running_var), norm.momentum)
+    return mean, var, count
+
+
+def _summed(norm: Any, own: Tensor) -> Tensor:
+    """Sums over all processes that share the batch."""
+    found: Tensor = norm.summed(own) if hasattr(norm, "summed") else own
+    return found
+
+
+def _rectified(part: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """The normalised maps without what is negative."""
+    return fn.relu_(fn.batch_norm(part, mean.to(weight), var.to(weight), weight, bias, eps=eps))
+
+
+def _by_channel(maps: Float[Tensor, "n P h w"]) -> Float[Tensor, " P"]:
+    """Sums over all but the channels."""
+    return maps.sum((0, 2, 3), dtype=torch.promote_types(maps.dtype, torch.float32))
+
+
+def _plane(values: Float[Tensor, " P"]) -> Float[Tensor, "P 1 1"]:
+    return values[:, None, None]

@@ -35,12 +35,14 @@ class Corpus:
     labels: dict[str, list[str]]
     splits: dict[str, str]
     contents: dict[str, str]  # of each clip: equal where the recordings are the same
+    needs: frozenset[str] = frozenset()  # of the method that reads it: see avset.models.contract
 
     @classmethod
-    def load(cls, data: Path, further: bool = False) -> "Corpus":
+    def load(cls, data: Path, further: bool = False, needs: frozenset[str] = frozenset()) -> "Corpus":
         """From the artifacts in `data`, and the clips beside it; AvsetError if they do not belong together.
 
-        The mixtures are those of validation and test; `further`: with the further sets behind them.
+        The mixtures are those of validation and test; `further`: with the further sets behind them. With `needs` a
+        clip is complete if it has what a method of these needs reads, too.
         """
         stores = {name: Store(data / name) for name in ("spectrograms", "regions", "captions", "frames")}
         frozen = ["mixtures", "sets"] if further else ["mixtures"]
@@ -59,12 +61,14 @@ class Corpus:
         own = {(r["mixture_id"], r["source"]): r["sdr"] for r in scores if r["method"] == "mixture"}
         mixtures = [Mixture(**row) for name in frozen for row in read_table(data / name / "mixtures.parquet")]
         return cls(
-            **stores, mixtures=mixtures, mixture_sdr=own, boxes=boxes, labels=labels, splits=splits, contents=contents
-        )
+            **stores, mixtures=mixtures, mixture_sdr=own, boxes=boxes, labels=labels, splits=splits, contents=contents,
+            needs=needs,
+        )  # fmt: skip
 
     def complete(self) -> list[str]:
         """The clips that have everything, sorted."""
-        stores = (self.spectrograms, self.regions, self.captions)
+        stores = [self.spectrograms, self.regions, self.captions]
+        stores += [self.objects] if "objects" in on_demand(self.needs) else []
         return sorted(set.intersection(*(set(store.clips) for store in stores)))
 
     def mixtures_of(self, split: str) -> list[Mixture]:
@@ -74,7 +78,8 @@ class Corpus:
         whole = [m for m in drawn if there.issuperset(m.clips)]
         if len(whole) < len(drawn):
             lost = len(drawn) - len(whole)
-            print(f"mixtures: {split}: {lost} of {len(drawn)} are left out: a clip has no regions or no caption")
+            lacks = "no regions, no caption or no objects" if on_demand(self.needs) else "no regions or no caption"
+            print(f"mixtures: {split}: {lost} of {len(drawn)} are left out: a clip has {lacks}")
         return whole
 
     def features(self, needs: Collection[str]) -> dict[str, Store]:

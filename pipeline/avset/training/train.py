@@ -58,17 +58,33 @@ class Run:
         self.__dict__.update(state)
 
 
-def make_optimizer(method: torch.nn.Module, settings: LearnedSettings) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9 (the paper's), or AdamW; biases and norms are not decayed by AdamW."""
-    fused = next(method.parameters()).is_cuda
+def make_optimizer(method: Method, settings: LearnedSettings) -> torch.optim.Optimizer:
+    """SGD with momentum 0.9 (the paper's), or AdamW; biases and norms are not decayed by AdamW.
+
+    A part with a learning rate of its own (`Method.rates`) is a group, or two, with its `share` of `settings.lr`.
+    AvsetError if the method has no such part.
+    """
+    fused, groups = next(method.parameters()).is_cuda, list[dict[str, Any]]()
+    for part, named in _parts(method).items():
+        share = {"share": method.rates[part] / settings.lr} if part else {}
+        if settings.optimizer == "sgd":
+            groups.append({"params": named, **share})
+        else:
+            groups.append({"params": [p for p in named if p.ndim > 1], **share})
+            groups.append({"params": [p for p in named if p.ndim <= 1], "weight_decay": 0.0, **share})
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(
-            method.parameters(), lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay, fused=fused
-        )
-    decayed = [p for p in method.parameters() if p.ndim > 1]
-    others = [p for p in method.parameters() if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay, fused=fused)
     return torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
+
+
+def _parts(method: Method) -> dict[str, list[torch.nn.Parameter]]:
+    """The parameters of each part with a learning rate of its own, by the start of their names; "": all others."""
+    parts: dict[str, list[torch.nn.Parameter]] = {part: [] for part in ("", *method.rates)}
+    for name, parameter in method.named_parameters():
+        parts[next((part for part in method.rates if name.startswith(part)), "")].append(parameter)
+    if empty := [part for part, named in parts.items() if part and not named]:
+        raise AvsetError(f"{type(method).__module__}: rates has {empty[0]!r}, with which no parameter's name starts")
+    return parts
 
 
 def learning_rate(step: int, steps: int, settings: LearnedSettings) -> float:
@@ -145,7 +161,7 @@ def fit(
         method.train()
         terms = objective({k: v.to(device, non_blocking=True) for k, v in batch.items()})
         for group in run.optimizer.param_groups:
-            group["lr"] = learning_rate(run.step, train.steps, settings)
+            group["lr"] = learning_rate(run.step, train.steps, settings) * group.get("share", 1.0)
         run.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         run.optimizer.step()

@@ -313,11 +313,12 @@ class _Planner:
         return told | {"needs": names, "steps": p.train.steps if learns else None}
 
     def _cell(self, node: Node) -> Tree:
-        """Where the scores of a cell are, the time of its training, and its mixtures; from the tables' folder."""
+        """The nodes of a cell; and from the tables' folder its scores, the time of its training, its mixtures."""
         of = {Path(name.removesuffix("/${key}")).name: (name, source) for name, source in node.reads.items()}
         places = {name: str(source.out) if source else f"{self.made.top}/{path}" for name, (path, source) in of.items()}
         mixtures = [places[name] for name in ("mixtures", "sets") if name in places]
-        return {"scores": str(node.out), "cost": f"{places['models']}.json", "mixtures": mixtures}
+        nodes = list(dict.fromkeys(one.name for one in node.all()))
+        return {"scores": str(node.out), "cost": f"{places['models']}.json", "mixtures": mixtures, "nodes": nodes}
 
     def _variant(self, method: str, changes: Mapping[str, Any], encoder: str) -> Tree:
         """The parameters of a row."""

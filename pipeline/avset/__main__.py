@@ -1,4 +1,4 @@
-"""What users type: `avset separate`, `localize`, `tables`, `doctor`, and `avset store` to look after artifacts."""
+"""What users type: `avset separate`, `localize`, `show`, `tables`, `doctor`; and `avset store` for artifacts."""
 
 import json
 import sys
@@ -111,12 +111,15 @@ def tables(
         int | None, typer.Option(min=1, help="Of every training; by default those of params.yaml.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made; make nothing.")] = False,
+    page: Annotated[
+        bool, typer.Option("--page", help="Write the page of the cells that are there; make none.")
+    ] = False,
 ) -> None:
     """Make the tables of tables/tables.yaml: train and score every row on the frozen mixtures, write one page.
 
     A cell that is made is made once, whatever table asks for it; a run that was interrupted goes on.
     """
-    from avset.tables import make
+    from avset.tables import make, results
     from avset.tables.plan import plan
 
     sys.path.insert(0, "")  # where a method of one's own may lie, as for `python -m`
@@ -126,9 +129,43 @@ def tables(
     waiting = make.to_make(made)
     for line in made.told(len(waiting)):
         print(line, flush=True)
-    if not dry_run:
-        make.repro(made)
+    if page:
+        results.write(made.folder, make.changed(made))
+    elif not dry_run:
+        results.repro(made)
+    if page or not dry_run:
         print(made.folder / "results.html")
+
+
+@app.command()
+def show(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder; by default show/<dataset>/<scale>.", **TYPED)
+    ] = None,
+    examples: Annotated[int, typer.Option(min=1, help="How many test mixtures the film has.")] = 10,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Folder of another trained model, to be heard before ours.", **TYPED)
+    ] = None,
+    overwrite: Overwrite = False,
+    model: ModelFolder = None,
+    encoder: EncoderFolder = None,
+) -> None:
+    """Draw the paper's Figures 5, 6 and 7, and make its film of A.7, from the data set of params.yaml.
+
+    Of each example the film has the mixture, the baseline's sound, ours, the reference, and where ours looks.
+    """
+    from avset import params
+
+    p = params.load()
+    folder = output or Path("show") / p.dataset / p.scale
+    folders = _folders(model, encoder)
+    if baseline:
+        _folders(baseline, folders[1])
+    from avset.show.command import show_data_set  # torch: what is wrong already was told by now
+
+    for line in show_data_set(p, *folders, baseline, folder, examples, overwrite):
+        print(f"left out: {line}", file=sys.stderr)
+    print(folder)
 
 
 @app.command()

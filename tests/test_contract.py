@@ -6,16 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import toy
+import yaml
 from safetensors.torch import load_file
 
 from avset import params
 from avset.errors import AvsetError, MissingArtifact, ParamsError
 from avset.evaluation import examples, metrics
+from avset.evaluation.estimates import Estimates, ordered_by_sources
+from avset.features.spectrograms import Transform
 from avset.inference.separate import Separator
-from avset.models.checkpoint import SeparationModel
+from avset.models.checkpoint import SeparationModel, Settings
+from avset.models.contract import Conditions, Sizes
+from avset.presets import settings_type
 from avset.storage.tables import read_table
 from avset.training.dataset import Corpus
+from avset.training.mixtures import Mixture
 
 STRANGER = {
     "kind": "tests.stranger", "start": 3.0, "losses": {"distance": 1.0}, "optimizer": "adamw", "lr": 0.1,
@@ -140,3 +147,72 @@ def test_what_a_stranger_forgets_is_named(project: Path, tmp_path: Path):
         AvsetError, match=r"a batch cannot carry 'smells'; a method may need captions, frames, regions, tower"
     ):
         Corpus.load(folder / "data" / "demo" / "demo").features({"regions", "smells"})
+
+
+PRESETS = yaml.safe_load((toy.ROOT / "params.yaml").read_text())["presets"]
+SIZES = Sizes(Transform(11025, 1022, 256, 16, 16), 12, 4, [4, 8], "small", 3, 16, 8)
+
+
+def model_of(preset: str) -> SeparationModel:
+    """A small model of a preset, in use; its masks are no binary ones, which are alike before a training."""
+    torch.manual_seed(0)
+    told = PRESETS[preset] | ({"mask_target": "ratio"} if "pixels" in PRESETS[preset] else {})
+    settings = settings_type(told["kind"]).model_validate(told | ({"width": 32} if "width" in told else {}))
+    model = SeparationModel(Settings(settings, SIZES, True, ""))
+    model.method.eval()
+    return model
+
+
+def batch_of(count: int) -> dict[str, torch.Tensor]:
+    """Two mixtures of some sources, with all that any method needs."""
+    random = torch.Generator().manual_seed(1)
+    sources = torch.rand(2, count, 16, 16, generator=random)
+    corners = torch.rand(2, count, 1, 2, 2, generator=random) / 2
+    classes = torch.randint(3, (2, count, 1, 2), generator=random)
+    return {
+        "sources": sources, "mixture": sources.sum(1), "clip": torch.arange(2 * count).view(2, count),
+        "regions": torch.randn(2, count, 1, 4, 12, generator=random), "own": torch.arange(2 * count),
+        "captions": torch.randn(2 * count, 12, generator=random),
+        "frames": torch.randint(256, (2, count, 1, 32, 32, 3), generator=random, dtype=torch.uint8),
+        "boxes": torch.cat([corners, corners + 0.5], -1), "classes": classes,
+        "confidences": torch.rand(2, count, 1, 2, generator=random) + 0.1,
+        "features": torch.randn(2, count, 1, 2, 8, generator=random),
+    }  # fmt: skip
+
+
+def conditions_of(batch: dict[str, torch.Tensor], places: list[int]) -> Conditions:
+    """What asks for some of the sources."""
+    seen = {name: batch[name][:, places] for name in ("frames", "boxes", "classes", "confidences", "features")}
+    return Conditions(len(places), batch["regions"][:, places], seen)
+
+
+@pytest.mark.parametrize("count", [3, 4])
+@pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"nmf_mfcc"}))
+def test_of_several_sources_each_has_the_sound_that_it_has_alone(preset: str, count: int):
+    """In each system; all are learned from, and all have a score."""
+    model, batch = model_of(preset), batch_of(count)
+    waves = torch.randn(2, count, SIZES.transform.length, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        together, _ = model.separate(waves.sum(1), conditions_of(batch, [*range(count)]))
+        for place in range(count):
+            alone, _ = model.separate(waves.sum(1), conditions_of(batch, [place]))
+            torch.testing.assert_close(together[:, place], alone[:, 0], atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(together[:, 0], together[:, -1]), "the sources are not asked for alike"
+    scores = metrics.bss_eval(waves[0].numpy(), together[0].numpy(), "shared")
+    assert {value.shape for value in scores.values()} == {(count,)} and np.isfinite(scores["sdr"]).all()
+    terms = model.method.train().losses(batch)
+    weighed = {name for name, weight in model.settings.method.weights().items() if weight}
+    assert weighed <= terms.keys() and all(value.isfinite() for value in terms.values())
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_what_knows_no_query_makes_as_many_sounds_as_there_are(count: int):
+    """The masks are parts of the mixture; turned outputs are given back to their sources."""
+    model, labels = model_of("nmf_mfcc"), list("abcd")[:count]
+    waves = torch.randn(count, SIZES.transform.length, generator=torch.Generator().manual_seed(2))
+    made, masks = model.separate(waves.sum(0)[None], Conditions(count))
+    assert made.shape == (1, *waves.shape) and masks.shape[:2] == (1, count) and 0 <= masks.min() <= masks.max() <= 1
+    mixture = Mixture("m", "test", labels, labels, labels, [0] * count, [1.0] * count, 0)
+    sources = waves.numpy()
+    turned = Estimates(mixture, [*range(count)], sources, np.roll(sources, 1, 0), np.zeros((count, 1, 1)), None)
+    assert np.array_equal(next(ordered_by_sources(iter([turned]))).estimates, sources)

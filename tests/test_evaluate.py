@@ -43,7 +43,7 @@ def test_every_file_is_there(scored: Path):
     found = {path.relative_to(scored).as_posix() for path in scored.rglob("*") if path.is_file()}
     expected = {"data/demo/demo/models/avset/model.safetensors", "data/demo/demo/models/avset/curves/metrics.json"}
     expected |= {f"data/demo/demo/scores/avset/{name}" for name in
-                 ("scores.parquet", "localization.parquet", "examples.h5", "facts.json")}  # fmt: skip
+                 ("scores.parquet", "localization.parquet", "duets.parquet", "examples.h5", "facts.json")}  # fmt: skip
     expected |= {f"reports/demo/demo/{name}" for name in
                  ("metrics.json", "coverage.json", "nsdr_by_method.csv", "nsdr_by_set.csv", "nsdr_by_class.csv",
                   "localization.csv", "example.png", "localization.png", "queries.png", "html/index.html")}  # fmt: skip
@@ -61,6 +61,7 @@ def test_the_metrics_have_their_dotted_keys(scored: Path):
         "avset.absent.nsdr", "three.avset.text.nsdr", "three.template.nsdr", "localization.wrong.pointing",
         "localization.norm.pointing", "localization.duets.text.other", "localization.duets.sound.pointing",
         "localization.text.pointing", "localization.sound.pointing", "localization.chance.pointing",
+        "avset.answers.text.likeness", "avset.answers.text.residual", "avset.answers.absent.distance",
     ):  # fmt: skip
         value = numbers(scored)
         for part in key.split("."):
@@ -132,6 +133,7 @@ def test_further_sets_are_scored_and_no_model_knows_them(scored: Path, tmp_path:
         "pairs": {"count": 3, "n_sources": 2, "category": "any", "seed": 1},
         "same": {"count": 3, "n_sources": 2, "category": "same", "seed": 0},
         "listed": {"count": 3, "n_sources": 2, "category": "different", "seed": 0, "list": "inputs/demo/pairs.csv"},
+        "four": {"count": 2, "n_sources": 4, "category": "different", "seed": 0},
     }
     first, second = (f"{label}-test-000" for label in ("cello", "tuba"))
     (folder / "inputs" / "demo" / "pairs.csv").write_text(f"clip_0,clip_1\n{first},{second}_0\n{first},nobody\n")
@@ -141,7 +143,8 @@ def test_further_sets_are_scored_and_no_model_knows_them(scored: Path, tmp_path:
     found = numbers(folder)
     assert model(folder) == model(scored) and "three" not in found
     assert {key: found["avset"][key] for key in KINDS[:4]} == {key: before["avset"][key] for key in KINDS[:4]}
-    assert found["pairs"]["avset"].keys() == {*KINDS[:4]} == found["avset"].keys() and "same" not in found
+    assert found["pairs"]["avset"].keys() == {*KINDS[:4]} == found["avset"].keys() - {"answers"}
+    assert "same" not in found and {entry["n"] for entry in found["four"]["avset"].values()} == {2 * 4}
     coverage = json.loads((folder / "reports" / "demo" / "demo" / "coverage.json").read_text())
     assert found["listed"]["avset"]["text"]["n"] == 2 == coverage["mixture_lists"]["listed"]["rows"]
     assert coverage["mixture_lists"]["listed"]["left_out"] == {"unknown": 1}
@@ -310,7 +313,10 @@ def test_the_report_keeps_listed_methods_only(scored: Path, tmp_path: Path):
     toy.run(folder, tmp_path / "cache", "report")
     both, one = numbers(folder), numbers(scored)
     assert both.keys() == one.keys() | {"mix_and_separate"}
-    assert both["mix_and_separate"].keys() == {*KINDS, *CONTROLS, "localization"} and both["avset"] == one["avset"]
+    assert (
+        both["mix_and_separate"].keys() == {*KINDS, *CONTROLS, "localization", "answers"}
+        and both["avset"] == one["avset"]
+    )
     toy.run(toy.project(folder, toy.params()), tmp_path / "cache", "report")
     assert sorted(path.name for path in (folder / "data" / "demo" / "demo" / "scores").iterdir()) == ["avset"]
     assert tree_digest(folder / "reports") == tree_digest(scored / "reports")

@@ -32,7 +32,7 @@ PLUMBING = {  # moves data and never decides its content, so no stage depends on
 ROOMS = (  # each imports from those before it alone
     "errors", "console", "values", "presets", "architecture", "params", "storage", "compute", "features", "media",
     "sources", "models", "training", "evaluation", "report", "tables", "inference", "exchange",
-    "doctor", "__main__",
+    "show", "doctor", "__main__",
 )  # fmt: skip
 DRAWERS = {f"sources/demo/{name}.py" for name in ("canvas", "pictures", "pools")}
 DOORS = {  # who may import a package
@@ -50,7 +50,8 @@ DOORS = {  # who may import a package
     "PIL": {"media/frames.py", "report/plots.py", *DRAWERS},
     "platformdirs": {"storage/cache.py"},
     "pyarrow": {"storage/inspect.py", "storage/shards.py", "storage/tables.py",
-                "sources/clips.py", "sources/reuse.py", "evaluation/localization.py", "evaluation/scores.py"},
+                "sources/clips.py", "sources/reuse.py", "evaluation/duets.py", "evaluation/localization.py",
+                "evaluation/scores.py"},
     "ray": {"compute/ray_train.py", "compute/ray_worker.py"},
     "ruamel": {"values.py"},
     "scipy": {"evaluation/metrics.py", "tables/paired.py"},

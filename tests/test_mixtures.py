@@ -296,6 +296,19 @@ def test_further_sets_are_of_the_test_clips_and_of_their_own_rule(store: Store, 
         assert made == [] and said in why and f"{why}; it stays empty" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("n_sources", [3, 4])
+@pytest.mark.parametrize(("category", "labels"), [("different", "wxyz"), ("same", "xxxx"), ("any", "xxyy")])
+def test_further_sets_may_have_more_sources(store: Store, n_sources: int, category: str, labels: str):
+    """With four clips, whatever the labels: of four one mixture, of three no source twice; they add up."""
+    rows = [index_row(clip, label) for clip, label in zip(sorted(LENGTHS), labels, strict=True)]
+    made, ledger, why = further(store, rows, n_sources=n_sources, category=category, count=9)
+    assert ledger["drawn"] == len(made) == (1 if n_sources == 4 else 4) and why == ""
+    for one in made:
+        assert len({*one.clips}) == n_sources == len(one.labels) == len(one.offsets)
+        found = references(one, store, TRANSFORM.length, 256)
+        assert found.shape == (n_sources, TRANSFORM.length) and np.abs(found).max() < 0.31 / n_sources
+
+
 def test_the_sources_of_a_duet_are_what_its_players_play(store: Store):
     """Every test clip of two labels comes once before one comes again; a crop with a silent player never comes."""
     rows = [index_row("a_0", "x", "y"), index_row("b_0", "x", "z"), index_row("c_0", "y", "z"), index_row("d_0", "x")]

@@ -56,6 +56,16 @@ def test_training_on_duets_is_scored_on_solos(tmp_path: Path) -> None:
     }
 
 
+def test_duets_for_testing_stand_beside_the_solos(tmp_path: Path) -> None:
+    listed = found(tmp_path, test_duets=True)
+    assert Counter(splits(listed).values()) == {"train": 1, "validation": 2, "test": 2 + 3}
+    duets = [entry for entry in listed.entries if len(entry.labels) == 2]
+    assert len(duets) == 3 and {entry.split for entry in duets} == {"test"}
+    for wrong in ({"train": ["duets"]}, {"duets": None}):
+        with pytest.raises(ValidationError, match="for one or the other"):
+            Options(test_duets=True, **wrong)
+
+
 def test_a_user_s_splits_decide(tmp_path: Path) -> None:
     (tmp_path / "splits.csv").write_text("flute000001,train\n-lute000002,test\nduet0000001,test\nelsewhere01,train\n")
     given = {"splits": str(tmp_path / "splits.csv"), "train": ["solos", "duets"]}

@@ -158,6 +158,13 @@ def artifacts(root: Path, mixtures: int = 2, length: int = 8192, others: tuple[s
         for hit in hits
     ]
     write_table(data / "scores/avset/localization.parquet", places + duets)
+    answer = {"labels": ["violin", "piano"], "weaker": -3.0, "random": 0.5, "query": "text", "content": "v"}
+    answers = [
+        answer | {"clip_id": "c0", "likeness": 0.2, "residual": -20.0, "distance": 0.25},
+        answer | {"clip_id": "c1", "likeness": None, "residual": -10.0, "distance": 0.75},
+        answer | {"clip_id": "c0", "query": "absent", "likeness": 0.9, "residual": -1.0, "distance": 0.0},
+    ]
+    write_table(data / "scores/avset/duets.parquet", answers)
     sounds = [p | {"hit": False} for p in places if p["attention"] == "sound"]
     write_table(data / "scores/nmf/localization.parquet", sounds)
     pairs = [("violin", "piano"), (EVIL, "flute"), ("flute", "violin"), ("piano", EVIL)]
@@ -232,6 +239,23 @@ def test_localisation_is_of_the_first_method_and_of_the_others_sounds(built):
     assert numbers["localization"]["sound"]["pointing"] == 0.4
     assert numbers["localization"]["chance"] == {"pointing": 0.25}
     assert numbers["nmf"]["localization"] == {"sound": {"pointing": 0, "ciou": 0.4, "iou": 0.4, "n": 5, "videos": 3}}
+
+
+def test_answers_in_real_duets_stand_beside_their_control(built):
+    _, numbers, out = built
+    told = {"likeness": 0.2, "weaker": -3.0, "residual": -15.0, "distance": 0.5, "random": 0.5, "n": 2, "videos": 1}
+    assert numbers["avset"]["answers"]["text"] == told
+    kept = json.loads((out / "metrics.json").read_text())
+    assert kept["avset"]["answers"] == {
+        "text": {"likeness": 0.2, "residual": -15, "distance": 0.5, "n": 2},
+        "absent": {"likeness": 0.9, "residual": -1, "distance": 0, "n": 1},
+    }
+    html = (out / "html" / "index.html").read_text()
+    assert Reader(html).table("who answers")[1:] == [
+        ["AV-SeT", "text query", "0.200", "-3.0", "-15.0", "0.500", "0.500", "2", "1"],
+        ["AV-SeT", "control: absent class", "0.900", "-3.0", "-1.0", "0.000", "0.500", "1", "1"],
+    ]
+    assert "not whether they are right" in html and "not whether they are right" in tables.numbers_as_text(numbers)
 
 
 def counted(ok: int, **reasons: int) -> dict:

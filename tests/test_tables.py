@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from avset.errors import AvsetError
 from avset.evaluation.metrics import Clusters, standard_error
 from avset.evaluation.scores import MIXTURES, SCORES
 from avset.storage.artifacts import ARTIFACTS, Artifact, Record, identity_of
+from avset.storage.files import make_folder
 from avset.storage.tables import write_table
 from avset.tables import make, results
 from avset.tables.asked import FILE
@@ -245,8 +247,7 @@ def test_the_page_of_an_older_plan_is_refused(project: Path):
     made = plan("4")
     made.write()
     toy.project(project, toy.params(runtime__workers=2))
-    with pytest.raises(AvsetError, match=r"scores\.parquet is not there"):
-        results.write(made.folder)  # how to compute is no part of it, so only the scores are missing
+    assert results.write(made.folder).count("| not made |") == 3  # how to compute is no part of it
     toy.project(project, toy.params(train__seed=5))
     with pytest.raises(AvsetError, match="changed since the plan was made; run `avset tables`"):
         results.write(made.folder)
@@ -369,8 +370,8 @@ def scores(tmp_path: Path) -> Path:
 
 def table(**changes: Any) -> dict[str, Any]:
     def row(name: str, method: str, query: str = "video", missing: str = "") -> dict[str, Any]:
-        made = [{"seed": seed, "scores": f"{method}{seed}", "cost": f"{method}{seed}.json", "mixtures": ["mixtures"]}
-                for seed in (0, 1)]  # fmt: skip
+        made = [{"seed": seed, "scores": f"{method}{seed}", "cost": f"{method}{seed}.json", "mixtures": ["mixtures"],
+                 "nodes": [f"train-{method}-{seed}", f"evaluate-{method}-{seed}"]} for seed in (0, 1)]  # fmt: skip
         return {"name": name, "encoder": "", "method": method, "query": query, "paper": None, "missing": missing,
                 "needs": [], "steps": 6, "cells": [] if missing else made}  # fmt: skip
 
@@ -423,6 +424,56 @@ def test_the_papers_numbers_stand_beside_those_of_its_own_data_sets(scores: Path
     page = as_html(dataset, made)
     assert "&lt;b&gt;" in page and "<b>" not in page and ("8.58 / 14.16" in page) == paper
     assert not re.search(r"<script|https?://(?!www\.w3)", page), "offline, static"
+
+
+def test_the_page_has_the_cells_that_are_there_and_says_why_the_others_are_not(scores: Path):
+    """Of two seeds one; a row of which one failed; one that nobody tried; the reference, which is out of date."""
+    shutil.rmtree(scores / "b1")
+    make_folder(scores / make.WORK)
+    (scores / make.WORK / "train-d-0.failed").write_text("a | batch is too large.")
+    row = table()["rows"][0]
+    late = [{**row, "name": name, "cells": [{**cell, "scores": f"{name}{cell['seed']}", "nodes": [f"train-{name}-0"]}
+             for cell in row["cells"]]} for name in "de"]  # fmt: skip
+    asked = table(rows=[*table()["rows"][:2], *late])
+    made = results.results_of(asked, scores, "demo")
+    first, half, failed, waiting = made["rows"]
+    assert (first["seeds"], half["seeds"], half["partial"]) == (2, 1, ["seed 1: not made"])
+    assert half["nsdr"] == pytest.approx(3.35) and half["separation_difference"] == pytest.approx(1.9)
+    assert failed["missing"] == "failed: train: a | batch is too large" and waiting["missing"] == "not made"
+    text = as_markdown("demo", [made])
+    assert "| d | a | failed |" in text and "| e | a | not made |" in text and "| AV-SeT | a | 1.45 |" in text
+    for told in ("<b>: seed 1: not made.", "d: failed: train: a | batch is too large.", "e: not made."):
+        assert f"Missing: {told}" in text
+    rows = list(csv.DictReader(io.StringIO(as_table([made]))))
+    assert [row["missing"] for row in rows] == ["", "seed 1: not made", failed["missing"], "not made"]
+    assert re.search(r">d</span></th>\s*<td[^>]*>a</td>\s*<td[^>]*>failed</td>", as_html("demo", [made]))
+    old = results.results_of(asked, scores, "demo", {"train-a-0", "train-a-1"})["rows"]
+    assert old[0]["missing"] == "not made: its code or its data changed since" and "separation_p" not in old[1]
+
+
+def test_a_cell_that_fails_keeps_the_last_line_of_its_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / make.WORK / "x").mkdir(parents=True)
+    (tmp_path / make.PLAN).write_text(json.dumps({"nodes": {"x": {"stage": "none", "method": "", "makes": "data"}}}))
+    with pytest.raises(AvsetError, match="x was not made, see above"):
+        make.make("x")
+    assert "No module named" in make.failure_of(tmp_path, "x") and make.failure_of(tmp_path, "y") == ""
+
+
+@pytest.mark.parametrize("stop", [AvsetError("a cell failed"), KeyboardInterrupt()])
+def test_a_run_that_stops_leaves_the_page_of_what_it_has(project: Path, monkeypatch: pytest.MonkeyPatch, stop):
+    made = plan("4")
+    made.write()
+
+    def stopped(_: Plan) -> None:
+        raise stop
+
+    monkeypatch.setattr(make, "repro", stopped)
+    monkeypatch.setattr(make, "_status", lambda folder: dict.fromkeys(made.nodes))
+    with pytest.raises(type(stop)):
+        results.repro(made)
+    assert (made.folder / "results.md").read_text().count("| not made |") == 3
+    assert "not made" in (made.folder / "results.html").read_text()
 
 
 def test_the_time_that_is_left_is_told_once_a_cell_was_timed(tmp_path: Path):

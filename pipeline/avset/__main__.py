@@ -1,4 +1,4 @@
-"""What users type: `avset separate`, `localize`, `tables`, `score`, `doctor`; and `avset mixtures`, `avset store`."""
+"""What users type: `avset separate`, `localize`, `show`, `tables`, `score`; and `avset mixtures`, `avset store`."""
 
 import json
 import sys
@@ -179,12 +179,15 @@ def tables(
         int | None, typer.Option(min=1, help="Of every training; by default those of params.yaml.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made; make nothing.")] = False,
+    page: Annotated[
+        bool, typer.Option("--page", help="Write the page of the cells that are there; make none.")
+    ] = False,
 ) -> None:
     """Make the tables of tables/tables.yaml: train and score every row on the frozen mixtures, write one page.
 
     A cell that is made is made once, whatever table asks for it; a run that was interrupted goes on.
     """
-    from avset.tables import make
+    from avset.tables import make, results
     from avset.tables.plan import plan
 
     sys.path.insert(0, "")  # where a method of one's own may lie, as for `python -m`
@@ -194,8 +197,11 @@ def tables(
     waiting = make.to_make(made)
     for line in made.told(len(waiting)):
         print(line, flush=True)
-    if not dry_run:
-        make.repro(made)
+    if page:
+        results.write(made.folder, make.changed(made))
+    elif not dry_run:
+        results.repro(made)
+    if page or not dry_run:
         print(made.folder / "results.html")
 
 
@@ -263,6 +269,36 @@ def score(
         print(console.as_csv([list(rows[0]), *(list(row.values()) for row in rows)]), end="")
     else:
         print(scoring.as_text(scored, frozen), end="")
+
+
+@app.command()
+def show(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder; by default show/<dataset>/<scale>.", **TYPED)
+    ] = None,
+    examples: Annotated[int, typer.Option(min=1, help="How many test mixtures the film has.")] = 10,
+    baseline: Annotated[
+        str | None, typer.Option(help="Another trained model, to be heard before ours.", metavar="MODEL")
+    ] = None,
+    overwrite: Overwrite = False,
+    model: ModelFolder = None,
+    encoder: EncoderFolder = None,
+) -> None:
+    """Draw the paper's Figures 5, 6 and 7, and make its film of A.7, from the data set of params.yaml.
+
+    Of each example the film has the mixture, the baseline's sound, ours, the reference, and where ours looks.
+    """
+    from avset import params
+
+    p = params.load()
+    folder = output or Path("show") / p.dataset / p.scale
+    folders = _folders(model, encoder)
+    other = _folders(baseline, folders[1])[0] if baseline else None
+    from avset.show.command import show_data_set  # torch: what is wrong already was told by now
+
+    for line in show_data_set(p, *folders, other, folder, examples, overwrite):
+        print(f"left out: {line}", file=sys.stderr)
+    print(folder)
 
 
 @app.command()

@@ -26,7 +26,7 @@ NAME = r"\w[\w-]*"  # of a data set, a scale, a method, a query: a part of paths
 CONTROLS = ("other", "absent")  # queries that ask for the wrong sound: see avset.evaluation.estimates
 KINDS_OF_QUERY = {
     "video", "caption", "sound", "oracle", "mixture", "ideal", "chance", "localization", "wrong", "norm", "duets",
-    *CONTROLS,
+    "answers", *CONTROLS,
 }  # fmt: skip
 ENTRIES = {"mixture", "template", "fixed", "ideal", "ideal_linear", "localization", "captions", "encoder"}
 NO_METHODS = ENTRIES  # other entries of metrics.json, as are the names of the further sets

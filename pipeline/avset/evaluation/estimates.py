@@ -31,7 +31,8 @@ class Estimates:
     `asked` are the places of the sources that were asked for; estimates, masks and attention of the others are zero.
     `still` are the estimates of the same masks averaged over time, if they were asked for. `attention` is that of each
     separated sound over the regions of the centre frame of its own clip, for a method that localizes; of one that
-    points the loudness of the pixels of each region, if it was asked by video.
+    points the loudness of the pixels of each region, if it was asked by video. `sounds` are the embeddings of the
+    separated sounds, for a method that localizes.
     """
 
     mixture: Mixture
@@ -41,6 +42,7 @@ class Estimates:
     masks: Float[np.ndarray, "N M T"]  # on the log-frequency grid, whatever the method's is
     attention: Float[np.ndarray, "N R"] | None
     still: Float[np.ndarray, "N L"] | None = None
+    sounds: Float[np.ndarray, "N D"] | None = None
 
 
 def words_of(kind: str, mixture: Mixture, texts: Texts) -> list[str]:
@@ -165,7 +167,7 @@ def _of_batch(
     places = [asked[m.mixture_id] for m in batch]
     words = [words_of(kind, m, texts) for m in batch]
     wanted = [[(m.clips[n], said[n]) for n in own] for m, said, own in zip(batch, words, places, strict=True)]
-    attention = resting = None
+    attention = resting = sounds = None
     with torch.no_grad():
         if kind == ORACLE:
             conditions = Conditions(sources.shape[1])
@@ -192,6 +194,7 @@ def _of_batch(
             _placed(masks[j].float().cpu().numpy(), at, n),
             None if attention is None else _placed(attention[j], at, n),
             None if resting is None else _placed(resting[j].float().cpu().numpy(), at, n),
+            None if sounds is None else _placed(sounds[j].float().cpu().numpy(), at, n),
         )  # fmt: skip
 
 
@@ -212,8 +215,5 @@ def ordered_by_sources(made: Iterator[Estimates]) -> Iterator[Estimates]:
         sdr = np.empty((count, count))
         sdr[turns, np.arange(count)] = bss_eval(one.references, one.estimates[turns], "shared")["sdr"]
         order = best_assignment(sdr)
-        attention = None if one.attention is None else one.attention[order]
-        yield Estimates(
-            one.mixture, one.asked, one.references, one.estimates[order], one.masks[order], attention,
-            None if one.still is None else one.still[order],
-        )  # fmt: skip
+        values = {name: getattr(one, name) for name in ("estimates", "masks", "attention", "still", "sounds")}
+        yield replace(one, **{name: value[order] for name, value in values.items() if value is not None})

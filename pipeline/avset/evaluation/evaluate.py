@@ -11,6 +11,7 @@ from torch import Tensor
 
 from avset.errors import AvsetError
 from avset.evaluation import examples, scores
+from avset.evaluation.duets import DUETS, duet_rows, hear_duets
 from avset.evaluation.estimates import Estimates, Texts, asked_of, estimates, queries, sources_of
 from avset.evaluation.examples import IDEAL, Example, Separation
 from avset.evaluation.localization import PLACES, attention_by_clip, attention_rows
@@ -35,7 +36,7 @@ def evaluate(
     folder: Path,
     workers: int = 1,
 ) -> None:
-    """Score a model on the test mixtures, and write scores.parquet, localization.parquet, facts.json, examples.h5.
+    """Score a model on the test mixtures: scores.parquet, localization.parquet, duets.parquet, facts.json, examples.h5.
 
     name     of the method, in the table of scores
     asked    what is asked by text, whether for the wrong sound, too, and how many mixtures the examples are
@@ -46,12 +47,10 @@ def evaluate(
     mixtures = corpus.mixtures_of("test")
     if not mixtures:
         raise AvsetError("no mixture of split 'test' has all its clips; raise mixtures.test, or add clips")
-    labels = [label for several in corpus.labels.values() for label in several]
     answers_text = "text" in model.method.answers
-    phrases = phrases_of(asked, labels) if answers_text else {}
-    texts = {key: texts_by_label(encoder, told) for key, told in phrases.items()}
+    phrases, texts = words(model, encoder, corpus, asked)
     plain = texts.get("text") or next(iter(texts.values()), {})
-    chosen = mixtures[:: max(1, len(mixtures) // asked.examples)][: asked.examples]
+    chosen = evenly(mixtures, asked.examples)
     kept = [example(mixture, corpus, model, encoder.grid, texts.get("text", {})) for mixture in chosen]
     mixtures = [*mixtures, *(one for further in corpus.further for one in corpus.mixtures_of(further))]
     kinds = kinds_of(model, mixtures, texts)
@@ -60,15 +59,32 @@ def evaluate(
         kinds += [kind for kind in CONTROLS if any(asked_of(kind, one, plain) for one in mixtures)]
     made = {kind: list(estimates(model, mixtures, kind, corpus, texts.get(kind, {}), True)) for kind in kinds}
     rows = score_rows(name, made, corpus, phrases, kept, workers)
+    say(rows, made, corpus)
     examples.write(folder / "examples.h5", kept)
     clips = [clip for clip in corpus.complete() if corpus.splits[clip] == "test"]
     look = next((kind for kind in kinds if any(one.attention is not None for one in made[kind])), kinds[0])
     heard = attention_by_clip([one for one in made[look] if one.mixture.split == "test"])
-    places = attention_rows(model, encoder.grid, corpus, clips, texts.get("text", {}), heard)
+    duets = hear_duets(model, corpus, clips, plain)
+    places = attention_rows(model, encoder.grid, corpus, clips, texts.get("text", {}), heard, duets)
     known = recognition_facts(corpus, clips, texts.get("text", {})) if answers_text else {}
     write_json(folder / "facts.json", asked_facts(corpus, made) | known)
     write_table(folder / "scores.parquet", rows)
     write_table(folder / "localization.parquet", places, PLACES)
+    write_table(folder / "duets.parquet", duet_rows(model, corpus, duets, plain), DUETS)
+
+
+def evenly(mixtures: Sequence[Mixture], count: int) -> Sequence[Mixture]:
+    """`count` of the mixtures, or all if there are fewer, as far from each other as can be."""
+    return mixtures[:: max(1, len(mixtures) // count)][:count]
+
+
+def words(
+    model: SeparationModel, encoder: Encoder, corpus: Corpus, asked: Asked
+) -> tuple[dict[str, dict[str, str]], dict[str, Texts]]:
+    """By text query its phrase of each label, and the same as queries; nothing if the model answers no text."""
+    labels = [label for several in corpus.labels.values() for label in several]
+    phrases = phrases_of(asked, labels) if "text" in model.method.answers else {}
+    return phrases, {key: texts_by_label(encoder, told) for key, told in phrases.items()}
 
 
 def phrases_of(asked: Asked, labels: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -135,7 +151,6 @@ def score_rows(
         own, still = ([found[mixture.mixture_id, kind][i] for mixture in mixtures] for i in (0, 1))
         new = scores.rows_of(method, kind, mixtures, own, corpus.mixture_sdr, asked, still)
         gains = {(row["mixture_id"], row["source"]): row["nsdr"] for row in new}
-        _say(kind, all_made, gains, corpus)
         for one in all_made:
             if kind not in CONTROLS and (example_of := shown.get(one.mixture.mixture_id)):
                 example_of.separations[kind] = _separation(one, kind, phrases, gains)
@@ -160,19 +175,19 @@ def _separation(
     return Separation(words, one.estimates, one.masks, one.attention, nsdr)
 
 
-def _say(kind: str, made: Sequence[Estimates], gains: Mapping[tuple[str, int], float], corpus: Corpus) -> None:
-    """A line for each split: the mean NSDR, and on how many of the mixtures and sources."""
-    for split in dict.fromkeys(one.mixture.split for one in made):
-        mine = [one.mixture for one in made if one.mixture.split == split]
-        drawn = [one for one in corpus.mixtures if one.split == split]
-        names = {one.mixture_id for one in mine}
-        values = [gain for (name, _), gain in gains.items() if name in names]
-        there = sum(len(one.clips) for one in drawn)
-        on = f"{len(mine)} mixtures"
-        if len(values) < there:
-            on = f"{len(values)} of {there} sources, in {len(mine)} of {len(drawn)} mixtures"
-        named = kind if split == "test" else f"{kind}, {split.replace('_', ' ')}"
-        print(f"evaluate: {named}: NSDR {np.mean(values):.2f} dB on {on}", flush=True)
+def say(rows: Sequence[Mapping[str, Any]], made: Mapping[str, Sequence[Estimates]], corpus: Corpus) -> None:
+    """A line for each kind of query and split: the mean NSDR, and on how many of the mixtures and sources."""
+    for kind, all_made in made.items():
+        for split in dict.fromkeys(one.mixture.split for one in all_made):
+            names = {one.mixture.mixture_id for one in all_made if one.mixture.split == split}
+            drawn = [one for one in corpus.mixtures if one.split == split]
+            values = [row["nsdr"] for row in rows if row["query"] == kind and row["mixture_id"] in names]
+            there = sum(len(one.clips) for one in drawn)
+            on = f"{len(names)} mixtures"
+            if len(values) < there:
+                on = f"{len(values)} of {there} sources, in {len(names)} of {len(drawn)} mixtures"
+            named = kind if split == "test" else f"{kind}, {split.replace('_', ' ')}"
+            print(f"evaluate: {named}: NSDR {np.mean(values):.2f} dB on {on}", flush=True)
 
 
 def texts_by_label(encoder: Encoder, phrases: Mapping[str, str]) -> dict[str, Tensor]:

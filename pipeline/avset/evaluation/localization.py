@@ -8,15 +8,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from avset.evaluation import metrics
+from avset.evaluation.duets import Heard
 from avset.evaluation.estimates import Estimates, Texts, absent_of
-from avset.features.samples import from_int16
 from avset.models.checkpoint import SeparationModel
-from avset.models.contract import Conditions, Localizes
+from avset.models.contract import Localizes
 from avset.training.dataset import Corpus
-from avset.training.mixtures import centre_offset
 
 PLACES = pa.schema(
     [("clip_id", pa.string()), ("content", pa.string()), ("label", pa.string()), ("labels", pa.int64()),
@@ -39,25 +37,27 @@ def attention_by_clip(made: Sequence[Estimates]) -> dict[str, list[Map]]:
 
 def attention_rows(
     model: SeparationModel, grid: tuple[int, int], corpus: Corpus, clips: Sequence[str], texts: Texts,
-    sounds: Mapping[str, list[Map]],
+    sounds: Mapping[str, list[Map]], duets: Mapping[str, Heard],
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Pointing game and cIoU of what looks at each clip: text, caption, separated sound, and two controls.
 
     The text of each label; the latent caption; the separated `sounds` (scores (R,) by clip) of a clip of one label; of
-    a duet, a clip of two, what each text separates from its sound; `wrong`, the text of a label that the clip has not;
-    `norm`, the length of each region, which asks for nothing. `hit` is in the box of the label, `other` in that of the
-    other label of a duet. A method that only points has rows of its sounds; one that does neither has none.
+    a duet, a clip of two, what each text separates from its sound, which `duets` has; `wrong`, the text of a label that
+    the clip has not; `norm`, the length of each region, which asks for nothing. `hit` is in the box of the label,
+    `other` in that of the other label of a duet. A method that only points has rows of its sounds; one that does
+    neither has none.
     """
     looks = _looks if isinstance(model.method, Localizes) else _sounds
     return [
-        row for clip in clips for look in looks(model, corpus, clip, texts, sounds)
+        row for clip in clips for look in looks(model, corpus, clip, texts, sounds, duets)
         if (row := _row(look, grid, corpus, clip)) is not None
     ]  # fmt: skip
 
 
 def _looks(
-    model: SeparationModel, corpus: Corpus, clip: str, texts: Texts, sounds: Mapping[str, list[Map]]
-) -> Iterator[Look]:
+    model: SeparationModel, corpus: Corpus, clip: str, texts: Texts, sounds: Mapping[str, list[Map]],
+    duets: Mapping[str, Heard],
+) -> Iterator[Look]:  # fmt: skip
     """All looks at the centre frame of a clip. A caption belongs to no single box of more than two."""
     method, labels = model.localizing(), corpus.labels[clip]
     regions = torch.from_numpy(corpus.regions.read(clip, "regions")).float()
@@ -74,34 +74,19 @@ def _looks(
         yield "caption", label, caption
         yield "norm", label, centre.norm(dim=-1).numpy()
     if len(labels) == 1:
-        yield from _sounds(model, corpus, clip, texts, sounds)
-    elif len(known) == 2 and "text" in model.method.answers:
-        for label, attention in zip(known, heard(model, corpus, clip, [texts[label] for label in known]), strict=True):
-            yield "sound", label, attention
+        yield from _sounds(model, corpus, clip, texts, sounds, duets)
+    elif len(known) == 2 and clip in duets and (attention := duets[clip].attention) is not None:
+        for label, one in zip(known, attention, strict=True):
+            yield "sound", label, one
 
 
 def _sounds(
-    model: SeparationModel, corpus: Corpus, clip: str, texts: Texts, sounds: Mapping[str, list[Map]]
-) -> Iterator[Look]:
+    model: SeparationModel, corpus: Corpus, clip: str, texts: Texts, sounds: Mapping[str, list[Map]],
+    duets: Mapping[str, Heard],
+) -> Iterator[Look]:  # fmt: skip
     """The looks of the separated sounds of a clip of one label."""
     if len(corpus.labels[clip]) == 1:
         yield from (("sound", corpus.labels[clip][0], attention) for attention in sounds.get(clip, []))
-
-
-@torch.no_grad()
-def heard(
-    model: SeparationModel, corpus: Corpus, clip: str, queries: Sequence[Float[Tensor, "1 1 D"]]
-) -> Float[np.ndarray, "N R"]:
-    """The attention over a clip's centre frame of the sounds that some queries separate from the clip's own sound."""
-    transform, method, store = model.settings.transform, model.method, corpus.spectrograms
-    start = centre_offset(store.dataset(clip, "stft").shape[0], transform.crop) * transform.hop_length
-    wave = from_int16(store.read(clip, "waveform", slice(start, start + transform.length)))
-    mixed = torch.from_numpy(np.resize(wave, transform.length).astype(np.float32))[None].to(model.device)
-    regions = torch.from_numpy(corpus.regions.read(clip, "regions")).float().to(model.device)
-    _, masks = model.separate(mixed, Conditions.of_queries(torch.stack(list(queries))[None].to(model.device)))
-    sounds = model.localizing().embed(transform.analyse(mixed, method.grid)[1], masks)[0]
-    centre = regions[len(regions) // 2].expand(len(sounds), -1, -1)
-    return model.localizing().scores(centre, sounds).float().cpu().numpy()
 
 
 def _row(look: Look, grid: tuple[int, int], corpus: Corpus, clip: str) -> dict[str, Any] | None:

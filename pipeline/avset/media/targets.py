@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 from avset.errors import AvsetError
 
@@ -27,7 +28,17 @@ def check_files(
     link or case names it. A file that is there already needs `overwrite`.
     """
     check_readable(file)
-    taken = {"the input": file}
+    check_outputs(outputs, suffixes, overwrite, {"the input": file})
+
+
+def check_outputs(
+    outputs: Mapping[str, Path | None],
+    suffixes: Collection[str],
+    overwrite: bool = False,
+    taken: Mapping[str, Path] = MappingProxyType({}),
+) -> None:
+    """AvsetError if one of the `outputs` must not be written, see `check_files`; `taken` are files that stay."""
+    taken = dict(taken)
     for name, path in outputs.items():
         if path is not None:
             if why := _unwritable(path, suffixes, taken, overwrite):

@@ -11,14 +11,16 @@ from avset.evaluation import metrics
 from avset.evaluation.bounds import BOUNDS, TEMPLATE
 from avset.evaluation.examples import ordered
 
-Row = dict[str, Any]  # of scores.parquet, of localization.parquet or of mixtures.parquet
+Row = dict[str, Any]  # of scores.parquet, of localization.parquet, of duets.parquet or of mixtures.parquet
 ATTENTIONS = ("text", "caption", "sound", "wrong", "norm", "chance")  # what is asked where a source is
 OF_A_METHOD = ("sound",)  # those that are not the same for all methods
 DUETS = "duets"  # the entry of the localisation in clips of two labels
+ANSWERS = "answers"  # the entry of a method's answers in real duets
 BRIEF = {  # what metrics.json keeps of an entry, by the key of the entry or of one above it; "": of all others
     "": {"nsdr", "moving", "sdr", "sir", "sar", "n"},
     "mixture": {"nsdr", "sdr", "sir", "sar", "n", "of", "videos"},
     "localization": {"pointing", "other", "ciou"},
+    "answers": {"likeness", "residual", "distance", "n"},
 }
 BRIEF_OF_SET = {"nsdr", "moving", "n"}  # the same, of a further set
 DECIMALS = 4  # of every number in a file
@@ -148,6 +150,23 @@ def _localization(rows: list[Row]) -> dict[str, float]:
         "n": len(rows),
         "videos": len({r["content"] for r in rows}),
     }
+
+
+def duet_means(duets: Mapping[str, list[Row]]) -> dict[str, Any]:
+    """By method and query (`text`, and the control `absent`) the means over the pairs of labels of real duets.
+
+    `likeness` and `distance` are over the pairs that have one.
+    """
+    out: dict[str, Any] = {}
+    for method, rows in duets.items():
+        for query in dict.fromkeys(row["query"] for row in rows):
+            mine = [row for row in rows if row["query"] == query]
+            known = {key: [row[key] for row in mine if row[key] is not None]
+                     for key in ("likeness", "weaker", "residual", "distance", "random")}  # fmt: skip
+            means = {key: fmean(values) for key, values in known.items() if values}
+            counts = {"n": len(mine), "videos": len({row["content"] for row in mine})}
+            out.setdefault(method, {}).setdefault(ANSWERS, {})[query] = means | counts
+    return out
 
 
 def in_brief(

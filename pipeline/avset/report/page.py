@@ -107,6 +107,7 @@ def render_page(
         tabled=[("Separation", numbers), *((_heading(name), numbers[name]) for name in tables.further(numbers))],
         classes=sorted({label for _, _, s in rows for label in s["per_class"]}),
         located=[("Localisation", tables.localization_rows(numbers)), ("in duets", tables.duet_rows(numbers))],
+        answered=tables.answer_rows(numbers),
         facts=tables.fact_rows(numbers),
         published=published_rows(dataset),
         covered=covered,

@@ -5,20 +5,21 @@ The only door to matplotlib and Pillow. The same input makes the same bytes: no 
 
 import io
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from matplotlib import colormaps
+from matplotlib import colormaps, get_data_path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.patches import Rectangle
 from numpy import ndarray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from avset.evaluation import metrics
 from avset.evaluation.examples import Example, Separation, leading
@@ -27,9 +28,11 @@ from avset.storage.files import write_atomic
 
 WINDOW, HOP, BINS = 1022, 256, 256  # samples, and log-frequency bins of a picture, whatever the model works on
 RANGE = 60.0  # dB between black and the loudest bin of the mixture
-LIMIT = 150_000  # bytes of a PNG that goes to git
+LIMIT = 150e3  # bytes of a PNG that goes to git
 Aspect = Literal["equal", "auto"]
 GREEN = "#3ddc84"  # colour of the boxes
+LOOKS = ("frame", "latent caption", "separated sound")  # the rows of `localization_figure`
+LINE, LETTERS, SMALLEST = 30, 19, 9  # px: a line of a caption, its letters, and letters of a line that is too long
 
 
 def magnitude(waveform: Float[ndarray, " L"]) -> Float[ndarray, "M T"]:
@@ -72,6 +75,29 @@ def jpeg(picture: UInt8[ndarray, "H W 3"], size: tuple[int, int] | None = None, 
     return out.getvalue()
 
 
+def resized(picture: UInt8[ndarray, "H W 3"], side: int) -> UInt8[ndarray, "{side} {side} 3"]:
+    """The picture as a square of `side` px."""
+    return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def caption(lines: Sequence[str], width: int) -> UInt8[ndarray, "H {width} 3"]:
+    """Lines of text, white on black, `LINE` px each. A line that is too long has smaller letters, or ends in "…"."""
+    image = Image.new("RGB", (width, LINE * len(lines)))
+    draw = ImageDraw.Draw(image)
+    for n, line in enumerate(lines):
+        fitting = (size for size in range(LETTERS, SMALLEST, -1) if _font(size).getlength(line) <= width - LINE)
+        font = _font(next(fitting, SMALLEST))
+        while len(line) > 1 and font.getlength(line) > width - LINE:
+            line = f"{line[:-2]}…"
+        draw.text((LINE // 2, LINE * n + LINE // 2), line, "white", font, "lm")
+    return np.asarray(image)
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+
+
 def save_png(path: Path, picture: UInt8[ndarray, "H W 3"]) -> None:
     """Write the picture as a PNG file; AvsetError if `path` cannot be written."""
     out = io.BytesIO()
@@ -79,15 +105,21 @@ def save_png(path: Path, picture: UInt8[ndarray, "H W 3"]) -> None:
     write_atomic(path.resolve(), out.getvalue())
 
 
-def figure_png(figure: Figure, colours: int = 256) -> bytes:
-    """The figure as PNG of so many colours and at most `LIMIT` bytes, at the best resolution that fits."""
+def figure_png(figure: Figure, colours: int = 256, limit: float = LIMIT) -> bytes:
+    """The figure as PNG of so many colours and at most `limit` bytes, at the best resolution that fits.
+
+    Without a limit (inf) it has all its colours.
+    """
     for dots in (140, 120, 100, 85, 70, 60, 50, 40):  # per inch
         figure.set_dpi(dots)
         canvas, out = FigureCanvasAgg(figure), io.BytesIO()
         canvas.draw()
         picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-        picture.quantize(colours, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
-        if out.tell() <= LIMIT:
+        if limit < np.inf:
+            picture.quantize(colours, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+        else:
+            picture.save(out, "PNG")
+        if out.tell() <= limit:
             break
     return out.getvalue()
 
@@ -112,25 +144,47 @@ def example_figure(shown: Example) -> bytes:
     return figure_png(figure)
 
 
-def localization_figure(shown: Sequence[Example], columns: int = 6) -> bytes:
+def localization_figure(
+    shown: Sequence[Example], columns: int = 6, looks: Sequence[str] = LOOKS, limit: float = LIMIT
+) -> bytes:
     """Attention of the latent caption and of the separated sound, with the true boxes, for the first sources of
     distinct clips (PNG; the paper's Fig. 5 and 6)."""
     places = {clip: (e, i) for e in reversed(shown) for i, clip in reversed(list(enumerate(e.clip_ids)))}
     chosen = [places[clip] for clip in dict.fromkeys(c for e in shown for c in e.clip_ids)][:columns]
-    figure = Figure(figsize=(1.75 * len(chosen) + 0.4, 5.6), layout="constrained")
-    cells = figure.add_gridspec(3, len(chosen))
+    figure = Figure(figsize=(1.75 * len(chosen) + 0.4, 1.8 * len(looks) + 0.2), layout="constrained")
+    cells = figure.add_gridspec(len(looks), len(chosen))
     for column, (e, i) in enumerate(chosen):
-        maps = (None, e.attention.get("caption"), e.separations[leading(e)].attention)
-        for row, scores in enumerate(maps):
-            axes = _heat(figure, cells[row, column], e, i, scores)
+        maps = dict(zip(LOOKS, (None, e.attention.get("caption"), e.separations[leading(e)].attention), strict=True))
+        for row, look in enumerate(looks):
+            axes = _heat(figure, cells[row, column], e, i, maps[look])
             if row == 0:
                 axes.set_title(e.labels[i], fontsize=9, parse_math=False)
             if column == 0:
-                axes.set_ylabel(("frame", "latent caption", "separated sound")[row], fontsize=9)
-    return figure_png(figure)
+                axes.set_ylabel(look, fontsize=9)
+    return figure_png(figure, limit=limit)
 
 
-def queries_figure(shown: Example, kinds: Sequence[str] = ("word", "text")) -> bytes:
+def moments_figure(
+    rows: Sequence[tuple[str, Sequence[UInt8[ndarray, "H W 3"]], Sequence[UInt8[ndarray, "H W 3"]]]],
+    times: Sequence[float],
+) -> bytes:
+    """Frames of videos at some `times` (s), and under each the attention of the separated sound (PNG; Fig. 6).
+
+    rows  of a video: its title, its frames, the same frames under heat maps
+    """
+    figure = Figure(figsize=(1.75 * len(times) + 0.4, 3.5 * len(rows) + 0.2), layout="constrained")
+    cells = figure.add_gridspec(2 * len(rows), len(times))
+    for n, (title, *both) in enumerate(rows):
+        for under, pictures in enumerate(both):
+            for column, picture in enumerate(pictures):
+                told = f"{times[column]:.1f} s" if n == under == 0 else ""
+                axes = _picture(figure, cells[2 * n + under, column], picture, told)
+                if column == 0:
+                    axes.set_ylabel("separated sound" if under else title, fontsize=9, parse_math=False)
+    return figure_png(figure, limit=np.inf)
+
+
+def queries_figure(shown: Example, kinds: Sequence[str] = ("word", "text"), limit: float = LIMIT) -> bytes:
     """The same mixture under different words: the mask and the separated sound of each, and the reference
     (PNG; the paper's Fig. 7)."""
     asked = {k for k, made in shown.separations.items() if all(map(made.asked, range(len(shown.labels))))}
@@ -150,7 +204,7 @@ def queries_figure(shown: Example, kinds: Sequence[str] = ("word", "text")) -> b
             _picture(figure, cells[i, 2 + 2 * k], separated, f"separated{_gain(made, i)}", "auto")
         reference = coloured(loudness(magnitude(shown.references[i]), top))
         _picture(figure, cells[i, width - 1], reference, f"{label}, reference", "auto")
-    return figure_png(figure, 64)  # two scales of colour and no photographs
+    return figure_png(figure, 64, limit)  # two scales of colour and no photographs
 
 
 def _gain(made: Separation, source: int) -> str:

@@ -7,7 +7,7 @@ from avset.console import aligned
 from avset.evaluation.bounds import BOUNDS, MIXTURE
 from avset.evaluation.examples import QUERIES, ordered
 from avset.params import CONTROLS
-from avset.report.numbers import ATTENTIONS, DUETS
+from avset.report.numbers import ANSWERS, ATTENTIONS, DUETS
 
 DISPLAY_NAMES = {
     "text": "text query",
@@ -91,6 +91,25 @@ def duet_rows(numbers: Numbers) -> list[tuple[str, str, Numbers]]:
     return localization_rows(inner | {"localization": _mapping(numbers.get("localization")).get(DUETS)})
 
 
+def answer_rows(numbers: Numbers) -> list[tuple[str, str, Numbers]]:
+    """(method, query, means) of the answers in real duets."""
+    return [(m, k, s) for m, v in numbers.items() if m not in further(numbers)
+            for k, s in _mapping(_mapping(v).get(ANSWERS)).items()]  # fmt: skip
+
+
+def answers_note() -> str:
+    """What must be said of the answers in real duets."""
+    return (
+        "Of clips with several players. No true source is needed, and real duets have none: so these numbers say "
+        "whether two answers differ, and not whether they are right. Each text is asked of the clip's own sound. "
+        "Likeness: the cosine of the two sounds; 1: the same sound. Weaker: the level of the weaker one against the "
+        "other, dB. Residual: the energy of the clip less all answers, against the clip's, dB; far below 0 they add up "
+        "to it. Distance: between the cells where the two sounds look, in sides of the picture, beside that of two "
+        "random cells. The control asks by classes that are not in the clip: what it reaches as well is no sign that a "
+        "text was understood."
+    )
+
+
 def fact_rows(numbers: Numbers) -> list[tuple[str, Any]]:
     """(dotted name, value) of all numbers that are neither separation nor localisation scores."""
     scored = {m for m, _, _ in separation_rows(numbers)} | {"localization", *further(numbers)}
@@ -138,9 +157,19 @@ def numbers_as_text(numbers: Numbers) -> str:
                 for m, k, s in rows
             ]
             text += "\n" + aligned([head, *lines])
+    if rows := answer_rows(numbers):
+        titles = ("real duets", "", "likeness", "weaker", "residual", "distance", "random", "n", "videos")
+        text += "\n" + aligned([titles, *((m, k, *answer_cells(s)) for m, k, s in rows)]) + f"{answers_note()}\n"
     if facts := fact_rows(numbers):
         text += "\n" + aligned([("facts", "", ""), *((k, "", str(v)) for k, v in facts)])
     return text
+
+
+def answer_cells(means: Numbers) -> list[str]:
+    """Likeness, weaker and residual (dB), distance and that of random cells, pairs, videos."""
+    shares = [format_share(means.get(key)) for key in ("likeness", "distance", "random")]
+    levels = [f"{means[key]:.1f}" for key in ("weaker", "residual")]
+    return [shares[0], *levels, *shares[1:], str(means["n"]), str(means["videos"])]
 
 
 def _separation_as_text(title: str, numbers: Numbers) -> str:

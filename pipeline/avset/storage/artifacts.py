@@ -68,7 +68,7 @@ ARTIFACTS = {
         Artifact("scores", "evaluate",
                  ("captions", "clips", "encoder", "frames", "mixtures", "models", "regions", "sets",
                   "spectrograms"),
-                 files=("scores.parquet", "localization.parquet", "examples.h5", "facts.json"),
+                 files=("scores.parquet", "localization.parquet", "duets.parquet", "examples.h5", "facts.json"),
                  identity=(RECORD, "scores.parquet", "localization.parquet")),
     )
 }  # fmt: skip

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from avset.errors import AvsetError
-from avset.storage.files import make_folder, replace_folder, write_json
+from avset.storage.files import make_folder, replace_folder, write_atomic, write_json
 from avset.tables.plan import NODES, PLAN, WORK, Plan, steps_of
 
 NOT_WHOLE = ("was trained before", "goes on at step")  # what `train` says if it did not take all its steps now
@@ -20,24 +20,38 @@ NOT_WHOLE = ("was trained before", "goes on at step")  # what `train` says if it
 def make(name: str) -> None:
     """Run the stage of a node, from the tables' folder, and note how long it took.
 
-    AvsetError if the stage fails. A training that was restored, or taken up, has no time.
+    AvsetError if the stage fails; `failure_of` says why then. A training that was restored, or taken up, has no time.
     """
     node = json.loads(Path(PLAN).read_bytes())["nodes"][name]
     folder, out, began, whole = Path(WORK) / name, Path(NODES) / name, time.monotonic(), True
+    failure, said = _failure(Path(), name), ""
+    failure.unlink(missing_ok=True)
     command = [sys.executable, "-m", f"stages.{node['stage']}", *([node["method"]] if node["method"] else [])]
     with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, errors="replace") as running:
         assert running.stderr is not None
         for line in running.stderr:
             whole = whole and not any(words in line for words in NOT_WHOLE)
+            said = line.split("\r")[-1].strip() or said
             sys.stderr.write(line)
             sys.stderr.flush()
     if running.returncode:
+        write_atomic(failure, (said.removeprefix("error: ") or f"it ended with {running.returncode}").encode())
         raise AvsetError(f"tables: {name} was not made, see above")
     make_folder(out.parent)
     replace_folder(folder / node["makes"], out)
     write_json(out.with_name(f"{name}.json"), {"seconds": round(time.monotonic() - began, 1) if whole else None})
     if node["stage"] == "evaluate":
         print(progress(Path()), flush=True)
+
+
+def failure_of(folder: Path, name: str) -> str:
+    """Why a node could not be made when it was last tried; "" if it was made, or never tried."""
+    path = _failure(folder, name)
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _failure(folder: Path, name: str) -> Path:
+    return folder / WORK / f"{name}.failed"
 
 
 def progress(folder: Path) -> str:
@@ -72,14 +86,19 @@ def check_current(made: Plan) -> None:
         return
     steps = steps_of(made.tree)
     stages = sorted({steps[one].address for one in made.linked})
-    if changed := sorted(_status(Path(), *stages)):
-        raise AvsetError(f"tables: {changed[0]} of the main pipeline is not up to date; run `dvc repro {changed[0]}`")
+    if others := sorted(_status(Path(), *stages)):
+        raise AvsetError(f"tables: {others[0]} of the main pipeline is not up to date; run `dvc repro {others[0]}`")
+
+
+def changed(made: Plan) -> set[str]:
+    """The names of the nodes that are not there, or are no longer what their code and data say."""
+    return set(_status(made.folder))
 
 
 def to_make(made: Plan) -> list[str]:
     """The names of the cells that DVC will make, or make again."""
-    changed = set(_status(made.folder))
-    return [name for name, node in made.cells.items() if changed & {one.name for one in node.all()}]
+    waiting = changed(made)
+    return [name for name, node in made.cells.items() if waiting & {one.name for one in node.all()}]
 
 
 def repro(made: Plan) -> None:

@@ -82,7 +82,7 @@ def scored(table: Table) -> list[Row]:
 
 
 def columns_of(table: Table) -> list[str]:
-    """The columns in which the rows of a table differ, or that have a number of their own, in their order."""
+    """The columns in which the rows with numbers differ, or that have a number of their own, in their order."""
     rows = scored(table)
 
     def wanted(key: str) -> bool:
@@ -93,7 +93,9 @@ def columns_of(table: Table) -> list[str]:
 
 
 def cell(row: Row, key: str) -> str:
-    """A cell as text."""
+    """A cell as text; of a row that is missing, the first words of why in the place of its NSDR."""
+    if key == "nsdr" and row["missing"]:
+        return str(row["missing"]).partition(":")[0]
     return COLUMNS[key][1](row)
 
 
@@ -112,7 +114,8 @@ def notes_of(table: Table) -> list[str]:
     rows, keys = scored(table), columns_of(table)
     if shared := [f"{COLUMNS[key][0]} {cell(rows[0], key)}" for key in COMMON if rows and key not in keys]:
         lines.append(f"All rows: {', '.join(one for one in shared if not one.endswith(' '))}.")
-    return lines + list(dict.fromkeys(f"Missing: {r['name']}: {r['missing']}." for r in table["rows"] if r["missing"]))
+    told = [(r["name"], why) for r in table["rows"] for why in (r["missing"], *r["partial"]) if why]
+    return lines + list(dict.fromkeys(f"Missing: {name}: {why}." for name, why in told))
 
 
 def as_markdown(dataset: str, tables: Sequence[Table]) -> str:
@@ -121,9 +124,9 @@ def as_markdown(dataset: str, tables: Sequence[Table]) -> str:
     for table in tables:
         keys = columns_of(table)
         lines = [[COLUMNS[key][0] for key in keys], [":--" if key in LEFT else "--:" for key in keys]]
-        lines += [[cell(row, key).replace("|", "\\|") for key in keys] for row in scored(table)]
+        lines += [[cell(row, key).replace("|", "\\|") for key in keys] for row in table["rows"]]
         drawn = "\n".join(f"| {' | '.join(one)} |" for one in lines)
-        parts += [f"## {heading(table)}", " ".join(notes_of(table)), *([drawn] if scored(table) else [])]
+        parts += [f"## {heading(table)}", " ".join(notes_of(table)), drawn]
     return "\n\n".join(parts) + "\n"
 
 
@@ -131,7 +134,12 @@ def as_table(tables: Sequence[Table]) -> str:
     """All rows as CSV, numbers unrounded; a row that is missing says why."""
     papers = ("paper_nsdr", "paper_sir", "paper_sar")
     rows = [
-        [table["name"], *(row.get(key) for key in KEYS), *(row["paper"] or [None] * 3), row["missing"]]
+        [
+            table["name"],
+            *(row.get(key) for key in KEYS),
+            *(row["paper"] or [None] * 3),
+            row["missing"] or "; ".join(row["partial"]),
+        ]
         for table in tables
         for row in table["rows"]
     ]
@@ -142,6 +150,6 @@ def as_html(dataset: str, tables: Sequence[Table]) -> str:
     """The page as HTML, in the look of the report's."""
     return render(
         "tables.html", dataset=dataset, tables=tables, notes=NOTES, columns=COLUMNS, left=LEFT, columns_of=columns_of,
-        cell=cell, heading=heading, notes_of=notes_of, scored=scored,
+        cell=cell, heading=heading, notes_of=notes_of,
         top=max([row["nsdr"] for table in tables for row in table["rows"] if row.get("nsdr") is not None] + [1e-9]),
     )  # fmt: skip

@@ -326,14 +326,15 @@ class _Planner:
             return {"missing": f"the scores in {folder} are of other mixtures; run `avset score` again"}
         way = os.path.relpath(folder, self.made.folder)
         mixtures = [f"{self.made.top}/{path}" for path in frozen.values()]
-        return {"cells": [{"seed": None, "scores": way, "cost": "", "mixtures": mixtures}]}
+        return {"cells": [{"seed": None, "scores": way, "cost": "", "mixtures": mixtures, "nodes": []}]}
 
     def _cell(self, node: Node) -> Tree:
-        """Where the scores of a cell are, the time of its training, and its mixtures; from the tables' folder."""
+        """The nodes of a cell; and from the tables' folder its scores, the time of its training, its mixtures."""
         of = {Path(name.removesuffix("/${key}")).name: (name, source) for name, source in node.reads.items()}
         places = {name: str(source.out) if source else f"{self.made.top}/{path}" for name, (path, source) in of.items()}
         mixtures = [places[name] for name in ("mixtures", "sets") if name in places]
-        return {"scores": str(node.out), "cost": f"{places['models']}.json", "mixtures": mixtures}
+        nodes = list(dict.fromkeys(one.name for one in node.all()))
+        return {"scores": str(node.out), "cost": f"{places['models']}.json", "mixtures": mixtures, "nodes": nodes}
 
     def _variant(self, method: str, changes: Mapping[str, Any], encoder: str) -> Tree:
         """The parameters of a row."""

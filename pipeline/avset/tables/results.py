@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean, stdev
@@ -16,11 +16,12 @@ from avset.evaluation import metrics
 from avset.report.published import PUBLISHED
 from avset.storage.files import write_atomic
 from avset.storage.tables import read_table
+from avset.tables import make
 from avset.tables.asked import FILE, load
 from avset.tables.make import cost_of
 from avset.tables.page import as_html, as_markdown, as_table
 from avset.tables.paired import holm, paired_test
-from avset.tables.plan import PLAN, WRITTEN, made_of
+from avset.tables.plan import PLAN, WRITTEN, Plan, made_of
 from avset.values import read
 
 ORACLE = "oracle"  # the query of methods that know none
@@ -30,8 +31,23 @@ Values = dict[Unit, float]
 Row = dict[str, Any]
 
 
-def write(folder: Path) -> str:
+def repro(made: Plan) -> None:
+    """Make everything that is not made, and the page. Where that fails, or is interrupted, the page is of the rest.
+
+    AvsetError if a node fails.
+    """
+    try:
+        make.repro(made)
+    except (AvsetError, KeyboardInterrupt):
+        write(made.folder, make.changed(made))
+        raise
+
+
+def write(folder: Path, changed: Collection[str] = ()) -> str:
     """Write results.md, results.csv and results.html of the plan in a folder; returns the Markdown.
+
+    The page has the cells that are there, and says why the others are not. A cell that has one of the nodes of
+    `changed` before it is no longer what its code and data say, and counts as not made.
 
     AvsetError if parameters or tables are no longer those of the plan.
     """
@@ -39,16 +55,16 @@ def write(folder: Path) -> str:
     top = folder.absolute().parents[2]
     if made_of(read(top / "params.yaml"), load(top / FILE)) != told["made_of"]:
         raise AvsetError("tables: params.yaml or tables.yaml changed since the plan was made; run `avset tables`")
-    tables = [results_of(table, folder, told["dataset"]) for table in told["tables"]]
+    tables = [results_of(table, folder, told["dataset"], changed) for table in told["tables"]]
     pages = as_markdown(told["dataset"], tables), as_table(tables), as_html(told["dataset"], tables)
     for name, page in zip(WRITTEN, pages, strict=True):
         write_atomic(folder / name, page.encode())
     return pages[0]
 
 
-def results_of(table: Mapping[str, Any], folder: Path, dataset: str) -> dict[str, Any]:
-    """A table of plan.json with the numbers of its rows."""
-    rows = [_row(row, table, folder, dataset) for row in table["rows"]]
+def results_of(table: Mapping[str, Any], folder: Path, dataset: str, changed: Collection[str] = ()) -> dict[str, Any]:
+    """A table of plan.json with the numbers of its rows; of a row with cells that are not made, the others'."""
+    rows = [_row(row, table, folder, dataset, changed) for row in table["rows"]]
     for encoder in dict.fromkeys(row["encoder"] for row in rows):
         own = [row for row in rows if row["encoder"] == encoder]
         reference = next(row for row in own if row["name"] == table["reference"])
@@ -58,29 +74,44 @@ def results_of(table: Mapping[str, Any], folder: Path, dataset: str) -> dict[str
     return {**table, "rows": numbers}
 
 
-def _row(row: Mapping[str, Any], table: Mapping[str, Any], folder: Path, dataset: str) -> Row:
-    """The numbers of a row; of one that is missing, why."""
+def why_not(cell: Mapping[str, Any], folder: Path, changed: Collection[str] = ()) -> str:
+    """Why a cell has no numbers: not made, failed in a stage; "" if it has some."""
+    if (folder / cell["scores"]).exists() and not {*cell["nodes"]} & {*changed}:
+        return ""
+    failed = ((name, make.failure_of(folder, name)) for name in cell["nodes"])
+    found = next(((name, why) for name, why in failed if why), None)
+    if found:
+        return f"failed: {found[0].partition('-')[0]}: {found[1].rstrip('.')}"
+    return "not made" if not (folder / cell["scores"]).exists() else "not made: its code or its data changed since"
+
+
+def _row(row: Mapping[str, Any], table: Mapping[str, Any], folder: Path, dataset: str, changed: Collection[str]) -> Row:
+    """The numbers of a row; of one that is missing, why; of one whose cells are there in part, why not the others."""
     known = PUBLISHED.get(dataset, []) if table["published"] else []
     system = next(
         (list(told) for name, kind, *told in known if name == row["name"] and kind in (row["query"], "")), None
     )
+    lacks = {cell["seed"]: why for cell in row["cells"] if (why := why_not(cell, folder, changed))}
+    cells = [cell for cell in row["cells"] if cell["seed"] not in lacks]
+    missing = row["missing"] or ("" if cells else next(iter(lacks.values())))
     out: Row = {
-        **{key: row[key] for key in ("name", "encoder", "method", "query", "missing", "steps")},
+        **{key: row[key] for key in ("name", "encoder", "method", "query", "steps")}, "missing": missing,
+        "partial": [f"seed {seed}: {why}" for seed, why in lacks.items() if cells],
         "paper": row["paper"] or system,
-        "supervision": _supervision(row),
-        "seeds": len(row["cells"]), "seconds": None, "separation": None, "places": None,
+        "supervision": "" if missing else _supervision(row),
+        "seeds": len(cells), "seconds": None, "separation": None, "places": None,
     }  # fmt: skip
-    if row["missing"]:
+    if missing:
         return out
-    folders = [folder / cell["scores"] for cell in row["cells"]]
+    folders = [folder / cell["scores"] for cell in cells]
     kinds = {one["query"] for one in _scores(folders[0])}
     out["query"] = row["query"] if row["query"] in kinds else ORACLE
     if out["query"] not in kinds:
         return out | {"missing": f"{row['method'] or row['name']} answers no {row['query']} query"}
-    costs = [cost_of(folder / cell["cost"]) for cell in row["cells"]] if row["steps"] else []
+    costs = [cost_of(folder / cell["cost"]) for cell in cells] if row["steps"] else []
     timed = [seconds for seconds in costs if seconds is not None]
     out["seconds"] = fmean(timed) if timed else None
-    mixtures = _mixtures(*(folder / path for path in row["cells"][0]["mixtures"]))
+    mixtures = _mixtures(*(folder / path for path in cells[0]["mixtures"]))
     return (
         out
         | _separation(folders, out["query"], table["split"], mixtures)

@@ -15,6 +15,7 @@ class Attention:
 
     scores: Float[np.ndarray, " R"]  # before any softmax
     grid: tuple[int, int]  # (rows, columns) of the regions
+    heat: Float[np.ndarray, " R"] | None = None  # 0 to 1, on one scale for all pictures; None: no such scale is known
 
     def strongest(self) -> tuple[int, int]:
         """(row, column) of the region with the highest score, from 0."""
@@ -28,4 +29,6 @@ def localize(separator: Separator, frame: UInt8[np.ndarray, "H W 3"], text: str)
     method = separator.model.localizing()
     regions = separator.video_query(frame[None])[0, 0]
     target = separator.text_query([text])[0, 0, 0]
-    return Attention(method.scores(regions, target).cpu().numpy(), separator.encoder.grid)
+    scores, known = method.scores(regions, target), separator.model.presence
+    heat = known.heat(scores[None], target[None], regions[None])[0].cpu().numpy() if known else None
+    return Attention(scores.cpu().numpy(), separator.encoder.grid, heat)

@@ -17,7 +17,15 @@ from avset.report import plots
 from avset.report.coverage import count_clips
 from avset.report.curves import CURVES, training_rows
 from avset.report.ledger import ledger
-from avset.report.numbers import further_sets, in_brief, localization_means, merged, rounded, separation_means
+from avset.report.numbers import (
+    further_sets,
+    in_brief,
+    localization_means,
+    merged,
+    presence_means,
+    rounded,
+    separation_means,
+)
 from avset.report.page import render_page
 from avset.report.tables import duet_rows, further, localization_rows, separation_rows
 from avset.storage.files import write_atomic, write_json
@@ -45,8 +53,8 @@ def write_report(
 ) -> dict[str, Any]:
     """Write the report of `methods` on a data set into `out`; returns its numbers, of which `metrics.json` has some.
 
-    scores    folder with a folder per method: `scores.parquet`, and if there are any, `localization.parquet` and
-              `examples.h5`
+    scores    folder with a folder per method: `scores.parquet`, and if there are any, `localization.parquet`,
+              `presence.parquet` and `examples.h5`
     models    folder with a folder per method; where it has `curves/`, they are in `training.csv`
     mixtures  folder with `mixtures.parquet`, and the `scores.parquet` of the untouched mixtures and of the oracles
     methods   the pictures, and the examples that the page shows in full, are of the first one; those of the
@@ -70,7 +78,9 @@ def write_report(
     bounds, mixed = (
         [row for folder in frozen for row in read_table(folder / f"{name}.parquet")] for name in ("scores", "mixtures")
     )
+    present = {m: read_table(p) for m in methods if (p := scores / m / "presence.parquet").exists()}
     means = merged(separation_means(by_method, bounds, mixed), localization_means(places))
+    means = merged(means, presence_means(present))
     numbers = rounded(merged(means, facts))
     coverage = count_clips(indices) | ({"lists": funnel} if funnel else {})
     if empty:

@@ -1,7 +1,8 @@
 """evaluate: scores of a method on the frozen test mixtures, and of attention on the boxes.
 
 Makes data/<dataset>/<scale>/scores/<method>/: scores.parquet (per query, mixture and source),
-localization.parquet, duets.parquet, facts.json, record.json, examples.h5 (whole mixtures to look at and to listen to).
+localization.parquet, duets.parquet, presence.parquet, facts.json, record.json, examples.h5 (whole mixtures to look at
+and to listen to).
 """
 
 from typing import Annotated

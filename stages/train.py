@@ -1,7 +1,7 @@
 """train: a model of one preset, from stored spectrograms and what else its method needs.
 
 Makes data/<dataset>/<scale>/models/<method>/: model.safetensors (weights, settings, facts), record.json and, of a
-method that learns, curves/ (dvclive).
+method that learns, curves/ (dvclive); of one that localizes presence.safetensors, which knows what is not there.
 No label is read. A killed run goes on where its last validation was. With train.workers > 1 so many processes
 train together (see avset.training.distributed), on this machine or, with runtime.executor ray, on a cluster.
 """
@@ -25,7 +25,9 @@ from avset.compute import group, ray_train
 from avset.compute.identity import Recipe, code_of
 from avset.compute.making import making
 from avset.errors import AvsetError
+from avset.evaluation.presence import calibrated
 from avset.evaluation.validation import Validation
+from avset.features.encoder import Encoder
 from avset.features.tower import architecture_of
 from avset.models.checkpoint import SeparationModel, Settings, needs_of
 from avset.models.contract import Sizes
@@ -102,7 +104,17 @@ def main(
                 train_together(p, partial(join, p, method, state, folder, 0), state)
             with suppress(AvsetError):  # a cache that is full, or that we may only read
                 finished.keep(folder, state.stem)
+        know_absence(p, folder, corpus)
     state.unlink(missing_ok=True)
+
+
+def know_absence(p: Params, folder: Path, corpus: Corpus) -> None:
+    """Calibrate the trained model's presence, if its method can tell, and put it beside the model."""
+    torch.set_num_threads(p.train.threads)
+    model, encoder = SeparationModel.load(folder).to(device_of(p)), Encoder.load(p.data / "encoder")
+    if found := calibrated(model, encoder, corpus):
+        found.save(folder)
+        Record.read(folder).write(folder)
 
 
 def train_together(p: Params, work: Callable[[str], list[float]], state: Path) -> None:

@@ -311,6 +311,17 @@ def test_ciou_of_a_flat_map_or_a_speck_is_zero():
     assert metrics.ciou(np.full(9, 0.1), (3, 3), np.array([[0.5, 0.5, 0.5, 0.5]])) == 0
 
 
+def test_auc_counts_pairs():
+    present, absent = np.array([1.0, 3.0, 3.0, 5.0]), np.array([0.0, 3.0, 4.0])
+    pairs = [(a > b) + (a == b) / 2 for a in present for b in absent]
+    assert metrics.auc(present, absent) == pytest.approx(np.mean(pairs))
+    assert (metrics.auc(absent - 9, absent), metrics.auc(absent + 9, absent), metrics.auc(absent, absent)) == (
+        0,
+        1,
+        0.5,
+    )
+
+
 def test_localisation_refuses_what_it_cannot_score():
     with pytest.raises(AvsetError, match="only clips with boxes"):
         metrics.ciou(np.zeros(9), (3, 3), np.zeros((0, 4)))

@@ -167,6 +167,7 @@ def artifacts(root: Path, mixtures: int = 2, length: int = 8192, others: tuple[s
     write_table(data / "scores/avset/duets.parquet", answers)
     sounds = [p | {"hit": False} for p in places if p["attention"] == "sound"]
     write_table(data / "scores/nmf/localization.parquet", sounds)
+    write_table(data / "scores/avset/presence.parquet", presence_rows())
     pairs = [("violin", "piano"), (EVIL, "flute"), ("flute", "violin"), ("piano", EVIL)]
     for k, method in enumerate(("avset", *others)):
         with h5py.File(data / f"scores/{method}/examples.h5", "w") as file:
@@ -197,6 +198,17 @@ def artifacts(root: Path, mixtures: int = 2, length: int = 8192, others: tuple[s
     }  # fmt: skip
 
 
+def presence_rows() -> list[dict]:
+    """Rows of a presence.parquet: what is there has 0.4 and 0.9, what is not 0.2 and 0.6, nonsense 0.1."""
+    return [
+        {"mixture_id": "m0", "sources": sources, "words": "", "truth": truth, "sound": score, "picture": None,
+         "energy": 1 - score}
+        for sources in (1, 2)
+        for truth, scores in (("present", (0.4, 0.9)), ("absent", (0.2, 0.6)), ("nonsense", (0.1,)))
+        for score in scores
+    ]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """One report, as (arguments, metrics, folder)."""
@@ -224,6 +236,9 @@ def test_numbers_are_the_planted_means_and_metrics_has_some(built):
         "chance": {"pointing": 0.25},
     }  # fmt: skip
     assert kept["encoder"] == {"zero_shot": 0.9877}
+    told = {"auc": 0.75, "alone": 0.75, "nonsense": 1, "kept": 0.5, "silenced": 0.5}
+    assert kept["avset"]["presence"] == {"sound": told, "energy": {"auc": 0.25, "alone": 0.25, "nonsense": 0}}
+    assert "presence" not in kept["nmf"], "a method that cannot tell has no row"
     assert kept.keys() == {"avset", "nmf", *BOUNDS, "localization", "encoder"}
 
 
@@ -256,6 +271,16 @@ def test_answers_in_real_duets_stand_beside_their_control(built):
         ["AV-SeT", "control: absent class", "0.900", "-3.0", "-1.0", "0.000", "0.500", "1", "1"],
     ]
     assert "not whether they are right" in html and "not whether they are right" in tables.numbers_as_text(numbers)
+
+
+def test_presence_has_a_table(built):
+    lines = tables.numbers_as_text(built[1]).splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("presence"))
+    assert lines[at + 2].split() == ["avset", "sound", "0.750", "0.750", "1.000", "0.500", "0.500", "1.000"]
+    assert lines[at + 3].split() == ["avset", "energy", "0.250", "0.250", "0.000"]
+    rows = Reader((built[2] / "html" / "index.html").read_text()).table("presence")
+    assert rows[1] == ["AV-SeT", "sound", "0.750", "0.750", "1.000", "0.500", "0.500", "1.000", "4", "4"]
+    assert rows[2] == ["AV-SeT", "energy alone", "0.250", "0.250", "0.000", "", "", "", "4", "4"]
 
 
 def counted(ok: int, **reasons: int) -> dict:
@@ -733,9 +758,18 @@ def test_a_heat_map_is_hot_in_its_cell_and_grey_elsewhere():
     found = plots.heat_map(frame, np.eye(9, dtype=np.float32)[5], (3, 3)).astype(int)
     assert found[45, 75].sum() == found.sum(-1).max()
     assert np.ptp(found[80, 10]) < 5  # far from it: no colour is left
-    assert (
-        plots.heat_map(frame, np.ones(9, np.float32), (3, 3)) == plots.heat_map(frame, np.zeros(9, np.float32), (3, 3))
-    ).all()
+
+
+def test_heat_maps_have_one_scale():
+    """What is half as present glows half as brightly, whatever else is in the picture; the legend says the same."""
+    frame, cell = np.full((90, 90, 3), 80, np.uint8), np.eye(9, dtype=np.float32)[4]
+    none, half, full, more = (plots.heat_map(frame, heat * cell, (3, 3)).astype(int) for heat in (0, 0.5, 1, 7))
+    assert np.ptp(none) <= 1 and (full == more).mean() > 0.5
+    assert none[45, 45].sum() < half[45, 45].sum() < full[45, 45].sum()
+    shown = plots.with_legend(full.astype(np.uint8))
+    assert shown.shape == (108, 90, 3) and (shown[:90] == full).all()
+    bar = plots.legend(400)[0].astype(int).sum(-1)
+    assert bar[0] < 10 and bar[-1] > 600 and (np.diff(bar) >= -3).all()
 
 
 def test_figures_that_are_too_big_lose_resolution():

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from avset.evaluation.duets import DUETS, duet_rows, hear_duets
 from avset.evaluation.estimates import Estimates, Texts, asked_of, estimates, queries, sources_of
 from avset.evaluation.examples import IDEAL, Example, Separation
 from avset.evaluation.localization import PLACES, attention_by_clip, attention_rows
+from avset.evaluation.presence import NONSENSE, PRESENT, presence_rows
 from avset.features.encoder import Encoder
 from avset.models.checkpoint import SeparationModel
 from avset.models.contract import ORACLE, Localizes
+from avset.models.presence import stretched
 from avset.params import CONTROLS
 from avset.params import Evaluate as Asked
 from avset.storage.files import write_json
@@ -36,7 +39,8 @@ def evaluate(
     folder: Path,
     workers: int = 1,
 ) -> None:
-    """Score a model on the test mixtures: scores.parquet, localization.parquet, duets.parquet, facts.json, examples.h5.
+    """Score a model on the test mixtures, and write scores.parquet, localization.parquet, duets.parquet,
+    presence.parquet, facts.json and examples.h5.
 
     name     of the method, in the table of scores
     asked    what is asked by text, whether for the wrong sound, too, and how many mixtures the examples are
@@ -60,6 +64,9 @@ def evaluate(
     made = {kind: list(estimates(model, mixtures, kind, corpus, texts.get(kind, {}), True)) for kind in kinds}
     rows = score_rows(name, made, corpus, phrases, kept, workers)
     say(rows, made, corpus)
+    if isinstance(model.method, Localizes):
+        for one in kept:
+            brighten(one, corpus, model)
     examples.write(folder / "examples.h5", kept)
     clips = [clip for clip in corpus.complete() if corpus.splits[clip] == "test"]
     look = next((kind for kind in kinds if any(one.attention is not None for one in made[kind])), kinds[0])
@@ -71,6 +78,9 @@ def evaluate(
     write_table(folder / "scores.parquet", rows)
     write_table(folder / "localization.parquet", places, PLACES)
     write_table(folder / "duets.parquet", duet_rows(model, corpus, duets, plain), DUETS)
+    tests = [one for one in mixtures if one.split == "test"]
+    told = presence_rows(model, corpus, tests, plain, texts_by_label(encoder, {one: one for one in NONSENSE}))
+    write_table(folder / "presence.parquet", told, PRESENT)
 
 
 def evenly(mixtures: Sequence[Mixture], count: int) -> Sequence[Mixture]:
@@ -222,6 +232,25 @@ def recognition_facts(corpus: Corpus, clips: Sequence[str], texts: Texts) -> dic
     return facts
 
 
+def heat_of(model: SeparationModel, scores: Tensor, targets: Tensor, regions: Tensor) -> np.ndarray:
+    """The heat of scores (n, R) of targets (n, D) over regions (n, R, D); without a presence it has no scale."""
+    scores, targets, regions = (one.to(model.device) for one in (scores, targets, regions))
+    return (model.presence.heat(scores, targets, regions) if model.presence else stretched(scores)).cpu().numpy()
+
+
+@torch.no_grad()
+def brighten(shown: Example, corpus: Corpus, model: SeparationModel) -> None:
+    """Bring the attention of the separated sounds of an example to the scale of heat."""
+    regions = queries("video", [[(clip, "") for clip in shown.clip_ids]], corpus, {})[0]
+    for kind, made in shown.separations.items():
+        if made.attention is not None:
+            sounds = torch.from_numpy(made.estimates).to(model.device)
+            magnitude = model.settings.transform.analyse(sounds, model.method.grid)[1]
+            targets = model.localizing().embed(magnitude, torch.ones_like(magnitude)[:, None])[:, 0]
+            heat = heat_of(model, torch.from_numpy(made.attention), targets, regions[:, regions.shape[1] // 2])
+            shown.separations[kind] = replace(made, attention=heat)
+
+
 def example(mixture: Mixture, corpus: Corpus, model: SeparationModel, grid: tuple[int, int], texts: Texts) -> Example:
     """A mixture, its references, pictures, ideal masks, and where the encoder alone looks; no query yet."""
     transform, method = model.settings.transform, model.method
@@ -234,11 +263,12 @@ def example(mixture: Mixture, corpus: Corpus, model: SeparationModel, grid: tupl
         regions = queries("video", [pairs], corpus, {})[0]
         centre = regions[:, regions.shape[1] // 2]
         captions = queries("caption", [pairs], corpus, {})[0, :, 0, 0]
-        attention["caption"] = method.scores(centre, captions).numpy()
+        attention["caption"] = heat_of(model, method.scores(centre, captions), captions, centre)
         if asked := asked_of("text", mixture, texts):
             words = queries("text", [[pairs[n] for n in asked]], corpus, texts)[0, :, 0, 0]
             attention["text"] = np.full(centre.shape[:2], np.nan, np.float32)
-            attention["text"][asked] = method.scores(centre[asked], words).numpy()
+            scored = method.scores(centre[asked], words)
+            attention["text"][asked] = heat_of(model, scored, words, centre[asked])
     return Example(
         mixture_id=mixture.mixture_id,
         labels=mixture.labels,

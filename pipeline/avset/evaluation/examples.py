@@ -22,9 +22,10 @@ IDEAL = "ideal"  # the group of the ideal ratio masks
 
 @dataclass(frozen=True)
 class Separation:
-    """What one kind of query made of a mixture; `attention` is the separated sounds' over the regions.
+    """What one kind of query made of a mixture; `attention` is the separated sounds' over the regions, as heat.
 
-    A source that the kind cannot ask for (a text, without a label) has NaN as `nsdr`, and zeros elsewhere.
+    Heat is from 0 to 1, on one scale for all pictures: see `avset.models.presence`. A source that the kind
+    cannot ask for (a text, without a label) has NaN as `nsdr`, and zeros elsewhere.
     """
 
     queries: list[str]
@@ -51,7 +52,7 @@ class Example:
     mixture: Float[ndarray, " L"]
     references: Float[ndarray, "N L"]
     frames: UInt8[ndarray, "N H W 3"]
-    attention: Mapping[str, Float[ndarray, "N R"]]  # text (NaN without a label), caption: the encoder's own, no sound
+    attention: Mapping[str, Float[ndarray, "N R"]]  # heat of text (NaN without a label), caption: of no sound
     separations: dict[str, Separation]  # by kind of query, and `IDEAL`
 
 

@@ -249,6 +249,13 @@ def ciou(
     return float((marked & truth).sum() / union) if union else 0.0
 
 
+def auc(present: Float[ndarray, " n"], absent: Float[ndarray, " m"]) -> float:
+    """How often a score of `present` is higher than one of `absent`: the area under the ROC curve; ties count half."""
+    ranked = np.sort(absent)
+    below = np.searchsorted(ranked, present, "left") + np.searchsorted(ranked, present, "right")
+    return float(below.mean() / (2 * len(absent)))
+
+
 def upsample(scores: Float[ndarray, " R"], grid: tuple[int, int], size: tuple[int, int]) -> Float[ndarray, "H W"]:
     """Bilinear upsampling to (H, W), torch's `interpolate(mode="bilinear", align_corners=False)`."""
     rows, columns = (_weights(n, pixels) for n, pixels in zip(grid, size, strict=True))

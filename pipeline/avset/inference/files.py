@@ -215,9 +215,9 @@ def localize_file_to_file(
     """
     check_query(text)
     check_files(file, {"output": output}, PICTURES, overwrite)
-    from avset.report.plots import heat_map, save_png  # matplotlib: a separation does not wait for it
+    from avset.report.plots import attention_map, save_png  # matplotlib: a separation does not wait for it
 
     frame = read_frame(file, time, limits=limits)
     attention = separator.localize(frame, text)
-    save_png(output, heat_map(frame, attention.scores, attention.grid))
+    save_png(output, attention_map(frame, attention.scores, attention.heat, attention.grid))
     return attention

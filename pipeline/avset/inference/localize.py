@@ -18,6 +18,7 @@ class Attention:
 
     scores: Float[np.ndarray, " R"]  # before any softmax
     grid: tuple[int, int]  # (rows, columns) of the regions
+    heat: Float[np.ndarray, " R"] | None = None  # 0 to 1, on one scale for all pictures; None: no such scale is known
 
     def strongest(self) -> tuple[int, int]:
         """(row, column) of the region with the highest score, from 0."""
@@ -30,6 +31,8 @@ def localize(
     model: SeparationModel, encoder: Encoder, frame: UInt8[np.ndarray, "H W 3"], target: Float[Tensor, " D"]
 ) -> Attention:
     """The attention of a query over the regions of a frame; AvsetError if the model's method does not localize."""
-    method = model.localizing()
+    method, known = model.localizing(), model.presence
     regions = video_queries(encoder, frame[None], model.settings.positional)[0, 0]
-    return Attention(method.scores(regions, target).cpu().numpy(), encoder.grid)
+    scores = method.scores(regions, target)
+    heat = known.heat(scores[None], target[None], regions[None])[0].cpu().numpy() if known else None
+    return Attention(scores.cpu().numpy(), encoder.grid, heat)

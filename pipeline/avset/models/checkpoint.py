@@ -15,6 +15,7 @@ from torch import Tensor
 from avset.errors import AvsetError
 from avset.features import spectrograms as sp
 from avset.models.contract import Conditions, Localizes, Method, Sizes
+from avset.models.presence import Presence
 from avset.presets import MethodSettings, module_of, settings_type
 from avset.storage.checksums import checked, finite
 from avset.storage.files import write_atomic
@@ -61,15 +62,16 @@ def method_of(settings: Settings) -> Method:
 
 
 class SeparationModel:
-    """A method with its settings, in use: waveforms in, waveforms out."""
+    """A method with its settings, in use: waveforms in, waveforms out; and what it knows of presence, if it does."""
 
-    def __init__(self, settings: Settings, method: Method | None = None):
-        self.settings, self.method = settings, method or method_of(settings)
+    def __init__(self, settings: Settings, method: Method | None = None, presence: Presence | None = None):
+        self.settings, self.method, self.presence = settings, method or method_of(settings), presence
         self.device = torch.device("cpu")
 
     def to(self, device: torch.device | str) -> "SeparationModel":
         """The same model, moved to a device."""
         self.method.to(device)
+        self.presence = self.presence and self.presence.to(device)
         self.device = torch.device(device)
         return self
 
@@ -131,4 +133,4 @@ class SeparationModel:
         method = method_of(settings)
         if strange := method.load_own_state(named_as(method.own_state(), state)):
             raise AvsetError(f"{path} does not fit its own settings ({strange[0]}); train it again")
-        return cls(settings, method.eval().requires_grad_(False))
+        return cls(settings, method.eval().requires_grad_(False), Presence.load(folder))

@@ -6,21 +6,26 @@ from collections.abc import Set as AbstractSet
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from avset.errors import AvsetError
 from avset.evaluation import metrics
 from avset.evaluation.bounds import BOUNDS, TEMPLATE
 from avset.evaluation.examples import ordered
+from avset.models.presence import THRESHOLD
 
 Row = dict[str, Any]  # of scores.parquet, of localization.parquet, of duets.parquet or of mixtures.parquet
 ATTENTIONS = ("text", "caption", "sound", "wrong", "norm", "chance")  # what is asked where a source is
 OF_A_METHOD = ("sound",)  # those that are not the same for all methods
 DUETS = "duets"  # the entry of the localisation in clips of two labels
 ANSWERS = "answers"  # the entry of a method's answers in real duets
+EVIDENCE = ("sound", "picture", "energy")  # what tells that a thing is there; see avset.evaluation.presence
 BRIEF = {  # what metrics.json keeps of an entry, by the key of the entry or of one above it; "": of all others
     "": {"nsdr", "moving", "sdr", "sir", "sar", "n"},
     "mixture": {"nsdr", "sdr", "sir", "sar", "n", "of", "videos"},
     "localization": {"pointing", "other", "ciou"},
     "answers": {"likeness", "residual", "distance", "n"},
+    "presence": {"auc", "alone", "nonsense", "kept", "silenced"},
 }
 BRIEF_OF_SET = {"nsdr", "moving", "n"}  # the same, of a further set
 DECIMALS = 4  # of every number in a file
@@ -167,6 +172,37 @@ def duet_means(duets: Mapping[str, list[Row]]) -> dict[str, Any]:
             counts = {"n": len(mine), "videos": len({row["content"] for row in mine})}
             out.setdefault(method, {}).setdefault(ANSWERS, {})[query] = means | counts
     return out
+
+
+def presence_means(heard: Mapping[str, list[Row]]) -> dict[str, Any]:
+    """By method and evidence how well present things are told from absent ones; only of methods that have rows.
+
+    `auc` is of the present and absent labels in mixtures, `alone` in single sources; `nonsense` is of present labels
+    against words that name no sound. `kept` is the share of the present things that have at least `THRESHOLD`,
+    `silenced` that of the absent ones that have less, and `silenced_nonsense` that of nonsense.
+    """
+    return {
+        method: {"presence": {name: _presence(rows, name) for name in EVIDENCE if rows[0][name] is not None}}
+        for method, rows in heard.items() if rows
+    }  # fmt: skip
+
+
+def _presence(rows: list[Row], evidence: str) -> dict[str, float]:
+    def scores(truth: str, sources: int = 0) -> np.ndarray:
+        return np.array([r[evidence] for r in rows if r["truth"] == truth and sources in (0, min(r["sources"], 2))])
+
+    found = {
+        "auc": metrics.auc(scores("present", 2), scores("absent", 2)),
+        "alone": metrics.auc(scores("present", 1), scores("absent", 1)),
+        "nonsense": metrics.auc(scores("present"), scores("nonsense")),
+    }
+    if evidence != "energy":
+        found |= {
+            "kept": float((scores("present") >= THRESHOLD).mean()),
+            "silenced": float((scores("absent") < THRESHOLD).mean()),
+            "silenced_nonsense": float((scores("nonsense") < THRESHOLD).mean()),
+        }
+    return found | {truth: len(scores(truth)) for truth in ("present", "absent")}
 
 
 def in_brief(

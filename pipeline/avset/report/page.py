@@ -33,6 +33,7 @@ SIZES = {  # width and height in pixels
     "mask": (128, 128),
     "frame": (192, 192),
     "heat": (112, 112),
+    "legend": (224, 18),
 }
 NOTES = {  # for queries that have no words
     "video": "its own frames",
@@ -108,6 +109,8 @@ def render_page(
         classes=sorted({label for _, _, s in rows for label in s["per_class"]}),
         located=[("Localisation", tables.localization_rows(numbers)), ("in duets", tables.duet_rows(numbers))],
         answered=tables.answer_rows(numbers),
+        presence=tables.presence_rows(numbers),
+        legend=image_uri(plots.legend(SIZES["legend"][0]), "legend"),
         facts=tables.fact_rows(numbers),
         published=published_rows(dataset),
         covered=covered,

@@ -33,6 +33,8 @@ Aspect = Literal["equal", "auto"]
 GREEN = "#3ddc84"  # colour of the boxes
 LOOKS = ("frame", "latent caption", "separated sound")  # the rows of `localization_figure`
 LINE, LETTERS, SMALLEST = 30, 19, 9  # px: a line of a caption, its letters, and letters of a line that is too long
+SCALE = ("0 absent", "1 present")  # of a heat map, and
+RELATIVE = ("weakest here", "strongest here")  # of one that has no scale
 
 
 def magnitude(waveform: Float[ndarray, " L"]) -> Float[ndarray, "M T"]:
@@ -52,15 +54,43 @@ def coloured(values: Float[ndarray, "M T"], colours: str = "magma") -> UInt8[nda
 
 
 def heat_map(
-    frame: UInt8[ndarray, "H W 3"], scores: Float[ndarray, " R"], grid: tuple[int, int]
+    frame: UInt8[ndarray, "H W 3"], heat: Float[ndarray, " R"], grid: tuple[int, int]
 ) -> UInt8[ndarray, "H W 3"]:
-    """The frame, grey where the score is low, under the map upsampled and stretched to its own range."""
-    heat = metrics.upsample(scores, grid, frame.shape[:2])
-    heat = (heat - heat.min()) / (np.ptp(heat) or 1.0)
+    """The frame, grey where the heat is low, under the upsampled heat.
+
+    The scale is the same for all pictures: 0 (or less) is black, and 1 is as bright as it can be; see `legend`.
+    """
+    heat = np.clip(metrics.upsample(heat, grid, frame.shape[:2]), 0, 1)
     grey = frame.mean(-1, keepdims=True)
     picture = (grey + heat[..., None] * (frame - grey)) / 255
     opacity = (0.2 + 0.45 * heat)[..., None]
     return _bytes((1 - opacity) * picture + opacity * colormaps["inferno"](heat)[..., :3])
+
+
+def legend(width: int, height: int = 18, words: tuple[str, str] = SCALE) -> UInt8[ndarray, "{height} {width} 3"]:
+    """The scale of a heat map from 0 to 1, with a word at each of its ends."""
+    colours = np.repeat(colormaps["inferno"](np.linspace(0, 1, width))[None, :, :3], height, 0)
+    image = Image.fromarray(_bytes(colours))
+    draw = ImageDraw.Draw(image)
+    draw.text((4, height // 2), words[0], "white", anchor="lm")
+    draw.text((width - 4, height // 2), words[1], "black", anchor="rm")
+    return np.asarray(image)
+
+
+def with_legend(picture: UInt8[ndarray, "H W 3"], words: tuple[str, str] = SCALE) -> UInt8[ndarray, "H+18 W 3"]:
+    """A heat map with its scale below."""
+    return np.concatenate([picture, legend(picture.shape[1], words=words)])
+
+
+def attention_map(
+    frame: UInt8[ndarray, "H W 3"], scores: Float[ndarray, " R"], heat: Float[ndarray, " R"] | None,
+    grid: tuple[int, int],
+) -> UInt8[ndarray, "H+18 W 3"]:  # fmt: skip
+    """A heat map with its legend; without a heat, the scores from the weakest to the strongest of this picture."""
+    if heat is None:
+        low, high = scores.min(), scores.max()
+        return with_legend(heat_map(frame, (scores - low) / ((high - low) or 1.0), grid), RELATIVE)
+    return with_legend(heat_map(frame, heat, grid))
 
 
 def _bytes(picture: Float[ndarray, "H W 3"]) -> UInt8[ndarray, "H W 3"]:

@@ -23,6 +23,7 @@ from avset.report.numbers import (
     in_brief,
     localization_means,
     merged,
+    presence_means,
     rounded,
     separation_means,
 )
@@ -55,7 +56,7 @@ def write_report(
     """Write the report of `methods` on a data set into `out`; returns its numbers, of which `metrics.json` has some.
 
     scores    folder with a folder per method: `scores.parquet`, and if there are any, `localization.parquet`,
-              `duets.parquet` and `examples.h5`
+              `duets.parquet`, `presence.parquet` and `examples.h5`
     models    folder with a folder per method; where it has `curves/`, they are in `training.csv`
     mixtures  folder with `mixtures.parquet`, and the `scores.parquet` of the untouched mixtures and of the oracles
     methods   the pictures, and the examples that the page shows in full, are of the first one; those of the
@@ -81,7 +82,9 @@ def write_report(
     bounds, mixed = (
         [row for folder in frozen for row in read_table(folder / f"{name}.parquet")] for name in ("scores", "mixtures")
     )
+    present = {m: read_table(p) for m in methods if (p := scores / m / "presence.parquet").exists()}
     means = merged(separation_means(by_method, bounds, mixed), merged(localization_means(places), duet_means(duets)))
+    means = merged(means, presence_means(present))
     numbers = rounded(merged(means, facts))
     coverage = count_clips(indices) | ({"lists": funnel} if funnel else {})
     if empty:

@@ -68,8 +68,9 @@ ARTIFACTS = {
         Artifact("scores", "evaluate",
                  ("captions", "clips", "encoder", "frames", "mixtures", "models", "regions", "sets",
                   "spectrograms"),
-                 files=("scores.parquet", "localization.parquet", "duets.parquet", "examples.h5", "facts.json"),
-                 identity=(RECORD, "scores.parquet", "localization.parquet")),
+                 files=("scores.parquet", "localization.parquet", "duets.parquet", "presence.parquet", "examples.h5",
+                        "facts.json"),
+                 identity=(RECORD, "scores.parquet", "localization.parquet", "presence.parquet")),
     )
 }  # fmt: skip
 

@@ -8,14 +8,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import numpy as np
 import pytest
+import soundfile
 import toy
 from repository import Project
 
 from avset.errors import AvsetError
+from avset.inference.files import separate_file_to_file
 from avset.inference.hub import locate
 from avset.inference.separate import Separator
 from avset.report.card import export
+from avset.sources import Entry, demo
 from avset.storage.artifacts import Record, identity_of
 from avset.storage.checksums import damages
 
@@ -93,10 +97,23 @@ def test_a_model_comes_from_a_hub_and_is_checked(hub: list[str], shared: Path):
         locate("hf:some/other")
 
 
-def test_the_model_that_comes_with_the_library_answers(private_cache: Path):
+def test_the_model_that_comes_with_the_library_knows_what_is_not_there(private_cache: Path, tmp_path: Path):
     separator = Separator.load(locate("demo"))
-    assert separator.encoder.digest == separator.model.settings.encoder
     assert locate("demo").parent == private_cache / "shared"
+    film = tmp_path / "a.mp4"
+    demo.fetch(Entry("accordion-test-000", "test", ("accordion",), "demo"), demo.Options(duration=4.0), film)
+    queries = [f"person playing {thing}" for thing in ("an accordion", "a violin")] + ["quantum chromodynamics"]
+    found = separator.separate(film, queries)
+    assert found.presence and found.presence[0] > 0.5 > max(found.presence[1:])
+    assert found.energies[0] > 0.5 and not found.sounds[1:].any()
+    assert all(separator.separate(film, queries, keep_absent=True).energies)
+    outputs = [tmp_path / f"{number}.wav" for number in range(3)]
+    done = separate_file_to_file(separator, film, queries, outputs, residual=tmp_path / "rest.wav")
+    assert done.presence == pytest.approx(found.presence) and done.energies[1:] == (0, 0)
+    sounds = [soundfile.read(path, dtype="int16")[0].astype(int) for path in (*outputs, tmp_path / "rest.wav")]
+    assert np.abs(sounds[0]).max() > 1000 and not sounds[1].any() and not sounds[2].any()
+    kept = separate_file_to_file(separator, film, queries, outputs, overwrite=True, keep_absent=True)
+    assert kept.energies[1] > 0.05
 
 
 def test_where_no_model_is(tmp_path: Path):

@@ -107,6 +107,9 @@ def separate(
     clip: Annotated[
         Clip, typer.Option(help="What is louder than full scale: clamp it, or rescale all that is written.")
     ] = Clip.clamp,
+    keep_absent: Annotated[
+        bool, typer.Option("--keep-absent", help="Write also what is found for a query that is hardly there.")
+    ] = False,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes, each with a model of its own.")] = 1,
     device: Annotated[str, typer.Option(help="Where the model computes: cpu, cuda, cuda:1.")] = "cpu",
     as_json: AsJson = False,
@@ -124,7 +127,7 @@ def separate(
 
     asked = Asked(
         files, query, output, residual, overwrite, resume, model_rate, int(bits.value) if bits else None,
-        clip.value, jobs, device, as_json, quiet, verbose,
+        clip.value, keep_absent, jobs, device, as_json, quiet, verbose,
     )  # fmt: skip
     raise typer.Exit(separate_files(asked, lambda: _folders(model, encoder)))
 

@@ -36,6 +36,7 @@ class Asked:
     model_rate: bool
     bits: int | None
     clip: Any
+    keep_absent: bool
     jobs: int
     device: str
     as_json: bool
@@ -78,7 +79,7 @@ def _separate(asked: Asked, folders: Callable[[], tuple[Path, Path]], files: Exi
     from avset.inference.many import How, carry_out_all, carry_out_by, report  # torch: what is wrong was told by now
     from avset.inference.separate import load
 
-    how = How(tuple(asked.queries), asked.model_rate, asked.clip)
+    how = How(tuple(asked.queries), asked.model_rate, asked.clip, asked.keep_absent)
     jobs = min(asked.jobs, len(plans.todo))
     if jobs > 1:
         threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -131,6 +132,8 @@ class _Teller:
 
     def one(self, made: Plan, done: Any, report: dict[str, Any]) -> None:
         """Tell of a file that is done."""
+        from avset.models.presence import THRESHOLD
+
         self._before += made.format.seconds
         if not self._asked.quiet and sys.stderr.isatty():
             print("\r\033[K", end="", file=sys.stderr, flush=True)
@@ -142,10 +145,13 @@ class _Teller:
             self._note("louder than full scale in places, clipped there; --clip rescale keeps it whole")
         if done.gain < 1:
             self._note(f"rescaled by {done.gain:.3f}, or it would be louder than full scale")
-        for sound, energy in zip(made.outputs, done.energies, strict=True):
+        for number, (sound, energy) in enumerate(zip(made.outputs, done.energies, strict=True)):
             name = "stdout" if self._out is sys.stderr else sound
             how = f"{done.seconds:.1f} s at {done.sample_rate} Hz, {_heard(done.channels)}"
-            self._say(f"{name}: {how}, {energy:.0%} of the mixture's energy")
+            told = f"{name}: {how}, {energy:.0%} of the mixture's energy"
+            self._say(told + (f", presence {done.presence[number]:.2f}" if done.presence else ""))
+            if done.presence and done.presence[number] < THRESHOLD and not self._asked.keep_absent:
+                self._note(f"{self._asked.queries[number]!r} is hardly there, so {name} is silent; see --keep-absent")
 
     def end(self) -> int:
         """The last words; 1 if a file failed, else 0."""

@@ -41,7 +41,7 @@ class SeparatedFile:
     energies: tuple[float, ...]  # of the sound of each query, as a share of the mixture's
     clipped: bool  # a sound or the residual was louder than full scale somewhere
     gain: float = 1.0  # of all that was written, less than 1 if it was rescaled
-    presence: tuple[float, ...] | None = None  # as of `Separated`
+    presence: Sequence[float] | None = None  # as of `Separated`
     places: tuple[dict[str, int], ...] | None = None  # of a film: the strongest region of the middle picture
 
 
@@ -74,6 +74,7 @@ def separate_file_to_file(
     bits: int | None = None,
     clip: Clip = "clamp",
     progress: Callable[[float], None] | None = None,
+    keep_absent: bool = False,
 ) -> SeparatedFile:
     """Write what each query names to its `output`, and the rest of the mixture to `residual`.
 
@@ -81,9 +82,10 @@ def separate_file_to_file(
     `file`; with `model_rate` the sound is mono at the model's rate. In exact formats the outputs and the residual add
     up to the mixture to the last bit.
 
-    bits      16, 24, or 32 for floating point, instead of the file's own
-    clip      what is louder than full scale is clamped, or all that is written is rescaled by one gain
-    progress  gets the seconds that are done
+    bits         16, 24, or 32 for floating point, instead of the file's own
+    clip         what is louder than full scale is clamped, or all that is written is rescaled by one gain
+    progress     gets the seconds that are done
+    keep_absent  also what is found for queries whose presence is below a half: their sounds are silence otherwise
 
     AvsetError if `file` cannot be read or a target cannot be written; then every file is as it was. `file`, outputs and
     `residual` are different files; those that are there already are replaced only with `overwrite`.
@@ -100,31 +102,58 @@ def separate_file_to_file(
     if len(outputs) != len(asked):
         raise AvsetError(f"there are {len(asked)} queries and {len(outputs)} outputs; give one output for each query")
     planned = plan(file, outputs, residual, overwrite, bits, model_rate, limits)
-    return carry_out(separator, planned, query, model_rate, clip, progress, limits)
+    return carry_out(separator, planned, query, model_rate, clip, progress, keep_absent, limits)
+
+
+class _Absent(Exception):
+    """Queries, by number, whose sounds must not be written."""
 
 
 def carry_out(
     separator: Separator, planned: Plan, query: Query | Sequence[Query], model_rate: bool = False,
-    clip: Clip = "clamp", progress: Callable[[float], None] | None = None, limits: Limits = LIMITS,
+    clip: Clip = "clamp", progress: Callable[[float], None] | None = None, keep_absent: bool = False,
+    limits: Limits = LIMITS,
 ) -> SeparatedFile:  # fmt: skip
-    """`separate_file_to_file`, as it was planned."""
-    tally = Tally(residual=planned.residual is not None)
-    inexact = any(bits_of(path, planned.bits) != 32 for path in planned.paths)
-    gain = 1.0
-    with ExitStack() as files:
-        found = files.enter_context(closing(separate_file(separator, planned.file, query, model_rate, limits)))
-        blocks = tally.counted(found, progress)
-        if clip == "rescale" and inexact:  # how loud it is, is known at the end
-            above = next(one for one in planned.outputs[0].resolve().parents if one.exists())
-            spool = files.enter_context(tempfile.TemporaryFile(dir=above))
-            for block in blocks:
-                np.save(spool, np.stack([block.mixture, *block.sounds]))
-            gain = 1 / max(tally.loudest, 1.0)
-            blocks = _spooled(spool, tally.rate)
-        _write(planned, blocks, gain, files, limits)
+    """`separate_file_to_file`, as it was planned.
+
+    That a thing is not there is known at the end; then nothing is written, and all is separated once more.
+    """
     _, queries = separator.ask(query)
-    maps = separator.heat_maps(planned.file, queries, limits) if planned.format.pictures else None
-    return tally.told(gain, inexact, tuple(map(_place, maps)) if maps else None)
+    frame = separator.picture(planned.file, limits) if planned.format.pictures else None
+    listener = separator.listener(queries, frame)
+    inexact = any(bits_of(path, planned.bits) != 32 for path in planned.paths)
+
+    def attempt(muted: frozenset[int]) -> tuple[Tally, float]:
+        tally, gain = Tally(planned.residual is not None), 1.0
+        with ExitStack() as files:
+            read = files.enter_context(closing(limited_blocks(planned.file, limits)))
+            found = separator.stream(read, queries, model_rate, listener=None if muted else listener)
+            blocks = tally.counted(_muted(found, muted), progress)
+            if clip == "rescale" and inexact:  # how loud it is, is known at the end
+                above = next(one for one in planned.outputs[0].resolve().parents if one.exists())
+                spool = files.enter_context(tempfile.TemporaryFile(dir=above))
+                for block in blocks:
+                    np.save(spool, np.stack([block.mixture, *block.sounds]))
+                gain = 1 / max(tally.loudest, 1.0)
+                blocks = _spooled(spool, tally.rate)
+            _write(planned, blocks, gain, files, limits)
+            if not (muted or keep_absent) and (absent := listener.absent()):
+                raise _Absent(absent)
+        return tally, gain
+
+    try:
+        tally, gain = attempt(frozenset())
+    except _Absent as e:
+        tally, gain = attempt(e.args[0])
+    maps = separator.heat_maps(frame, queries)
+    return tally.told(gain, inexact, listener.presence(), tuple(map(_place, maps)) if maps else None)
+
+
+def _muted(blocks: Iterator[Block], muted: frozenset[int]) -> Iterator[Block]:
+    """The blocks with silence in the place of some sounds."""
+    for block in blocks:
+        block.sounds[sorted(muted)] = 0
+        yield block
 
 
 def _place(attention: Attention) -> dict[str, int]:
@@ -153,12 +182,14 @@ class Tally:
             if progress:
                 progress(self.length / self.rate)
 
-    def told(self, gain: float, inexact: bool, places: tuple[dict[str, int], ...] | None) -> SeparatedFile:
+    def told(
+        self, gain: float, inexact: bool, presence: Sequence[float] | None, places: tuple[dict[str, int], ...] | None
+    ) -> SeparatedFile:
         """What was written, with a gain, into files of which some are no floating point."""
         energies = tuple(float(part) / max(self.whole, 1e-12) for part in self.parts)
         clipped = inexact and self.loudest * gain > 1
         return SeparatedFile(
-            self.length / self.rate, self.rate, self.channels, energies, clipped, gain, places=places
+            self.length / self.rate, self.rate, self.channels, energies, clipped, gain, presence, places
         )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from avset.console import typed_path
@@ -18,6 +18,7 @@ from avset.storage.files import make_folder, replace_folder
 
 HUB = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 DVC = re.compile(r"(?P<repo>[^#]*)#(?P<revision>[^:#]+):(?P<path>[^:]+)")
+PRESENCE = "presence.safetensors"  # of a model that can tell what is not there
 FILES = (*ARTIFACTS["models"].files, RECORD)
 INSIDE = (*ARTIFACTS["encoder"].files, RECORD)  # of the encoder
 DEMO = "demo"  # the model that comes with the library
@@ -54,18 +55,19 @@ def _demo() -> Path:
     from avset.sources import demo
 
     packed = Path(demo.__file__).parent
-    names = [packed / name for name in ("model.safetensors", "encoder.safetensors", "encoder.json")]
+    names = [packed / name for name in ("model.safetensors", PRESENCE, "encoder.safetensors", "encoder.json")]
     target = cache_folder("shared") / digest([sha256_of(path) for path in names])
     if not target.exists():
         with _making(target) as fresh:
-            shutil.copyfile(names[0], fresh / names[0].name)
-            export(str(names[2]), str(names[1]), fresh / "encoder")
+            for path in names[:2]:
+                shutil.copyfile(path, fresh / path.name)
+            export(str(names[3]), str(names[2]), fresh / "encoder")
     return target
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
     def fetch(file: str) -> Path:
         return Path(hf_hub_download(name, file, revision=revision, endpoint=os.environ.get("HF_ENDPOINT")))
@@ -73,6 +75,8 @@ def _from_hub(name: str, revision: str | None) -> Path:
     try:
         for file in INSIDE:
             fetch(f"encoder/{file}")
+        with suppress(EntryNotFoundError):
+            fetch(PRESENCE)
         for file in FILES:
             folder = fetch(file).parent
         return folder
@@ -100,6 +104,8 @@ def _from_dvc(repo: str, revision: str, path: str) -> Path:
                 make_folder(to)
                 for name in files:
                     there.get_file(f"{folder.as_posix()}/{name}", str(to / name))
+            if there.exists(way := f"{source.as_posix()}/{PRESENCE}"):
+                there.get_file(way, str(fresh / PRESENCE))
     except (OSError, DvcException, SCMError, RevError) as e:
         why = str(e).strip().splitlines()[0]
         raise AvsetError(f"{repo}#{revision}:{path} cannot be fetched: {why}; give {FORMS}") from e

@@ -24,6 +24,7 @@ class How:
     queries: tuple[str, ...]
     model_rate: bool = False
     clip: Clip = "clamp"
+    keep_absent: bool = False
 
 
 Progress = Callable[[Plan, float], None]  # gets the seconds of a file that are done
@@ -53,7 +54,7 @@ def carry_out_all(
     for made in plans:
         told = None if progress is None else (lambda seconds, made=made: progress(made, seconds))
         try:
-            yield made, carry_out(separator, made, how.queries, how.model_rate, how.clip, told)
+            yield made, carry_out(separator, made, how.queries, how.model_rate, how.clip, told, how.keep_absent)
         except AvsetError as e:
             yield made, e
 

@@ -1,6 +1,6 @@
 """Masks of a recording of any length, on the model's own grid: windows of one crop, joined to one stream of frames."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 import numpy as np
@@ -18,13 +18,17 @@ WINDOWS = 16  # of a long recording, masked at once: the fastest number on one t
 
 
 def mask_blocks(
-    model: SeparationModel, mixture: Iterable[Float32[np.ndarray, " n"]], queries: Float[Tensor, "N V R D"]
+    model: SeparationModel,
+    mixture: Iterable[Float32[np.ndarray, " n"]],
+    queries: Float[Tensor, "N V R D"],
+    hear: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Iterator[Float[Tensor, "N F t"]]:
     """Blocks of a mono waveform at the model's sample rate -> masks of its STFT in [0, 1], frame by frame.
 
     Frame i is centred at sample i * hop_length; F are the linear bins, from 0 Hz to half of the sample rate. There are
     frames to the end of the waveform, or a little further. Windows of one crop overlap by half, and their
     masks are cross-faded; `WINDOWS` windows are held at once, whatever the length.
+    `hear` gets the magnitudes (w, P, T) and the masks (w, N, P, T) of some windows, as the method has them.
     """
     transform, device, grid = model.settings.transform, model.device, model.method.grid
     half = transform.crop // 2  # frames
@@ -39,6 +43,8 @@ def mask_blocks(
             spectrum, magnitude = transform.analyse(padded.unfold(0, size, step)[:count], grid)
             conditions = Conditions.of_queries(queries.expand(count, *queries.shape))
             masks = model.method.masks(magnitude, conditions).clamp(0, 1)  # (count, N, P, T)
+            if hear:
+                hear(magnitude, masks)
             masks = masks if grid == "linear" else unwarp(masks, spectrum.shape[-2])
         first, second = masks[..., :half] * rise, masks[..., half : 2 * half] * fall
         before = torch.zeros_like(second[:1]) if before is None else before

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from avset.models.checkpoint import SeparationModel
-from avset.models.presence import features_of
+from avset.models.presence import THRESHOLD, features_of
 
 SILENT = 1e-8  # mean square of a sound, of full scale (-80 dB), up to which nothing is in it
 WINDOWS = 3  # that a sound of the length of one window reaches into, where windows overlap by half
@@ -47,3 +47,7 @@ class Listener:
         scores = torch.stack(self.windows)
         highest: list[float] = scores.topk(min(WINDOWS, len(scores)), 0).values.mean(0).tolist()
         return highest
+
+    def absent(self) -> frozenset[int]:
+        """The numbers of the queries whose score is below `THRESHOLD`."""
+        return frozenset(number for number, score in enumerate(self.presence() or ()) if score < THRESHOLD)

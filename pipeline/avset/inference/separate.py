@@ -23,6 +23,7 @@ from avset.inference.masks import mask_blocks
 from avset.inference.native import NativeTransform, apply_masks
 from avset.inference.pair import check_pair, load_pair
 from avset.inference.pictures import frame_if_any
+from avset.inference.presence import Listener
 from avset.inference.queries import Query, listed, name_of, resolved, stacked, text_queries, video_queries
 from avset.inference.reading import LIMITS
 from avset.inference.source import Source, opened
@@ -54,7 +55,7 @@ class Separated:
     residual: Float32[np.ndarray, "*C L"]
     sample_rate: int  # Hz, of the sounds
     masks: Float32[np.ndarray, "N F T"]  # in [0, 1]
-    presence: tuple[float, ...] | None = None  # how sure it is that there is such a sound, in [0, 1]
+    presence: Sequence[float] | None = None  # how sure it is that there is such a sound, in [0, 1]; see models/presence
     heat_maps: tuple[Attention, ...] | None = None  # over the middle picture, if the source has pictures
 
     def __getitem__(self, query: str) -> Float32[np.ndarray, "*C L"]:
@@ -123,6 +124,7 @@ class Separator:
         query: Query | Sequence[Query],
         sample_rate: int | None = None,
         model_rate: bool = False,
+        keep_absent: bool = False,
         limits: Limits = LIMITS,
     ) -> Separated:
         """The sounds that queries name, in a sound that fits into memory.
@@ -131,6 +133,7 @@ class Separator:
         query        a text, or several; or what `text_query` and `video_query` make
         sample_rate  of an array (Hz)
         model_rate   mono at the model's rate, instead of the channels and the rate of the source
+        keep_absent  also the sounds of queries whose presence is below a half, which are silence otherwise
 
         AvsetError if the source or a query cannot be used.
 
@@ -141,19 +144,21 @@ class Separator:
         """
         names, queries = self.ask(query)
         with opened(source, sample_rate, limits) as given:
-            heat_maps = self.heat_maps(given.path, queries, limits)
-            masks: list[np.ndarray] = []
-            blocks = list(self.stream(given.blocks, queries, model_rate, masks.append))
+            frame = self.picture(given.path, limits)
+            listener, masks = self.listener(queries, frame), list[np.ndarray]()
+            blocks = list(self.stream(given.blocks, queries, model_rate, masks.append, listener))
         sounds, mixture = (
             np.concatenate(parts, -1) for parts in zip(*((b.sounds, b.mixture) for b in blocks), strict=True)
         )
+        if not keep_absent:
+            sounds[sorted(listener.absent())] = 0
         if given.flat:
             sounds, mixture = sounds[:, 0], mixture[0]
         seconds = mixture.shape[-1] / blocks[0].sample_rate
         frames = int(seconds * self.sample_rate / self.model.settings.transform.hop_length) + 1
         return Separated(
             names, sounds, mixture - sounds.sum(0), blocks[0].sample_rate, np.concatenate(masks, -1)[..., :frames],
-            heat_maps=heat_maps,
+            listener.presence(), self.heat_maps(frame, queries),
         )  # fmt: skip
 
     def ask(self, query: Query | Sequence[Query]) -> tuple[tuple[str, ...], Float[Tensor, "N V R D"]]:
@@ -168,17 +173,18 @@ class Separator:
         queries: Float[Tensor, "N V R D"],
         model_rate: bool = False,
         keep: Callable[[Float32[np.ndarray, "N F t"]], None] | None = None,
+        listener: Listener | None = None,
     ) -> Iterator[Block]:
         """`separate` for blocks of a sound, each with its sample rate (Hz), in memory that does not grow.
 
-        About 20 s are read ahead. `keep` gets the masks, block by block.
+        About 20 s are read ahead. `keep` gets the masks, block by block; `listener` hears all windows.
         """
         if model_rate:
             sound = ((block[None], self.sample_rate) for block in self._heard(sound))
         sound = iter(sound)
         first, rate = next(sound)
         native, heard = tee(chain([(first, rate)], sound))
-        masks = mask_blocks(self.model, self._heard(heard), queries)
+        masks = mask_blocks(self.model, self._heard(heard), queries, listener.hear if listener else None)
         if keep:
             masks = _kept(masks, keep)
         transform = NativeTransform(self.model.settings.transform, rate)
@@ -194,14 +200,22 @@ class Separator:
         self.model.localizing()
         return localize(self.model, self.encoder, frame, resolved(self.model, self.encoder, query)[0, 0])
 
+    def picture(self, path: Path | None, limits: Limits = LIMITS) -> UInt8[np.ndarray, "H W 3"] | None:
+        """The middle picture of a file; None if it has none, or if the model's method does not look at pictures."""
+        return frame_if_any(path, limits=limits) if path and isinstance(self.model.method, Localizes) else None
+
+    def listener(self, queries: Float[Tensor, "N V R D"], frame: UInt8[np.ndarray, "H W 3"] | None) -> Listener:
+        """What gathers, while a recording is separated, how surely the queries are in it, and in a picture of it."""
+        regions = None if frame is None else video_queries(self.encoder, frame[None], self.model.settings.positional)
+        return Listener(self.model, queries, None if regions is None else regions[0, 0])
+
     def heat_maps(
-        self, path: Path | None, queries: Float[Tensor, "N V R D"], limits: Limits
+        self, frame: UInt8[np.ndarray, "H W 3"] | None, queries: Float[Tensor, "N V R D"]
     ) -> tuple[Attention, ...] | None:
-        """The attention of queries of one vector over the middle picture of a file; None if nothing is to be seen."""
-        if path is None or queries.shape[1:3] != (1, 1) or not isinstance(self.model.method, Localizes):
+        """The attention of queries of one vector over a picture; None if nothing is to be seen."""
+        if frame is None or queries.shape[1:3] != (1, 1):
             return None
-        frame = frame_if_any(path, limits=limits)
-        return None if frame is None else tuple(localize(self.model, self.encoder, frame, q[0, 0]) for q in queries)
+        return tuple(localize(self.model, self.encoder, frame, q[0, 0]) for q in queries)
 
 
 def _kept(masks: Iterator[Tensor], keep: Callable[[np.ndarray], None]) -> Iterator[Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 from avset import __version__
 from avset.errors import AvsetError
 from avset.models.checkpoint import SeparationModel
+from avset.models.presence import FILE as PRESENCE
 from avset.storage.artifacts import ARTIFACTS, Record, identity_of
 from avset.storage.checksums import RECORD, checked
 from avset.storage.files import clear, make_folder, replace_folder, require, write_atomic, write_json
@@ -33,8 +34,8 @@ ONLINE = (
 def export(model: Path, encoder: Path, reports: Path, source: str, target: Path) -> None:
     """Write a model (data/<dataset>/<scale>/models/<method>) and its encoder as a folder that needs nothing else.
 
-    target/   model.safetensors (weights and settings), config.json (the settings to read), record.json (what made it,
-              and checksums), README.md (the model card), encoder/
+    target/   model.safetensors (weights and settings), config.json (the settings to read), record.json (what made
+              it, and checksums), presence.safetensors (if there is one), README.md (the card), encoder/
     reports   reports/<dataset>/<scale>: its scores and the coverage of its data; without them the card says so
     source    `clips.source` of its data set
 
@@ -47,6 +48,8 @@ def export(model: Path, encoder: Path, reports: Path, source: str, target: Path)
     clear(fresh)
     for name in ARTIFACTS["models"].files:
         _copy(model / name, fresh / name)
+    if (model / PRESENCE).exists():
+        _copy(model / PRESENCE, fresh / PRESENCE)
     for name in (*ARTIFACTS["encoder"].files, RECORD):
         _copy(encoder / name, fresh / "encoder" / name)
     write_json(fresh / "config.json", settings)

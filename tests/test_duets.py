@@ -58,9 +58,7 @@ def turns(mixed: torch.Tensor, count: int) -> torch.Tensor:
     return mixed * (torch.arange(mixed.shape[1]) % count == torch.arange(count)[:, None])
 
 
-@pytest.mark.parametrize(
-    ("rule", "alike", "rest"), [(halves, 1.0, -100.0), (copies, 1.0, 0.0), (turns, 0.0, -100.0)], ids=lambda v: str(v)
-)
+@pytest.mark.parametrize(("rule", "alike", "rest"), [(halves, 1.0, -100.0), (copies, 1.0, 0.0), (turns, 0.0, -100.0)])
 def test_what_cannot_listen_is_told_from_what_answers(toy_data: Path, rule: Any, alike: float, rest: float):
     """Of the duets alone, each two labels once, by the texts and by those of absent labels."""
     corpus = Corpus.load(toy_data / "data" / "demo" / "demo")

@@ -32,7 +32,7 @@ PLUMBING = {  # moves data and never decides its content, so no stage depends on
 ROOMS = (  # each imports from those before it alone
     "errors", "console", "values", "presets", "architecture", "params", "storage", "compute", "features", "media",
     "sources", "models", "training", "evaluation", "report", "tables", "inference", "exchange",
-    "show", "doctor", "__main__",
+    "show", "web", "doctor", "__main__",
 )  # fmt: skip
 DRAWERS = {f"sources/demo/{name}.py" for name in ("canvas", "pictures", "pools")}
 DOORS = {  # who may import a package
@@ -57,9 +57,11 @@ DOORS = {  # who may import a package
     "ruamel": {"values.py"},
     "scipy": {"evaluation/metrics.py", "tables/paired.py"},
     "soundfile": {"media/recordings.py", "media/writers.py", "report/page.py"},
+    "starlette": {"web/server.py"},
     "torchaudio": {"media/waveforms.py"},
     "tinysoundfont": {"sources/demo/soundfont.py"},
     "typer": {"__main__.py", "stages/__init__.py", "stages/clips.py", "stages/evaluate.py", "stages/train.py"},
+    "uvicorn": {"web/serve.py"},
     "yaml": {"compute/identity.py", "storage/previous.py"},
     "yt_dlp": {"sources/download/sites.py"},
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What users type: `avset separate`, `localize`, `show`, `tables`, `score`; and `avset mixtures`, `avset store`."""
+"""What users type: `avset separate`, `localize`, `web`, `show`, `tables`, `score`; `avset mixtures`, `avset store`."""
 
 import json
 import sys
@@ -172,6 +172,25 @@ def export_model(
 
     write_model(*folders, p.reports, p.clips.source, folder)
     print(f"{folder}: README.md is the model card; `avset separate FILE --query ... --model {folder}` uses the model")
+
+
+@app.command()
+def web(
+    host: Annotated[str, typer.Option(help="Address to serve at; another than this machine's own has no password.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8484,
+    megabytes: Annotated[float, typer.Option(min=0.001, help="Of a file, at most.")] = 200.0,
+    minutes: Annotated[float, typer.Option(min=0.01, help="Of a sound, at most.")] = 5.0,
+    device: Annotated[str, typer.Option(help="Where the model computes: cpu, cuda, cuda:1.")] = "cpu",
+    model: ModelFolder = None,
+    encoder: EncoderFolder = None,
+) -> None:
+    """Serve a page on this machine: drop a file, say what to listen for, hear and see it. No other machine is asked."""
+    from avset.web.jobs import Allowed
+    from avset.web.serve import serve
+
+    serve(*_folders(model, encoder), host, port, device, Allowed(megabytes, minutes))
 
 
 @app.command()

@@ -1,0 +1,418 @@
+// The page of avset: a form asks the server for a separation, a player plays all tracks by one clock.
+import WaveSurfer from "./wavesurfer.js";
+
+const $ = (id) => document.getElementById(id);
+const own = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const nonce = document.querySelector("meta[name=nonce]").content;
+const INFERNO = [[27, 12, 65], [120, 28, 109], [207, 68, 70], [251, 155, 6], [252, 255, 164]]; // as .bar in style.css
+const PEAKS = 1500; // points of a waveform
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+// ---------------------------------------------------------------- the server
+
+async function call(path, options) {
+  let answer;
+  try {
+    answer = await fetch(path, options);
+  } catch {
+    throw new Error("the server does not answer; see whether avset web still runs");
+  }
+  if (answer.ok) return answer;
+  const told = await answer.json().catch(() => ({}));
+  throw new Error(told.error ?? `the server answered ${answer.status}`);
+}
+
+const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+
+// ---------------------------------------------------------------- what is asked for
+
+let about = { allowed: { megabytes: 0, minutes: 0, queries: 1, letters: 200 }, examples: [] };
+let chosen = null; // { file } or { example }, from 1
+let asked = null; // the separation that this page waits for: { key, gone }
+
+function choose(what, shown, labels) {
+  chosen = what;
+  $("chosen").textContent = shown;
+  for (const button of $("examples").querySelectorAll("button")) {
+    button.ariaPressed = String(Number(button.dataset.example) === what.example);
+  }
+  if (labels) {
+    $("queries").replaceChildren();
+    labels.slice(0, about.allowed.queries).forEach((label) => addQuery(`person playing ${"aeiou".includes(label[0]) ? "an" : "a"} ${label}`));
+  }
+  complain("");
+}
+
+function addQuery(text = "") {
+  const line = $("query").content.cloneNode(true).firstElementChild;
+  const [input, remove] = [line.querySelector("input"), line.querySelector("button")];
+  input.value = text;
+  input.maxLength = about.allowed.letters;
+  remove.onclick = () => {
+    const next = line.nextElementSibling ?? line.previousElementSibling;
+    line.remove();
+    named();
+    next.querySelector("input").focus();
+  };
+  $("queries").append(line);
+  named();
+  return input;
+}
+
+function named() {
+  const lines = [...$("queries").children];
+  lines.forEach((line, i) => {
+    line.querySelector(".hidden").textContent = `Sound ${i + 1}`;
+    line.querySelector("button").ariaLabel = `Remove sound ${i + 1}`;
+  });
+  $("more").disabled = lines.length >= about.allowed.queries;
+}
+
+function complain(text) {
+  $("error").textContent = text && `${text[0].toUpperCase()}${text.slice(1)}.`;
+}
+
+function take(file) {
+  if (file) choose({ file }, file.name);
+}
+
+async function separate() {
+  complain("");
+  const inputs = [...$("queries").querySelectorAll("input")];
+  const empty = inputs.find((input) => !input.value.trim());
+  if (!chosen) return (complain("choose a file or an example first"), $("file").focus());
+  if (empty) return (complain("say what to listen for, as: person playing a violin"), empty.focus());
+  if (chosen.file && chosen.file.size > about.allowed.megabytes * 1e6) {
+    return complain(`the file is larger than ${about.allowed.megabytes} MB; cut it, or use avset separate`);
+  }
+  player.open(); // while the click counts: browsers start no sound without one
+  busy(true);
+  const own = { key: null, gone: false };
+  asked = own;
+  try {
+    const found = await result(own, inputs.map((input) => input.value));
+    if (!own.gone) await show(own, found);
+  } catch (error) {
+    if (!own.gone) {
+      complain(error.message);
+      $("status").textContent = "";
+    }
+  } finally {
+    forget(own);
+    if (asked === own) busy(false);
+  }
+}
+
+async function result(own, queries) {
+  const search = new URLSearchParams(queries.map((query) => ["query", query]));
+  if (chosen.example) search.set("example", chosen.example);
+  else search.set("name", chosen.file.name);
+  $("status").textContent = chosen.file ? "Sending the file…" : "Asking…";
+  const sent = await call(`api/separations?${search}`, { method: "POST", body: chosen.file ?? null });
+  own.key = (await sent.json()).key;
+  const began = performance.now();
+  for (;;) {
+    if (own.gone) return null;
+    const told = await (await call(`api/separations/${own.key}`)).json();
+    if (told.state === "failed") throw new Error(told.error);
+    if (told.state === "done") return told;
+    const seconds = Math.round((performance.now() - began) / 5000) * 5; // a screen reader need not hear every second
+    const so = told.before === 1 ? "one separation is" : `${told.before} separations are`;
+    const text = told.state === "waiting" && told.before ? `Waiting: ${so} before yours.` : `Separating… ${seconds ? `${seconds} s` : ""}`;
+    if ($("status").textContent !== text) $("status").textContent = text;
+    await wait(400);
+  }
+}
+
+function forget(own) {
+  if (own.key) fetch(`api/separations/${own.key}`, { method: "DELETE", keepalive: true }).catch(() => {});
+  own.key = null;
+}
+
+function busy(is) {
+  $("go").disabled = is;
+  $("cancel").hidden = !is;
+  $("ask").ariaBusy = String(is);
+}
+
+// ---------------------------------------------------------------- one clock for all tracks
+
+const player = {
+  context: null, tracks: [], solo: null, playing: false, from: 0, began: 0, seconds: 0,
+
+  open() {
+    this.context ??= new AudioContext();
+  },
+
+  load(tracks, seconds) {
+    this.pause();
+    Object.assign(this, { tracks, seconds, from: 0, solo: 0 });
+    for (const track of tracks) {
+      track.gain = this.context.createGain();
+      track.gain.connect(this.context.destination);
+    }
+    this.balance();
+  },
+
+  at() {
+    const now = this.playing ? this.from + Math.max(0, this.context.currentTime - this.began) : this.from;
+    return Math.min(now, this.seconds);
+  },
+
+  async play() {
+    await this.context.resume();
+    if (this.at() >= this.seconds) this.from = 0;
+    this.began = this.context.currentTime + 0.03; // the same for all
+    for (const track of this.tracks) {
+      track.source = this.context.createBufferSource();
+      track.source.buffer = track.buffer;
+      track.source.connect(track.gain);
+      track.source.start(this.began, this.from);
+    }
+    this.playing = true;
+    tick();
+  },
+
+  pause() {
+    this.from = this.at();
+    this.playing = false;
+    for (const track of this.tracks) track.source?.stop();
+    for (const track of this.tracks) track.source = null;
+  },
+
+  seek(seconds) {
+    const playing = this.playing;
+    this.pause();
+    this.from = Math.min(Math.max(seconds, 0), this.seconds);
+    if (playing) this.play();
+    else draw();
+  },
+
+  hears(number) {
+    return this.solo === null ? !this.tracks[number].muted : this.solo === number;
+  },
+
+  balance() {
+    this.tracks.forEach((track, number) => {
+      track.gain.gain.setTargetAtTime(this.hears(number) ? 1 : 0, this.context.currentTime, 0.01);
+      if (!track.line) return;
+      track.line.classList.toggle("silent", !this.hears(number));
+      track.line.querySelector(".solo").ariaPressed = String(this.solo === number);
+      track.line.querySelector(".mute").ariaPressed = String(track.muted);
+    });
+  },
+};
+
+// ---------------------------------------------------------------- what was found
+
+let shown = null; // { heat, times, frames, queries }
+let urls = []; // of the blobs that are shown
+
+const score = (value) => value.toFixed(Math.abs(shown.heat.high) < 10 ? 2 : 0);
+const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}.${Math.floor((seconds % 1) * 10)}`;
+
+async function show(own, found) {
+  $("status").textContent = "Fetching the sounds…";
+  const blob = async (name) => (await call(`api/separations/${own.key}/${name}`)).blob();
+  const names = [...found.sounds.map((sound) => sound.name), "rest", "mixture"];
+  const [sounds, drawings, frames] = await Promise.all([
+    Promise.all(names.map((name) => blob(`${name}.wav`))),
+    Promise.all(names.map((name) => blob(`${name}.jpg`))),
+    Promise.all(found.times.map((_, i) => blob(`frame-${i}.jpg`).then(createImageBitmap))),
+  ]);
+  const buffers = await Promise.all(sounds.map(async (sound) => player.context.decodeAudioData(await sound.arrayBuffer())));
+  if (own.gone) return;
+
+  clear();
+  player.load(buffers.map((buffer) => ({ buffer, muted: false })), found.seconds);
+  player.tracks.at(-1).muted = true; // the others add up to the mixture
+  const queries = found.sounds.map((sound) => sound.query);
+  shown = { heat: found.heat, times: found.times, frames, queries, map: found.heat ? 0 : null };
+  $("found").hidden = false;
+  $("title").textContent = found.name;
+  $("facts").textContent = `${clock(found.seconds)}, ${found.channels === 1 ? "mono" : found.channels === 2 ? "stereo" : `${found.channels} channels`}, ${found.sample_rate / 1000} kHz. The sounds and the rest add up to the mixture.`;
+  $("at").max = found.seconds;
+  const titles = [...queries, "The rest", "The mixture"];
+  const peak = Math.max(...peaks(buffers.at(-1)).map(Math.abs), 1e-3);
+  titles.forEach((title, number) => addTrack(number, title, found.sounds[number], sounds[number], drawings[number], peak, found.name));
+  addMaps();
+  player.balance();
+  draw();
+  $("status").textContent = `Done: ${queries.length === 1 ? "one sound" : `${queries.length} sounds`} and the rest.`;
+  $("title").focus();
+}
+
+function clear() {
+  player.tracks.forEach((track) => (track.surfer?.destroy(), track.gain.disconnect()));
+  urls.forEach((url) => URL.revokeObjectURL(url));
+  urls = [];
+  $("tracks").replaceChildren();
+}
+
+function peaks(buffer) {
+  const samples = buffer.getChannelData(0);
+  const step = Math.max(1, samples.length / PEAKS);
+  return Float32Array.from({ length: Math.min(PEAKS, samples.length) }, (_, i) => {
+    let most = 0;
+    for (let n = Math.floor(i * step); n < (i + 1) * step && n < samples.length; n++) if (Math.abs(samples[n]) > Math.abs(most)) most = samples[n];
+    return most;
+  });
+}
+
+const colours = () => ({ waveColor: own("--wave"), progressColor: own("--played"), cursorColor: own("--ink") });
+
+function addTrack(number, title, sound, wav, drawing, peak, name) {
+  const track = player.tracks[number];
+  const line = $("track").content.cloneNode(true).firstElementChild;
+  track.line = line;
+  const link = (blob) => (urls.push(URL.createObjectURL(blob)), urls.at(-1));
+  line.querySelector("h3").textContent = title;
+  line.querySelector("img").src = link(drawing);
+  if (sound) line.querySelector(".energy").textContent = `${Math.round(sound.energy * 100)} % of the mixture’s energy`;
+  if (sound && sound.presence !== null) {
+    line.querySelector(".presence").hidden = false;
+    line.querySelector("meter").value = sound.presence;
+    line.querySelector(".presence b").textContent = sound.presence.toFixed(2);
+  }
+  const [solo, mute, download] = [".solo", ".mute", "a"].map((one) => line.querySelector(one));
+  solo.ariaLabel = `Solo: ${title}`;
+  mute.ariaLabel = `Mute: ${title}`;
+  download.ariaLabel = `Download: ${title}`;
+  download.href = link(wav);
+  download.download = `${`${name.replace(/\.\w+$/, "")} - ${title}`.replace(/[^\p{L}\p{N}_ -]+/gu, "_")}.wav`;
+  solo.onclick = () => {
+    player.solo = player.solo === number ? null : number;
+    if (shown.heat && sound) chooseMap(number);
+    player.balance();
+  };
+  mute.onclick = () => {
+    if (player.solo === number) player.solo = null;
+    track.muted = !track.muted;
+    player.balance();
+  };
+  $("tracks").append(line);
+  track.surfer = WaveSurfer.create({
+    container: line.querySelector(".view"), height: 92, peaks: [peaks(track.buffer)], duration: player.seconds,
+    maxPeak: peak, cspNonce: nonce, cursorWidth: 2, dragToSeek: true, hideScrollbar: true, ...colours(),
+  });
+  track.surfer.on("interaction", (seconds) => player.seek(seconds));
+}
+
+function addMaps() {
+  $("seen").hidden = !shown.frames.length;
+  $("maps").hidden = $("legend").hidden = !shown.heat;
+  $("maps").replaceChildren($("maps").firstElementChild);
+  if (!shown.heat) return;
+  [...shown.queries, "nothing"].forEach((query, number) => {
+    const label = document.createElement("label");
+    const radio = Object.assign(document.createElement("input"), { type: "radio", name: "map", value: number, checked: number === 0 });
+    radio.onchange = () => chooseMap(number);
+    label.append(radio, query);
+    $("maps").append(label);
+  });
+  $("low").textContent = score(shown.heat.low);
+  $("high").textContent = score(shown.heat.high);
+  $("scale").textContent = shown.heat.absolute ? "One scale for all pictures." : "Score of a region. One scale for all sounds and pictures of this film.";
+}
+
+function chooseMap(number) {
+  shown.map = number < shown.queries.length ? number : null;
+  $("maps").querySelectorAll("input")[number].checked = true;
+  draw();
+}
+
+// ---------------------------------------------------------------- what moves with the sound
+
+function tick() {
+  draw();
+  if (!player.playing) return;
+  if (player.at() >= player.seconds) {
+    player.pause();
+    draw();
+  } else requestAnimationFrame(tick);
+}
+
+function draw() {
+  const at = player.at();
+  $("play").textContent = player.playing ? "Pause" : "Play";
+  $("at").value = at;
+  $("at").ariaValueText = `${at.toFixed(1)} of ${player.seconds.toFixed(1)} seconds`;
+  $("clock").textContent = `${clock(at)} / ${clock(player.seconds)}`;
+  for (const track of player.tracks) track.surfer?.setTime(at);
+  if (shown?.frames.length) drawPicture(at);
+}
+
+function drawPicture(at) {
+  const number = Math.min(shown.frames.length - 1, Math.floor((at / player.seconds) * shown.frames.length));
+  const canvas = $("picture");
+  const brush = canvas.getContext("2d");
+  brush.drawImage(shown.frames[number], 0, 0, canvas.width, canvas.height);
+  const time = `Picture at ${shown.times[number].toFixed(1)} s`;
+  if (shown.map === null) return void (canvas.ariaLabel = `${time}.`);
+  const { rows, columns, low, high, values } = shown.heat;
+  const scores = values[shown.map][number];
+  brush.drawImage(heat(scores.map((score) => (score - low) / (high - low || 1)), rows, columns), 0, 0, canvas.width, canvas.height);
+  const best = scores.indexOf(Math.max(...scores));
+  canvas.ariaLabel = `${time}. “${shown.queries[shown.map]}” is strongest in row ${Math.floor(best / columns) + 1} of ${rows}, column ${(best % columns) + 1} of ${columns}: ${score(scores[best])}.`;
+}
+
+function heat(shares, rows, columns) {
+  const map = new OffscreenCanvas(columns, rows);
+  const image = new ImageData(columns, rows);
+  shares.forEach((share, i) => {
+    const place = Math.min(Math.max(share, 0), 1) * (INFERNO.length - 1);
+    const low = Math.min(Math.floor(place), INFERNO.length - 2);
+    const mixed = INFERNO[low].map((value, c) => value + (place - low) * (INFERNO[low + 1][c] - value));
+    image.data.set([...mixed, 255 * (0.25 + 0.4 * share)], 4 * i);
+  });
+  map.getContext("2d").putImageData(image, 0, 0);
+  return map;
+}
+
+// ---------------------------------------------------------------- what a user does
+
+$("file").onchange = () => take($("file").files[0]);
+$("more").onclick = () => addQuery().focus();
+$("ask").onsubmit = (event) => (event.preventDefault(), asked && !$("cancel").hidden ? null : separate());
+$("cancel").onclick = () => {
+  asked.gone = true;
+  forget(asked);
+  $("status").textContent = "Cancelled.";
+  busy(false);
+  $("go").focus();
+};
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    event.preventDefault();
+    $("drop").classList.toggle("over", kind === "dragover");
+    if (kind === "drop") take(event.dataTransfer.files[0]);
+  });
+}
+$("play").onclick = () => (player.playing ? (player.pause(), draw()) : player.play());
+$("at").oninput = () => player.seek(Number($("at").value));
+$("views").onchange = (event) => $("tracks").classList.toggle("spectrogram", event.target.value === "spectrogram");
+dark.onchange = () => player.tracks.forEach((track) => track.surfer?.setOptions(colours()));
+document.addEventListener("keydown", (event) => {
+  if (event.key === " " && event.target.closest("button, input, a, [role]") === null && !$("found").hidden) {
+    event.preventDefault();
+    $("play").click();
+  }
+});
+addEventListener("pagehide", () => asked && forget(asked));
+
+addQuery();
+try {
+  about = await (await call("api/about")).json();
+  $("model").textContent = about.model;
+  $("allowed").textContent = `Audio or video, up to ${about.allowed.minutes} minutes and ${about.allowed.megabytes} MB`;
+  $("examples").hidden = !about.examples.length;
+  about.examples.forEach((labels, i) => {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: labels.join(" and "), ariaPressed: "false" });
+    button.dataset.example = i + 1;
+    button.onclick = () => choose({ example: i + 1 }, `Example: ${labels.join(" and ")}`, labels);
+    $("examples").append(button);
+  });
+  named();
+} catch (error) {
+  complain(error.message);
+}

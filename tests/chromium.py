@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -59,7 +60,7 @@ class Tab:
         return answer["result"].get("value")
 
     def until(self, script: str) -> Any:
-        """The value of an expression when it is true."""
+        """The value of an expression when it is true; an element is none."""
         end = time.monotonic() + LATE
         while not (found := self.do(script)):
             assert time.monotonic() < end, f"{script} is not true"
@@ -105,9 +106,6 @@ def tab(profile: Path) -> Iterator[Tab]:
     try:
         yield Tab(process, to, come)
     finally:
+        os.killpg(process.pid, signal.SIGKILL)  # it has children
+        process.wait()
         os.close(to), os.close(come)
-        try:
-            process.wait(20)  # it ends with its pipe
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

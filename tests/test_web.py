@@ -243,7 +243,7 @@ def test_a_browser_shows_and_plays_what_was_asked_for(scored: Path, tmp_path: Pa
         with chromium.tab(tmp_path / "profile") as tab:
             tab.screen(1280)
             tab.open(address, TAP)
-            tab.until("document.querySelector('#examples button')")
+            tab.until("document.querySelectorAll('#examples button').length")
             tab.do("document.querySelector('#examples button').focus()")
             tab.press(" ", 32, " ")
             assert tab.do("[...document.querySelectorAll('#queries input')].every((input) => input.value)")

@@ -13,6 +13,7 @@ import typer
 from avset.compute.making import making
 from avset.evaluation.evaluate import evaluate
 from avset.inference.pair import load_pair
+from avset.models.checkpoint import needs_of
 from avset.storage.artifacts import Record, identity_of
 from avset.training.dataset import Corpus
 from stages import METHOD, PARAMS, ParamsFile, begin, command, device_of
@@ -21,9 +22,9 @@ from stages import METHOD, PARAMS, ParamsFile, begin, command, device_of
 def main(method: Annotated[str, typer.Argument(help="A preset.")] = METHOD, path: ParamsFile = PARAMS) -> None:
     """Score one method."""
     p = begin("evaluate", path, method)
+    corpus = Corpus.load(p.data, further=True, needs=needs_of(p.preset(method)))
     model, encoder = load_pair(p.data / "models" / method)
     model.to(device_of(p))
-    corpus = Corpus.load(p.data, further=True, needs=model.method.needs)
     torch.set_num_threads(p.train.threads)
     with making(p.data / "scores" / method) as folder:
         evaluate(

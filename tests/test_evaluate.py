@@ -143,7 +143,7 @@ def test_further_sets_are_scored_and_no_model_knows_them(scored: Path, tmp_path:
     found = numbers(folder)
     assert model(folder) == model(scored) and "three" not in found
     assert {key: found["avset"][key] for key in KINDS[:4]} == {key: before["avset"][key] for key in KINDS[:4]}
-    assert found["pairs"]["avset"].keys() == {*KINDS[:4]} == found["avset"].keys() - {"answers"}
+    assert found["pairs"]["avset"].keys() == {*KINDS[:4]} == found["avset"].keys() - {"answers", "presence"}
     assert "same" not in found and {entry["n"] for entry in found["four"]["avset"].values()} == {2 * 4}
     coverage = json.loads((folder / "reports" / "demo" / "demo" / "coverage.json").read_text())
     assert found["listed"]["avset"]["text"]["n"] == 2 == coverage["mixture_lists"]["listed"]["rows"]

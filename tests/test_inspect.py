@@ -343,7 +343,8 @@ def test_only_what_is_old_goes(cache: dict[str, Path], private_cache: Path):
     would = sweep(private_cache, 30.0, dry_run=True)
     assert all(path.exists() for path in cache.values())
     assert would == {
-        "temporary files": (1, 5), "broken fetches": (1, 5), "trainings": (1, 5), "models": (1, 5), "items": (1, size),
+        "temporary files": (1, 5), "broken fetches": (1, 5), "trainings": (1, 5), "models": (1, 5),
+        "shared models": (0, 0), "items": (1, size),
         "shards": (2, 10), "fetched": (0, 0), "media": (1, 5),
     }  # fmt: skip
     assert {name: path.stat().st_atime for name, path in cache.items()} == stamps, "looking is no use"

@@ -161,7 +161,7 @@ def test_what_a_method_cannot_show_is_left_out_and_told(run, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--baseline", "nowhere"), "nowhere/model.safetensors is not there"),
+        (("--baseline", "nowhere"), "there is no model 'nowhere'"),
         (("--examples", "0"), "greater than or equal to 1"),
     ],
 )

@@ -248,6 +248,7 @@ def test_the_report_replaces_what_it_made_and_nothing_else(tmp_path: Path, monke
     assert {Path(out).name for out in outs} == {name.split("/")[0] for name in WRITTEN}
     toy.project(tmp_path, toy.params())
     scores, reports = tmp_path / "data" / "demo" / "demo" / "scores", tmp_path / "reports" / "demo" / "demo"
+    Record("models").write(scores.parent / "models" / "avset")
     for folder in (scores / "avset", scores / "former", scores / "mine", tmp_path / "data/demo/clips", reports):
         folder.mkdir(parents=True)
     (scores / "avset" / "facts.json").write_text("{}")

@@ -42,7 +42,7 @@ def only_ours(folder: Path) -> None:
     """AvsetError if a folder that an artifact is to replace holds a file that no stage made."""
     name = next((name for name in (folder.name, folder.parent.name) if name in ARTIFACTS), None)
     if name and folder.is_dir():
-        known = {RECORD, "curves", *ARTIFACTS[name].files}  # curves: of a model that learned
+        known = {RECORD, *ARTIFACTS[name].files, *ARTIFACTS[name].also}
         strange = sorted(path.name for path in folder.iterdir() if path.name not in known and path.name[0] != ".")
         if strange:
             raise AvsetError(f"{folder} will be replaced, and {strange[0]!r} in it is no part of it; move it elsewhere")

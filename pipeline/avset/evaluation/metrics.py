@@ -250,7 +250,12 @@ def ciou(
 
 
 def auc(present: Float[ndarray, " n"], absent: Float[ndarray, " m"]) -> float:
-    """How often a score of `present` is higher than one of `absent`: the area under the ROC curve; ties count half."""
+    """How often a score of `present` is higher than one of `absent`: the area under the ROC curve; ties count half.
+
+    Without scores on both sides it is no number.
+    """
+    if not len(present) or not len(absent):
+        return float("nan")
     ranked = np.sort(absent)
     below = np.searchsorted(ranked, present, "left") + np.searchsorted(ranked, present, "right")
     return float(below.mean() / (2 * len(absent)))

@@ -187,6 +187,10 @@ def presence_means(heard: Mapping[str, list[Row]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _share(true: np.ndarray) -> float:
+    return float(true.mean()) if len(true) else math.nan
+
+
 def _presence(rows: list[Row], evidence: str) -> dict[str, float]:
     def scores(truth: str, sources: int = 0) -> np.ndarray:
         return np.array([r[evidence] for r in rows if r["truth"] == truth and sources in (0, min(r["sources"], 2))])
@@ -198,9 +202,9 @@ def _presence(rows: list[Row], evidence: str) -> dict[str, float]:
     }
     if evidence != "energy":
         found |= {
-            "kept": float((scores("present") >= THRESHOLD).mean()),
-            "silenced": float((scores("absent") < THRESHOLD).mean()),
-            "silenced_nonsense": float((scores("nonsense") < THRESHOLD).mean()),
+            "kept": _share(scores("present") >= THRESHOLD),
+            "silenced": _share(scores("absent") < THRESHOLD),
+            "silenced_nonsense": _share(scores("nonsense") < THRESHOLD),
         }
     return found | {truth: len(scores(truth)) for truth in ("present", "absent")}
 

@@ -31,9 +31,9 @@ class Artifact:
     arrays: Dimensions = field(default_factory=dict)  # of a clip, in HDF5 shards
     of: str = ""  # the parent that has, clip by clip, what this one is made of
     files: tuple[str, ...] = ()  # besides record.json, and index.parquet and shards/ where there are arrays
-    also: tuple[str, ...] = ()  # the same, of some only
     identity: tuple[str, ...] = (RECORD,)  # the files that name the content, once they are known
     demanded: bool = False  # whether only some methods need it, so that it may be missing
+    also: tuple[str, ...] = ()  # files that some only have
 
     @property
     def per_clip(self) -> bool:
@@ -65,7 +65,8 @@ ARTIFACTS = {
                  identity=(RECORD, "mixtures.parquet", "scores.parquet")),
         Artifact("models", "train",
                  ("captions", "clips", "encoder", "frames", "mixtures", "regions", "spectrograms"),
-                 files=("model.safetensors",), also=("presence.safetensors", "curves"), identity=("model.safetensors",)),
+                 files=("model.safetensors",), identity=("model.safetensors",),
+                 also=("presence.safetensors", "curves")),
         Artifact("scores", "evaluate",
                  ("captions", "clips", "encoder", "frames", "mixtures", "models", "regions", "sets",
                   "spectrograms"),

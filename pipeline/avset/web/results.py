@@ -94,12 +94,12 @@ def _heat(separator: Separator, frames: list[np.ndarray], queries: Sequence[str]
     maps = [[separator.localize(frame, query) for frame in frames] for query in queries]
     values = np.array([[_values(one) for one in of_query] for of_query in maps])
     rows, columns = maps[0][0].grid
-    absolute = getattr(maps[0][0], "heat", None) is not None
+    absolute = maps[0][0].heat is not None
     low, high = (0.0, 1.0) if absolute else (float(values.min()), float(values.max()))
     return {"rows": rows, "columns": columns, "low": low, "high": high, "absolute": absolute, "values": values.tolist()}
 
 
 def _values(attention: Attention) -> Float[np.ndarray, " R"]:
     """On the scale that all pictures share, where the model has one."""
-    heat = getattr(attention, "heat", None)
+    heat = attention.heat
     return attention.scores if heat is None else heat

@@ -199,12 +199,12 @@ def artifacts(root: Path, mixtures: int = 2, length: int = 8192, others: tuple[s
 
 
 def presence_rows() -> list[dict]:
-    """Rows of a presence.parquet: what is there has 0.4 and 0.9, what is not 0.2 and 0.6, nonsense 0.1."""
+    """Rows of a presence.parquet: what is there has 0.08 and 0.9, what is not 0.04 and 0.6, nonsense 0.02."""
     return [
         {"mixture_id": "m0", "sources": sources, "words": "", "truth": truth, "sound": score, "picture": None,
          "energy": 1 - score}
         for sources in (1, 2)
-        for truth, scores in (("present", (0.4, 0.9)), ("absent", (0.2, 0.6)), ("nonsense", (0.1,)))
+        for truth, scores in (("present", (0.08, 0.9)), ("absent", (0.04, 0.6)), ("nonsense", (0.02,)))
         for score in scores
     ]  # fmt: skip
 

@@ -85,7 +85,7 @@ def separate_file_to_file(
     bits         16, 24, or 32 for floating point, instead of the file's own
     clip         what is louder than full scale is clamped, or all that is written is rescaled by one gain
     progress     gets the seconds that are done
-    keep_absent  also what is found for queries whose presence is below a half: their sounds are silence otherwise
+    keep_absent  also what is found for queries whose presence is below `THRESHOLD`: their sounds are silence otherwise
 
     AvsetError if `file` cannot be read or a target cannot be written; then every file is as it was. `file`, outputs and
     `residual` are different files; those that are there already are replaced only with `overwrite`.

@@ -133,7 +133,7 @@ class Separator:
         query        a text, or several; or what `text_query` and `video_query` make
         sample_rate  of an array (Hz)
         model_rate   mono at the model's rate, instead of the channels and the rate of the source
-        keep_absent  also the sounds of queries whose presence is below a half, which are silence otherwise
+        keep_absent  also the sounds of queries whose presence is below `models.presence.THRESHOLD`: silence otherwise
 
         AvsetError if the source or a query cannot be used.
 

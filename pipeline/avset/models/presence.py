@@ -30,7 +30,7 @@ from avset.storage.checksums import checked, finite
 from avset.storage.files import write_atomic
 
 FILE = "presence.safetensors"  # beside a model's own
-THRESHOLD = 0.5  # of a score: below it, a thing is not there
+THRESHOLD = 0.1  # of a score: below it, a thing is taken not to be there; texts have lower scores than captions
 FLOOR = 1e-3  # of a magnitude, as a share of its mean, before the logarithm
 LOST = 0.02  # share of the present captions of the validation mixtures that are taken for absent
 RIDGE = 1e-2  # of the logistic regression, per clue of unit variance; a clue that tells all apart would have no end

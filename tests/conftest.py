@@ -11,7 +11,7 @@ from filelock import FileLock
 from jaxtyping import install_import_hook
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a script is born without Ctrl-C
-os.environ["RAY_worker_niceness"] = "0"  # 15 by default: it starves beside a busy program
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  Ray says 15, which starves beside a busy program
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the Makefile says so too: plugins may import numpy earlier
 LIBRARY = Path(__file__).parents[1] / "pipeline" / "avset"
 ROOMS = [f"avset.{p.stem}" for p in LIBRARY.glob("[a-z]*") if p.name != "sources"]  # drawing is too slow with checks

@@ -64,9 +64,8 @@ def evaluate(
     made = {kind: list(estimates(model, mixtures, kind, corpus, texts.get(kind, {}), True)) for kind in kinds}
     rows = score_rows(name, made, corpus, phrases, kept, workers)
     say(rows, made, corpus)
-    if isinstance(model.method, Localizes):
-        for one in kept:
-            brighten(one, corpus, model)
+    for one in kept:
+        stretch(one)
     examples.write(folder / "examples.h5", kept)
     clips = [clip for clip in corpus.complete() if corpus.splits[clip] == "test"]
     look = next((kind for kind in kinds if any(one.attention is not None for one in made[kind])), kinds[0])
@@ -238,17 +237,11 @@ def heat_of(model: SeparationModel, scores: Tensor, targets: Tensor, regions: Te
     return (model.presence.heat(scores, targets, regions) if model.presence else stretched(scores)).cpu().numpy()
 
 
-@torch.no_grad()
-def brighten(shown: Example, corpus: Corpus, model: SeparationModel) -> None:
-    """Bring the attention of the separated sounds of an example to the scale of heat."""
-    regions = queries("video", [[(clip, "") for clip in shown.clip_ids]], corpus, {})[0]
+def stretch(shown: Example) -> None:
+    """Bring the attention of the separated sounds of an example to [0, 1]: a sound has no scale of presence."""
     for kind, made in shown.separations.items():
         if made.attention is not None:
-            sounds = torch.from_numpy(made.estimates).to(model.device)
-            magnitude = model.settings.transform.analyse(sounds, model.method.grid)[1]
-            targets = model.localizing().embed(magnitude, torch.ones_like(magnitude)[:, None])[:, 0]
-            heat = heat_of(model, torch.from_numpy(made.attention), targets, regions[:, regions.shape[1] // 2])
-            shown.separations[kind] = replace(made, attention=heat)
+            shown.separations[kind] = replace(made, attention=stretched(torch.from_numpy(made.attention)).numpy())
 
 
 def example(mixture: Mixture, corpus: Corpus, model: SeparationModel, grid: tuple[int, int], texts: Texts) -> Example:

@@ -22,7 +22,7 @@ IDEAL = "ideal"  # the group of the ideal ratio masks
 
 @dataclass(frozen=True)
 class Separation:
-    """What one kind of query made of a mixture; `attention` is the separated sounds' over the regions, as heat.
+    """What one kind of query made of a mixture; `attention` is the separated sounds' over the regions, from 0 to 1.
 
     Heat is from 0 to 1, on one scale for all pictures: see `avset.models.presence`. A source that the kind
     cannot ask for (a text, without a label) has NaN as `nsdr`, and zeros elsewhere.

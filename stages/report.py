@@ -30,13 +30,13 @@ def main(path: ParamsFile = PARAMS) -> None:
             print(f"report: {folder} is not in `methods`, removed")
             shutil.rmtree(folder)
     with making(p.reports) as fresh:
+        known = [json.loads(checked(scores / name / "facts.json").read_bytes()) for name in p.methods]
         read = {name for method in p.methods for name in Record.read(p.data / "models" / method).inputs}
         indices = {
             a.name: folder_of(p.data, a.name) / "index.parquet"
             for a in ARTIFACTS.values()
             if a.per_clip and (a.name in read or not a.demanded)
         }
-        known = [json.loads(checked(scores / name / "facts.json").read_bytes()) for name in p.methods]
         facts: dict[str, Any] = next((one for one in known if "captions" in one), {})  # equal for all that have them
         facts = {name: facts[name] for name in ("captions", "encoder") if name in facts}
         funnel = Record.read(p.clips_folder).facts["funnel"]

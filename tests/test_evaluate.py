@@ -314,7 +314,7 @@ def test_the_report_keeps_listed_methods_only(scored: Path, tmp_path: Path):
     both, one = numbers(folder), numbers(scored)
     assert both.keys() == one.keys() | {"mix_and_separate"}
     assert (
-        both["mix_and_separate"].keys() == {*KINDS, *CONTROLS, "localization", "answers"}
+        both["mix_and_separate"].keys() == {*KINDS, *CONTROLS, "localization", "answers", "presence"}
         and both["avset"] == one["avset"]
     )
     toy.run(toy.project(folder, toy.params()), tmp_path / "cache", "report")

@@ -113,7 +113,8 @@ def test_a_machine_that_goes_midway_costs_what_it_held(driver: Any, tmp_path: Pa
     assert any(machines_lost), "with it went also workers that had not started"
     counts = begun(tmp_path)
     again = [clip for clip, n in counts.items() if clip and n > 1]
-    assert counts[""] >= 4 and 1 <= len(again) <= 4 + 4, "what the machine held, and what c50 was with"
+    assert counts[""] >= 3, "c50 killed two"
+    assert 1 <= len(again) <= 4 + 4, "what the machine held, and what c50 was with"
 
 
 def test_a_worker_that_is_killed_blames_no_clip(driver: Any, tmp_path: Path, machines_lost: list[bool]):

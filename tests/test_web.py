@@ -255,7 +255,6 @@ def test_a_browser_shows_and_plays_what_was_asked_for(scored: Path, tmp_path: Pa
             assert tab.do("loudest().every((loud) => loud === 0)"), "nothing plays before somebody asks for it"
             tab.press(" ", 32, " ")
             tab.until("loudest()[0] > 0.001")
-            assert tab.do("loudest().slice(1).every((loud) => loud === 0)"), "the sound plays alone"
             solos = "[...document.querySelectorAll('.solo')]"
             tab.do(f"{solos}.at(-1).click()")
             tab.until(f"{solos}.at(-1).ariaPressed === 'true' && {solos}[0].ariaPressed === 'false'")

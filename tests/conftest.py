@@ -33,6 +33,22 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     return folder
 
 
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Command:
+    """Run the command line `main` with some words: (exit code, what it said, its errors)."""
+
+    def command(main: Callable[[], None], *words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["avset", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return command
+
+
 Once = Callable[[str, Callable[[Path], None]], Path]
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,17 +32,10 @@ def frozen(scored: Path, monkeypatch: pytest.MonkeyPatch) -> Frozen:
 
 
 @pytest.fixture
-def run(scored: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+def run(scored: Path, monkeypatch: pytest.MonkeyPatch, command_line):
     """Run the command line in the scored project: (exit code, what it said, its errors)."""
     monkeypatch.chdir(scored)
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["avset", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return command
+    return partial(command_line, main)
 
 
 def put(folder: Path, name: str, sound: np.ndarray, rate: int) -> None:

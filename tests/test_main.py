@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,17 +46,10 @@ def project(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+def run(project: Path, monkeypatch: pytest.MonkeyPatch, command_line):
     """Run the command line in the project folder: (exit code, what it said, its errors)."""
     monkeypatch.chdir(project)
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["avset", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return command
+    return partial(command_line, main)
 
 
 def read(path: Path, rate: int = RATE) -> np.ndarray:

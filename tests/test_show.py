@@ -1,5 +1,6 @@
 """Figures and the film: pictures and sound begin together, parts stand in the order of A.7, the choice is fixed."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -105,17 +106,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def run(small: None, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+def run(small: None, project: Path, monkeypatch: pytest.MonkeyPatch, command_line):
     """Run `avset show` in the project folder: (exit code, what it said, its errors)."""
     monkeypatch.chdir(project)
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["avset", "show", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return command
+    return partial(command_line, main, "show")
 
 
 def lag(heard: np.ndarray, sound: np.ndarray) -> tuple[float, float]:

@@ -473,6 +473,7 @@ def gc(
 def _folders(address: str | None, encoder: Path | None) -> tuple[Path, Path]:
     """The folders of a model and of its encoder; MissingArtifact if a file of theirs is not there."""
     from avset import params
+    from avset.inference.hub import DEMO, locate
     from avset.storage.artifacts import ARTIFACTS
     from avset.storage.files import require
 
@@ -480,13 +481,11 @@ def _folders(address: str | None, encoder: Path | None) -> tuple[Path, Path]:
         print(
             "note: there is no params.yaml, so this is the demo's model: it knows drawn players only", file=sys.stderr
         )
-        address = "demo"
+        address = DEMO
     if address is None:
         p = params.load()
         model = p.data / "models" / next(iter(p.methods))
     else:
-        from avset.inference.hub import locate
-
         model = locate(address)
     for name in ARTIFACTS["models"].files:
         require(model / name)

@@ -11,7 +11,7 @@ from avset.errors import AvsetError
 from avset.storage.artifacts import ARTIFACTS
 from avset.storage.cache import ItemCache
 from avset.storage.checksums import RECORD
-from avset.storage.files import clear, make_folder, new_folder, replace_folder, writing
+from avset.storage.files import clear, fresh_folder, make_folder
 
 
 def enough_room(gigabytes: float) -> None:
@@ -29,13 +29,10 @@ def enough_room(gigabytes: float) -> None:
 @contextmanager
 def making(folder: Path) -> Iterator[Path]:
     """A new folder in which to make an artifact, which it is when the block ends. One process at a time."""
-    fresh = folder.with_name(f".{folder.name}.new")
     with only_writer(folder):
         only_ours(folder)
-        with writing(fresh):
-            new_folder(fresh)
-        yield fresh
-        replace_folder(fresh, folder)
+        with fresh_folder(folder) as fresh:
+            yield fresh
 
 
 def only_ours(folder: Path) -> None:

@@ -29,7 +29,7 @@ from avset.report.numbers import rounded, separation_means
 from avset.report.tables import numbers_as_text, separation_rows
 from avset.storage.artifacts import Record
 from avset.storage.checksums import RECORD
-from avset.storage.files import make_folder, new_folder, replace_folder, write_json
+from avset.storage.files import fresh_folder, write_json
 from avset.storage.tables import read_table, write_table
 from avset.training.mixtures import Mixture
 
@@ -222,10 +222,7 @@ def check_output(folder: Path, overwrite: bool) -> None:
 def write(scored: Scored, frozen: Frozen, folder: Path, overwrite: bool = False) -> None:
     """Write the scores as an artifact: scores.parquet, facts.json, record.json, for a row of tables/tables.yaml."""
     check_output(folder, overwrite)
-    fresh = folder.with_name(f".{folder.name}.new")
-    new_folder(fresh)
-    write_table(fresh / "scores.parquet", scored.rows, scores.SCORES)
-    write_json(fresh / "facts.json", {"told": scored.told, "strange": scored.strange})
-    Record("scores", recipe={"name": scored.name}, inputs=frozen.identities).write(fresh)
-    make_folder(folder.parent)
-    replace_folder(fresh, folder)
+    with fresh_folder(folder) as fresh:
+        write_table(fresh / "scores.parquet", scored.rows, scores.SCORES)
+        write_json(fresh / "facts.json", {"told": scored.told, "strange": scored.strange})
+        Record("scores", recipe={"name": scored.name}, inputs=frozen.identities).write(fresh)

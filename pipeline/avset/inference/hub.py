@@ -11,14 +11,13 @@ from pathlib import Path
 from avset.console import typed_path
 from avset.errors import AvsetError
 from avset.params import digest, encoder_of
-from avset.storage.artifacts import ARTIFACTS
+from avset.storage.artifacts import ARTIFACTS, PRESENCE
 from avset.storage.cache import cache_folder
 from avset.storage.checksums import RECORD, sha256_of
 from avset.storage.files import make_folder, replace_folder
 
 HUB = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 DVC = re.compile(r"(?P<repo>[^#]*)#(?P<revision>[^:#]+):(?P<path>[^:]+)")
-PRESENCE = "presence.safetensors"  # of a model that can tell what is not there
 FILES = (*ARTIFACTS["models"].files, RECORD)
 INSIDE = (*ARTIFACTS["encoder"].files, RECORD)  # of the encoder
 DEMO = "demo"  # the model that comes with the library

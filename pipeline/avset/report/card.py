@@ -10,10 +10,9 @@ from typing import Any
 from avset import __version__
 from avset.errors import AvsetError
 from avset.models.checkpoint import SeparationModel
-from avset.models.presence import FILE as PRESENCE
-from avset.storage.artifacts import ARTIFACTS, Record, identity_of
+from avset.storage.artifacts import ARTIFACTS, PRESENCE, Record, identity_of
 from avset.storage.checksums import RECORD, checked
-from avset.storage.files import clear, make_folder, replace_folder, require, write_atomic, write_json
+from avset.storage.files import fresh_folder, make_folder, require, write_atomic, write_json
 
 DATA = {  # source of clips -> whose the data are, and what a model that was trained on them knows
     "demo": (
@@ -44,18 +43,16 @@ def export(model: Path, encoder: Path, reports: Path, source: str, target: Path)
     if target.exists():
         raise AvsetError(f"{target} is there already; give a folder that is not")
     settings, record = SeparationModel.load(model).settings.plain(), Record.read(model)
-    fresh = target.with_name(f".{target.name}.new")
-    clear(fresh)
-    for name in ARTIFACTS["models"].files:
-        _copy(model / name, fresh / name)
-    if (model / PRESENCE).exists():
-        _copy(model / PRESENCE, fresh / PRESENCE)
-    for name in (*ARTIFACTS["encoder"].files, RECORD):
-        _copy(encoder / name, fresh / "encoder" / name)
-    write_json(fresh / "config.json", settings)
-    write_atomic(fresh / "README.md", card(model, settings, record, reports, source).encode())
-    record.write(fresh)
-    replace_folder(fresh, target)
+    with fresh_folder(target) as fresh:
+        for name in ARTIFACTS["models"].files:
+            _copy(model / name, fresh / name)
+        if (model / PRESENCE).exists():
+            _copy(model / PRESENCE, fresh / PRESENCE)
+        for name in (*ARTIFACTS["encoder"].files, RECORD):
+            _copy(encoder / name, fresh / "encoder" / name)
+        write_json(fresh / "config.json", settings)
+        write_atomic(fresh / "README.md", card(model, settings, record, reports, source).encode())
+        record.write(fresh)
 
 
 def _copy(path: Path, target: Path) -> None:

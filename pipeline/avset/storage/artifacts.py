@@ -18,6 +18,7 @@ from avset.params import digest
 from avset.storage.checksums import RECORD, as_text, checked, damaged, seal, unsealed
 from avset.storage.items import SCHEMA
 
+PRESENCE = "presence.safetensors"  # of a model that can tell what is not there
 Dimensions = dict[str, tuple[str, ...]]
 
 
@@ -66,7 +67,7 @@ ARTIFACTS = {
         Artifact("models", "train",
                  ("captions", "clips", "encoder", "frames", "mixtures", "regions", "spectrograms"),
                  files=("model.safetensors",), identity=("model.safetensors",),
-                 also=("presence.safetensors", "curves")),
+                 also=(PRESENCE, "curves")),
         Artifact("scores", "evaluate",
                  ("captions", "clips", "encoder", "frames", "mixtures", "models", "regions", "sets",
                   "spectrograms"),

@@ -134,6 +134,16 @@ def replace_folder(fresh: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+@contextmanager
+def fresh_folder(folder: Path) -> Iterator[Path]:
+    """A new folder, which takes the place of `folder` when the block ends; until then the old one is whole."""
+    fresh = folder.with_name(f".{folder.name}.new")
+    with writing(fresh):
+        new_folder(fresh)
+    yield fresh
+    replace_folder(fresh, folder)
+
+
 def write_atomic(path: Path, data: bytes, lasting: bool = True) -> None:
     """Write a file that is there whole or not at all; if it is not `lasting`, a power cut may tear it."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}")  # no process id: machines may share the folder

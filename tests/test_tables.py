@@ -243,6 +243,16 @@ def test_a_method_of_ones_own_has_a_row_among_the_systems(project: Path, monkeyp
     assert "../../../my_lab/model.py" in told["deps"]
 
 
+def test_ablations_of_another_method(project: Path):
+    made = plan("losses,systems", method="avset")
+    rows = {table["name"]: {row["method"] for row in table["rows"]} for table in made.tables}
+    assert rows["losses"] == {"avset"} and "paper" in rows["systems"], "a row's own method stays"
+    made.write()
+    assert "not made" in results.write(made.folder), "the page is of the same plan"
+    with pytest.raises(AvsetError, match=r"--method: .avste. is not one of"):
+        plan(method="avste")
+
+
 def test_the_page_of_an_older_plan_is_refused(project: Path):
     made = plan("4")
     made.write()

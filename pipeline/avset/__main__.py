@@ -200,6 +200,7 @@ def tables(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Of every training; by default those of params.yaml.")
     ] = None,
+    method: Annotated[str, typer.Option(help="The preset that ablations change; by default that of the file.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made; make nothing.")] = False,
     page: Annotated[
         bool, typer.Option("--page", help="Write the page of the cells that are there; make none.")
@@ -213,7 +214,7 @@ def tables(
     from avset.tables.plan import plan
 
     sys.path.insert(0, "")  # where a method of one's own may lie, as for `python -m`
-    made = plan(only, seeds, steps)
+    made = plan(only, seeds, steps, method)
     make.check_current(made)
     made.write()
     waiting = make.to_make(made)

@@ -58,13 +58,14 @@ class Asked(Section):
     tables: dict[str, Table] = Field(min_length=1)
 
 
-def load(path: Path = FILE) -> Asked:
-    """Read and check tables.yaml; ParamsError names what is wrong."""
+def load(path: Path = FILE, method: str = "") -> Asked:
+    """Read and check tables.yaml; `method` takes the place of its own. ParamsError names what is wrong."""
     tree = read(path)
     try:
         asked = checked(Asked, tree, path.name)
     except ParamsError as e:
         raise ParamsError(str(e).replace("missing from params.yaml", f"missing from {path}")) from None
+    asked = asked.model_copy(update={"method": method or asked.method})
     for name, table in asked.tables.items():
         names = [row.name for row in table.rows]
         if twice := sorted({one for one in names if names.count(one) > 1}):

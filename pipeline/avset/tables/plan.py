@@ -26,7 +26,7 @@ from avset.storage.artifacts import ARTIFACTS, Record, identity_of
 from avset.storage.checksums import RECORD
 from avset.storage.files import make_folder, require, write_atomic, write_json
 from avset.tables.asked import FILE, Asked, Row, Table, choose_tables, flat, load, rows_of, value_of
-from avset.values import nearest, read
+from avset.values import choose, nearest, read
 
 NODES, WORK, PLAN = "nodes", "work", "plan.json"
 WRITTEN = ("results.md", "results.csv", "results.html")
@@ -133,6 +133,7 @@ class Plan:
 
     folder: Path
     tree: Tree
+    method: str  # what ablations change
     made_of: str
     tables: list[dict[str, Any]] = field(default_factory=list)
     nodes: dict[str, Node] = field(default_factory=dict)
@@ -156,7 +157,8 @@ class Plan:
         nodes = {name: {"stage": node.step.name, "method": node.method, "makes": str(node.makes)}
                  for name, node in self.nodes.items()}  # fmt: skip
         told = {name: self.tree[name] for name in ("dataset", "scale")}
-        write_json(self.folder / PLAN, {**told, "made_of": self.made_of, "tables": self.tables, "nodes": nodes})
+        told |= {"method": self.method, "made_of": self.made_of}
+        write_json(self.folder / PLAN, {**told, "tables": self.tables, "nodes": nodes})
         stages = {name: self._stage(node) for name, node in self.nodes.items()}
         write_json(self.folder / "dvc.yaml", {"stages": stages | {"results": self._results()}})
 
@@ -242,18 +244,21 @@ def _value(tree: Tree, key: str, method: str) -> Any:
         return None
 
 
-def plan(only: str = "", seeds: int = 1, steps: int | None = None) -> Plan:
+def plan(only: str = "", seeds: int = 1, steps: int | None = None, method: str = "") -> Plan:
     """What the tables take, on the data set and at the scale of params.yaml, from the top folder.
 
     only   names or numbers of tables, with commas; "": all
     seeds  how often each method that learns is trained
     steps  of every training; None: those of params.yaml
+    method  the preset that ablations change; "": that of tables.yaml
 
     ParamsError: an unknown table or key, a value that does not fit. MissingArtifact: an artifact of the main pipeline
     is not there. AvsetError: a method needs something that no stage makes.
     """
-    tree, asked = read(Path("params.yaml")), load()
+    tree, asked = read(Path("params.yaml")), load(method=method)
     params.resolve(tree)
+    if method:
+        choose(method, tree["presets"], "--method")
     return _Planner(tree, asked, seeds, steps).plan(choose_tables(asked, only))
 
 
@@ -266,7 +271,7 @@ class _Planner:
     def __init__(self, tree: Tree, asked: Asked, seeds: int, steps: int | None):
         self.tree, self.asked, self.seeds, self.length = tree, asked, seeds, steps
         self.steps = steps_of(tree)
-        self.made = Plan(Path("tables") / tree["dataset"] / tree["scale"], tree, made_of(tree, asked))
+        self.made = Plan(Path("tables") / tree["dataset"] / tree["scale"], tree, asked.method, made_of(tree, asked))
         self._keys: dict[tuple[int, str, str], str] = {}
         self._needs: dict[int, list[str]] = {}  # of the method of a row: id of the row's parameters -> artifacts
         self._trees: list[Tree] = []  # so that no id is used twice

@@ -53,7 +53,7 @@ def write(folder: Path, changed: Collection[str] = ()) -> str:
     """
     told = json.loads((folder / PLAN).read_bytes())
     top = folder.absolute().parents[2]
-    if made_of(read(top / "params.yaml"), load(top / FILE)) != told["made_of"]:
+    if made_of(read(top / "params.yaml"), load(top / FILE, told["method"])) != told["made_of"]:
         raise AvsetError("tables: params.yaml or tables.yaml changed since the plan was made; run `avset tables`")
     tables = [results_of(table, folder, told["dataset"], changed) for table in told["tables"]]
     pages = as_markdown(told["dataset"], tables), as_table(tables), as_html(told["dataset"], tables)

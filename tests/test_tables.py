@@ -25,9 +25,10 @@ from avset.storage.files import make_folder
 from avset.storage.tables import write_table
 from avset.tables import make, results
 from avset.tables.asked import FILE
+from avset.tables.nodes import Plan, steps_of
 from avset.tables.page import as_html, as_markdown, as_table
 from avset.tables.paired import holm, paired_test
-from avset.tables.plan import Plan, plan, steps_of
+from avset.tables.plan import plan
 
 DATA = Path("data/demo/demo")
 ROWS = "rows: [{name: as it is}, {name: other, set: {%s}}]"

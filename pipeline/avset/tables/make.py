@@ -12,7 +12,7 @@ from typing import Any
 
 from avset.errors import AvsetError
 from avset.storage.files import make_folder, replace_folder, write_atomic, write_json
-from avset.tables.plan import NODES, PLAN, WORK, Plan, steps_of
+from avset.tables.nodes import NODES, PLAN, WORK, Plan, steps_of
 
 NOT_WHOLE = ("was trained before", "goes on at step")  # what `train` says if it did not take all its steps now
 

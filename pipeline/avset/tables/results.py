@@ -19,9 +19,10 @@ from avset.storage.tables import read_table
 from avset.tables import make
 from avset.tables.asked import FILE, load
 from avset.tables.make import cost_of
+from avset.tables.nodes import PLAN, WRITTEN, Plan
 from avset.tables.page import as_html, as_markdown, as_table
 from avset.tables.paired import holm, paired_test
-from avset.tables.plan import PLAN, WRITTEN, Plan, made_of
+from avset.tables.plan import made_of
 from avset.values import read
 
 ORACLE = "oracle"  # the query of methods that know none

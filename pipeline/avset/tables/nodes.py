@@ -239,6 +239,7 @@ def files_in(value: Any) -> list[str]:
 
 
 def tracked(tree: Tree, key: str, method: str) -> Any:
+    """The value of a parameter that a stage tracks; None if there is none."""
     try:
         return value_of(tree, key.replace("${key}", method))
     except KeyError:

@@ -12,7 +12,8 @@ from avset import __version__, console
 from avset.console import HELP_OPTIONS, TYPED, aligned, complain, speak_plainly
 from avset.errors import AvsetError
 
-app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False, context_settings=HELP_OPTIONS)
+PURPOSE = "Type what you want to hear: get it out of a film or a recording, and see where it is."
+app = typer.Typer(no_args_is_help=True, help=PURPOSE, pretty_exceptions_enable=False, context_settings=HELP_OPTIONS)
 ModelFolder = Annotated[
     str | None,
     typer.Option(

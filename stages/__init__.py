@@ -23,6 +23,7 @@ from avset.compute.making import enough_room
 from avset.console import HELP_OPTIONS, TYPED, complain, speak_plainly
 from avset.errors import AvsetError
 from avset.params import Params
+from avset.storage.hub import check_start
 from avset.storage.reading import told
 
 
@@ -75,6 +76,7 @@ def begin(stage: str, path: Path, method: str = "", new_version: bool = False) -
     p = params.load(path)
     if stage == FIRST:
         params.check_options(p)
+        check_start(p)
     if new_version:
         Recipe(stage).renew()
     print(

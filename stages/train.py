@@ -36,10 +36,12 @@ from avset.presets import LearnedSettings, module_of
 from avset.storage import finished
 from avset.storage.artifacts import Record, identity_of
 from avset.storage.cache import cache_folder
+from avset.storage.hub import WATCHED, unwatched
 from avset.storage.store import Store
 from avset.training import distributed, train
 from avset.training.batches import TrainingMixtures
 from avset.training.dataset import Corpus, on_demand
+from avset.training.start import Start
 from stages import METHOD, PARAMS, Adopt, NewVersion, ParamsFile, begin, command, device_of, transform_of
 
 
@@ -57,13 +59,26 @@ def settings_of(p: Params, method: str, regions: Store) -> Settings:
     return Settings(p.preset(method), sizes, p.regions.positional, identity_of(p.data / "encoder", "encoder"))
 
 
-def state_of(p: Params, method: str, corpus: Corpus) -> Path:
+def start_of(p: Params, method: str, corpus: Corpus) -> Start | None:
+    """The model that a training starts from, if the parameters name one and the method learns."""
+    learns = isinstance(p.preset(method), LearnedSettings)
+    return Start.of(p.train.start_from, settings_of(p, method, corpus.regions)) if learns else None
+
+
+def state_of(p: Params, method: str, corpus: Corpus, start: Start | None) -> Path:
     """Where the state of a training is kept while it runs: a name for all that decides it."""
     settings = settings_of(p, method, corpus.regions)
     told = [p.train.recipe(), settings.plain(), recipe_of(p, method).version, corpus.identity(), method]
     if further := on_demand(needs_of(p.preset(method))):
         told.append({name: identity_of(p.data / name, name) for name in further})
+    if start:
+        told.append(start.identity)
     return cache_folder("runs").absolute() / f"{params.digest(told)}.pt"
+
+
+def inputs_of(corpus: Corpus, start: Start | None) -> dict[str, str]:
+    """The identities of all that a model is made of."""
+    return corpus.inputs(needs=corpus.needs) | ({"start": start.identity} if start else {})
 
 
 def recipe_of(p: Params, method: str) -> Recipe:
@@ -81,11 +96,14 @@ def main(
 ) -> None:
     """Train one method. What --adopt makes anew are the first steps."""
     p = begin("train", path, method)
+    if p.train.start_from and unwatched(p.train.start_from):
+        train.say(f"DVC does not watch {p.train.start_from} (train.start_from); put it in {WATCHED}")
     recipe = recipe_of(p, method)
     if new_version:
         recipe.renew()
     corpus = Corpus.load(p.data, needs=needs_of(p.preset(method)))
-    state, inputs = state_of(p, method, corpus), corpus.inputs(needs=corpus.needs)
+    start = start_of(p, method, corpus)
+    state, inputs = state_of(p, method, corpus, start), inputs_of(corpus, start)
     if adopt:
         return compare(p, method, recipe, state, adopt)
     recipe.check()
@@ -99,7 +117,7 @@ def main(
             train.say(f"{method} was trained before, it is restored")
         else:
             if p.train.workers == 1:
-                learn(p, method, corpus, state, folder, device_of(p))
+                learn(p, method, corpus, start, state, folder, device_of(p))
             else:
                 train_together(p, partial(join, p, method, state, folder, 0), state)
             with suppress(AvsetError):  # a cache that is full, or that we may only read
@@ -153,13 +171,14 @@ def compare(p: Params, method: str, recipe: Recipe, state: Path, count: int) -> 
 def join(p: Params, method: str, state: Path, folder: Path, steps: int, device: str) -> list[float]:
     """`learn` in one of several processes; AvsetError if it is another training that this machine would do."""
     corpus = Corpus.load(p.data, needs=needs_of(p.preset(method)))
-    if state_of(p, method, corpus) != state:
+    start = start_of(p, method, corpus)
+    if state_of(p, method, corpus, start) != state:
         raise AvsetError(f"{socket.gethostname()} has other code or other data in {Path.cwd()}; share the folder")
-    return learn(p, method, corpus, state, folder, device, steps)
+    return learn(p, method, corpus, start, state, folder, device, steps)
 
 
 def learn(
-    p: Params, method: str, corpus: Corpus, state: Path, folder: Path, device: str, steps: int = 0
+    p: Params, method: str, corpus: Corpus, start: Start | None, state: Path, folder: Path, device: str, steps: int = 0
 ) -> list[float]:
     """Train in this process, as the only one or in a process group, whose first process writes.
 
@@ -177,6 +196,8 @@ def learn(
     )  # fmt: skip
     constants = corpus.constants(model.method.needs, clips)
     model.method.prepare(constants | corpus.beginnings(model.method.needs))
+    if start:
+        model.method.begin(start.model.method.own_state())
     model.to(device)
     readers = p.runtime.workers if device == "cuda" else 0  # processes that read ahead while the GPU works
     validation = Validation(corpus, "validation", model.method.validated)
@@ -193,8 +214,7 @@ def learn(
     facts = {"step": run.best_step, "validation": run.best, "clips": len(clips)}
     model.save(folder, model_facts(p, method) | {"train": p.train.recipe()} | facts)
     version, recipe = recipe_of(p, method).version, {"method": p.preset(method).recipe(), "train": p.train.recipe()}
-    inputs = corpus.inputs(needs=model.method.needs)
-    Record("models", version, recipe, inputs, facts={"losses": run.losses}).write(folder)
+    Record("models", version, recipe, inputs_of(corpus, start), facts={"losses": run.losses}).write(folder)
     train.say(f"best at step {run.best_step}, validation {run.best:.2f}")
     return run.losses
 

@@ -22,6 +22,7 @@ DVC, LATER = (yaml.safe_load((ROOT / name).read_text())["stages"] for name in ("
 TREE = yaml.safe_load((ROOT / "params.yaml").read_text())
 STAGES = sorted(p.stem for p in (ROOT / "stages").glob("[a-z]*.py"))
 LIBRARY = "pipeline/avset"
+STORES = [name for name, artifact in ARTIFACTS.items() if artifact.arrays and not artifact.demanded]
 PLUMBING = {  # moves data and never decides its content, so no stage depends on it
     *(f"{LIBRARY}/{name}.py" for name in ("__init__", "console", "errors")),
     *(f"{LIBRARY}/{name}.py" for name in ("architecture", "params", "presets", "values")),
@@ -39,7 +40,7 @@ DOORS = {  # who may import a package
     "av": {"media/container.py", "media/fingerprint.py", "media/frames.py", "media/films.py", "media/writers.py",
            "sources/demo/media.py", "sources/download/excerpt.py"},
     "dvclive": {"stages/train.py"},
-    "dvc": {"inference/hub.py", "doctor/project.py", "storage/previous.py"},
+    "dvc": {"storage/hub.py", "doctor/project.py", "storage/previous.py"},
     "filelock": {"compute/making.py", "sources/download/__init__.py"},
     "h5py": {"storage/hdf5.py", "storage/inspect.py", "storage/shards.py", "storage/store.py",
              "evaluation/examples.py"},
@@ -153,6 +154,16 @@ def test_dvc_makes_every_artifact_of_its_parents(name: str):
     assert read == set(artifact.parents)
     made = {found[1] for d in stage["outs"] if isinstance(d, str) and (found := inner.match(d))}
     assert made == {name}
+
+
+def test_the_registry_names_what_stages_make():
+    """By the names of the artifacts; a model has that of its method."""
+    made = {name: out for name in ("encoder", *STORES) for out in body(name)["outs"]}
+    made["avset"] = body("train")["outs"][0].replace("${key}", "avset")
+    named = yaml.safe_load((ROOT / "dvc.yaml").read_text())["artifacts"]
+    assert {name: told["path"] for name, told in named.items()} == made
+    for name, told in named.items():
+        assert told["type"] == ("features" if name in STORES else "model") and told["desc"] and told["labels"]
 
 
 def reads(tree: ast.AST) -> set[str]:

@@ -75,6 +75,7 @@ def test_plumbing_is_no_part_of_what(project: Project):
      ("evaluate__prompts", {"text": "the sound of a {label}"}, {"evaluate@avset"}),
      ("presets__avset__losses__trimodal", 0.5, {"train@avset"}),
      ("presets__paper__losses__trimodal", 0.5, set()),  # of no listed method
+     ("train__start_from", "demo", {"train@avset"}),
      ("methods", ["avset", "mix_and_separate"], {"evaluate@mix_and_separate", "report", "train@mix_and_separate"})],
 )  # fmt: skip
 def test_a_change_is_seen_where_it_is_read(project: Project, key: str, value: Any, stages: set[str]):
@@ -82,6 +83,12 @@ def test_a_change_is_seen_where_it_is_read(project: Project, key: str, value: An
     change(project, **{key: value})
     assert json.loads(project.dvc("status", "--json")).keys() == stages
     change(project)
+
+
+def test_a_model_to_start_from_is_watched(project: Project):
+    (weights := project.folder / "inputs" / "models" / "model.safetensors").write_text("a model")
+    assert json.loads(project.dvc("status", "--json")).keys() == {"train@avset"}
+    weights.unlink()
 
 
 def test_another_scale_has_the_same_clips_and_everything_else_anew(project: Project, undisturbed: dict[str, str]):

@@ -58,7 +58,7 @@ def project(folder: Path, tree: dict[str, Any]) -> Path:
     for name in ("pipeline", "stages", "systems", "dvc.yaml"):
         if not (folder / name).exists():
             (folder / name).symlink_to(ROOT / name)
-    for name in set(tree["datasets"]) - {"folder"}:  # who asks for `folder` says where its videos are
+    for name in {"models", *tree["datasets"]} - {"folder"}:  # who asks for `folder` says where its videos are
         (folder / "inputs" / name).mkdir(parents=True, exist_ok=True)
         (folder / "inputs" / name / ".gitkeep").touch()
     (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))

@@ -12,7 +12,8 @@ from avset import __version__, console
 from avset.console import HELP_OPTIONS, TYPED, aligned, complain, speak_plainly
 from avset.errors import AvsetError
 
-app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False, context_settings=HELP_OPTIONS)
+PURPOSE = "Type what you want to hear: get it out of a film or a recording, and see where it is."
+app = typer.Typer(no_args_is_help=True, help=PURPOSE, pretty_exceptions_enable=False, context_settings=HELP_OPTIONS)
 ModelFolder = Annotated[
     str | None,
     typer.Option(
@@ -168,6 +169,11 @@ def export_model(
 
     p = params.load()
     folders = _folders(model, encoder)
+    if folders[0].resolve().parents[1] != p.data.resolve():
+        raise AvsetError(
+            f"{folders[0]} is none of {p.data / 'models'}, whose data and scores the card tells; set dataset and scale "
+            "in params.yaml to those of the model"
+        )
     from avset.report.card import export as write_model
 
     write_model(*folders, p.reports, p.clips.source, folder)
@@ -474,9 +480,10 @@ def gc(
 def _folders(address: str | None, encoder: Path | None) -> tuple[Path, Path]:
     """The folders of a model and of its encoder; MissingArtifact if a file of theirs is not there."""
     from avset import params
-    from avset.inference.hub import DEMO, locate
+    from avset.inference.hub import locate
     from avset.storage.artifacts import ARTIFACTS
     from avset.storage.files import require
+    from avset.storage.hub import DEMO
 
     if address is None and not Path("params.yaml").exists():
         print(

@@ -208,7 +208,7 @@ class Sets(Section):
 
 
 class Train(Section):
-    """Length and bookkeeping of a training run; what is learned is a preset."""
+    """Length, beginning and bookkeeping of a training run; what is learned is a preset."""
 
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)  # mixtures
@@ -219,7 +219,12 @@ class Train(Section):
     precision: Literal["float32", "bfloat16"]  # of the network's convolutions
     decoded_frames: int | None = Field(ge=1)  # of a clip, drawn at each step; null: all
     decoded_regions: int | None = Field(ge=1)  # of a frame, drawn at each step; null: all
+    start_from: str | None = Field(min_length=1)  # a model, whose weights it begins with; null: with random ones
     seed: Seed
+
+    def recipe(self) -> dict[str, Any]:
+        """The plain values; a training that begins with random weights has no `start_from`."""
+        return self.model_dump(mode="json", exclude=set() if self.start_from else {"start_from"})
 
     @field_validator("gain")
     @classmethod

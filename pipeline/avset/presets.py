@@ -39,6 +39,9 @@ class MethodSettings(Section, strict=False):
 class LearnedSettings(MethodSettings):
     """The settings of a method that learns: the weights of its losses, and its optimiser."""
 
+    teaching: ClassVar[frozenset[str]] = frozenset(
+        {"losses", "optimizer", "lr", "weight_decay", "schedule", "warmup", "best"}
+    )  # settings of how it learns: in these alone it may differ from the model that its training starts from
     losses: Any  # name of each loss -> its weight
     optimizer: Literal["sgd", "adamw"]
     lr: float = Field(gt=0)
@@ -84,6 +87,7 @@ class AVSeTLosses(Section):
 class AVSeTSettings(LearnedSettings, strict=True):
     """Everything that an ablation of AV-SeT changes. See avset.models.avset for the network's switches."""
 
+    teaching: ClassVar[frozenset[str]] = LearnedSettings.teaching | {"init", "kl_reduction"}
     level: Literal["region", "video"]
     norm: Literal["group", "batch"]
     query_norm: Literal["none", "l2"]
@@ -113,6 +117,7 @@ class MaskLoss(Section):
 class SoundOfPixelsSettings(LearnedSettings, strict=True):
     """Sound of Pixels (Zhao et al. 2018)."""
 
+    teaching: ClassVar[frozenset[str]] = LearnedSettings.teaching | {"lr_vision"}
     pixels: Literal["frames", "regions"]  # a tower of its own on frames, or frozen regions (the paper's Table 4)
     maps: int = Field(ge=1)  # K
     norm: Literal["batch", "group"]  # of the U-Net
@@ -155,6 +160,7 @@ class SupervisedSettings(LearnedSettings, strict=True):
 class CoSeparationSettings(SupervisedSettings, strict=True):
     """Co-Separation (Gao & Grauman 2019)."""
 
+    teaching: ClassVar[frozenset[str]] = LearnedSettings.teaching | {"lr_vision"}
     lr_vision: float | None = Field(gt=0)  # of the tower; null: lr
     losses: CoSeparationLosses
 

@@ -18,6 +18,7 @@ from avset.doctor.finding import BROKEN, Finding, unreachable
 from avset.errors import AvsetError
 from avset.params import DETECTOR, TRUTH, Objects, Params, Tower
 from avset.storage.checksums import RECORD
+from avset.storage.hub import check_start
 from avset.values import told as shown
 
 OLD = 90  # days; sites change faster than that
@@ -31,6 +32,7 @@ def parameters(path: Path) -> tuple[Params | None, Finding]:
     try:
         p = params.load(path)
         params.check_options(p)
+        check_start(p)
     except BROKEN as e:
         return None, Finding("parameters", "fail", str(e), f"correct {path}")
     what = f"dataset {p.dataset}, scale {p.scale}, methods {', '.join(p.methods)}"

@@ -1,121 +1,30 @@
-"""Where a model is: a folder, a DVC repository, a repository of Hugging Face, or in the library: the demo's."""
+"""A model together with its encoder, wherever it is: what `avset.load` and `--model` take."""
 
-import os
-import re
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from avset.console import typed_path
-from avset.errors import AvsetError
-from avset.params import digest, encoder_of
-from avset.storage.artifacts import ARTIFACTS, PRESENCE
+from avset.params import digest
+from avset.storage.artifacts import PRESENCE
 from avset.storage.cache import cache_folder
-from avset.storage.checksums import RECORD, sha256_of
-from avset.storage.files import make_folder, replace_folder
-
-HUB = re.compile(r"hf:(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
-DVC = re.compile(r"(?P<repo>[^#]*)#(?P<revision>[^:#]+):(?P<path>[^:]+)")
-FILES = (*ARTIFACTS["models"].files, RECORD)
-INSIDE = (*ARTIFACTS["encoder"].files, RECORD)  # of the encoder
-DEMO = "demo"  # the model that comes with the library
-FORMS = f"a folder, {DEMO}, hf:OWNER/NAME[@REVISION], or REPOSITORY#REVISION:PATH (docs/operations.md)"
+from avset.storage.checksums import sha256_of
+from avset.storage.hub import PACKED, fetch, new_model
 
 
 def locate(address: str | Path) -> Path:
-    """The folder of a model, which is fetched if it is elsewhere; what is fetched once is not fetched again.
-
-    address   a folder;
-              demo, the model that comes with the library: it knows drawn players and synthesised sound only;
-              hf:OWNER/NAME[@REVISION], a repository of Hugging Face that has what `avset export` writes;
-              REPOSITORY#REVISION:PATH, a model in a git repository with DVC, PATH as
-              data/<dataset>/<scale>/models/<method>, with the encoder beside it; without REPOSITORY, this one
-
-    Nothing of a stranger is run: only weights, JSON and text are fetched, and checked when they are loaded.
-    AvsetError if it is not there, or cannot be reached.
-    """
-    told = str(address)
-    if told == DEMO:
-        return _demo()
-    if found := HUB.fullmatch(told):
-        return _from_hub(**found.groupdict())
-    if (folder := typed_path(told)).exists():
-        return folder
-    if found := DVC.fullmatch(told):
-        return _from_dvc(**found.groupdict())
-    raise AvsetError(f"there is no model {told!r}; give {FORMS}")
+    """The folder of a model that has its encoder inside or beside it; address and errors as of `storage.hub.fetch`."""
+    folder = fetch(address)
+    return _unpacked() if folder == PACKED else folder
 
 
-def _demo() -> Path:
+def _unpacked() -> Path:
     """The demo's model with its encoder, whose weights are in the package in half of their size."""
-    from avset.features.weights import export
-    from avset.sources import demo
+    from avset.features.weights import export  # torch: whoever has a folder need not wait for it
 
-    packed = Path(demo.__file__).parent
-    names = [packed / name for name in ("model.safetensors", PRESENCE, "encoder.safetensors", "encoder.json")]
-    target = cache_folder("shared") / digest([sha256_of(path) for path in names])
+    packed = [PACKED / name for name in ("model.safetensors", PRESENCE, "encoder.safetensors", "encoder.json")]
+    target = cache_folder("shared") / digest([sha256_of(path) for path in packed])
     if not target.exists():
-        with _making(target) as fresh:
-            for path in names[:2]:
+        with new_model(target) as fresh:
+            for path in packed[:2]:
                 shutil.copyfile(path, fresh / path.name)
-            export(str(names[3]), str(names[2]), fresh / "encoder")
+            export(str(packed[3]), str(packed[2]), fresh / "encoder")
     return target
-
-
-def _from_hub(name: str, revision: str | None) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
-
-    def fetch(file: str) -> Path:
-        return Path(hf_hub_download(name, file, revision=revision, endpoint=os.environ.get("HF_ENDPOINT")))
-
-    try:
-        for file in INSIDE:
-            fetch(f"encoder/{file}")
-        with suppress(EntryNotFoundError):
-            fetch(PRESENCE)
-        for file in FILES:
-            folder = fetch(file).parent
-        return folder
-    except (OSError, ValueError, HfHubHTTPError) as e:
-        why = str(e).strip().splitlines()[0]
-        raise AvsetError(f"hf:{name} cannot be fetched: {why}; look for the name and the revision on the hub") from e
-
-
-def _from_dvc(repo: str, revision: str, path: str) -> Path:
-    try:
-        from dvc.api import DVCFileSystem
-        from dvc.exceptions import DvcException
-        from dvc.scm import RevError, SCMError
-    except ImportError as e:
-        raise AvsetError("a model in a DVC repository needs DVC; pip install 'avset[pipeline]'") from e
-
-    source = Path(path)
-    try:
-        there = DVCFileSystem(repo or os.curdir, rev=revision)
-        target = cache_folder("shared") / digest([repo or str(Path.cwd()), there.repo.get_rev(), path])
-        if target.exists():
-            return target
-        with _making(target) as fresh:
-            for files, folder, to in ((FILES, source, fresh), (INSIDE, encoder_of(source), fresh / "encoder")):
-                make_folder(to)
-                for name in files:
-                    there.get_file(f"{folder.as_posix()}/{name}", str(to / name))
-            if there.exists(way := f"{source.as_posix()}/{PRESENCE}"):
-                there.get_file(way, str(fresh / PRESENCE))
-    except (OSError, DvcException, SCMError, RevError) as e:
-        why = str(e).strip().splitlines()[0]
-        raise AvsetError(f"{repo}#{revision}:{path} cannot be fetched: {why}; give {FORMS}") from e
-    return target
-
-
-@contextmanager
-def _making(target: Path) -> Iterator[Path]:
-    """A folder that becomes `target` when the block ends well, and else nothing."""
-    make_folder(target.parent)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name[:8]}-", dir=target.parent) as spare:
-        make_folder(fresh := Path(spare) / target.name)
-        yield fresh
-        replace_folder(fresh, target)

@@ -7,7 +7,7 @@ and gives blocks; `avset.inference.files` goes from file to file, and from files
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, tee
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 from avset.compute.limited import Limits
 from avset.errors import AvsetError
 from avset.features.encoder import Encoder
+from avset.inference.hub import locate
 from avset.inference.localize import Attention, localize
 from avset.inference.masks import mask_blocks
 from avset.inference.native import NativeTransform, apply_masks
@@ -227,5 +228,17 @@ def _kept(masks: Iterator[Tensor], keep: Callable[[np.ndarray], None]) -> Iterat
 def load(
     model: str | PathLike[str], encoder: str | PathLike[str] | None = None, device: torch.device | str = "cpu"
 ) -> Separator:
-    """A trained model from its folder, ready to separate; see `Separator.load`, `Separator.to`."""
-    return Separator.load(model, encoder).to(device)
+    """A trained model with its encoder, ready to separate.
+
+    model    a folder, "demo", "hf:OWNER/NAME[@REVISION]", "REPOSITORY#REVISION:PATH": see `avset.storage.hub.fetch`
+    encoder  folder of the model's encoder; without it that inside `model`, else that of the same data set and scale
+    device   where the model computes
+
+    MissingArtifact if a file is not there; AvsetError if the model cannot be fetched, is damaged, or was trained with
+    another encoder, or if there is no such device.
+
+    >>> separator = avset.load("demo")  # comes with the library: it knows drawn players and synthesised sound only
+    >>> separator.sample_rate, str(separator.device)
+    (11025, 'cpu')
+    """
+    return Separator.load(locate(fspath(model)), encoder).to(device)

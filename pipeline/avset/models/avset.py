@@ -26,6 +26,7 @@ SWITCHES = (
     "embedding_input",
     "init",
 )  # settings of the network
+MEANS = ("mean_region", "mean_caption")  # of the clips to learn from
 
 
 class AVSeT(nn.Module):
@@ -118,13 +119,17 @@ class Method(Contract):
         super().__init__(settings, sizes)
         switches = {name: getattr(settings, name) for name in SWITCHES}
         self.net = AVSeT(sizes.dim, sizes.channels, sizes.n_regions, **switches)
-        self.register_buffer("mean_region", torch.zeros(sizes.dim))
-        self.register_buffer("mean_caption", torch.zeros(sizes.dim))
+        for name in MEANS:
+            self.register_buffer(name, torch.zeros(sizes.dim))
 
     def prepare(self, constants: Mapping[str, Tensor]) -> None:
         """Keep the mean latent caption and the mean region."""
         self.mean_caption.copy_(constants["captions"].mean(0))
         self.mean_region.copy_(constants["mean_region"])
+
+    def begin(self, state: Mapping[str, Tensor]) -> None:
+        """Take up a model's weights; the means stay those of the clips to learn from."""
+        super().begin({name: one for name, one in state.items() if name not in MEANS})
 
     @property
     def validated(self) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """A method, trained, with all that it needs to be used: one safetensors file, no parameters file."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -41,12 +42,36 @@ class Settings:
         return {"method": self.method.recipe(), "sizes": self.sizes.plain(),
                 "positional": self.positional, "encoder": self.encoder}  # fmt: skip
 
+    def unlike(self, other: "Settings") -> list[str]:
+        """Where a method of the `other` settings is another one, so that its weights mean something else here.
+
+        How it learned (`teaching` of its kind's settings) does not count, nor does the encoder.
+        """
+        if other.method.kind != self.method.kind:
+            return [f"its kind is {other.method.kind}, here it is {self.method.kind}"]
+        ours, theirs = (dict(_built(settings)) for settings in (self, other))
+        return [
+            f"its {name} is {theirs.get(name)}, here it is {ours.get(name)}"
+            for name in sorted({*ours, *theirs})
+            if ours.get(name) != theirs.get(name)
+        ]
+
     @classmethod
     def from_plain(cls, told: dict[str, Any]) -> "Settings":
         """The inverse of `plain`."""
         sizes = Sizes(**{**told["sizes"], "transform": sp.Transform(**told["sizes"]["transform"])})
         method = settings_type(told["method"]["kind"]).model_validate(told["method"])
         return cls(method, sizes, told["positional"], told["encoder"])
+
+
+def _built(settings: Settings) -> Iterator[tuple[str, Any]]:
+    """Name and value of all that decides what the weights of a method mean."""
+    told = settings.plain()
+    teaching: frozenset[str] = getattr(settings.method, "teaching", frozenset())
+    yield from ((name, value) for name, value in told["method"].items() if name not in teaching)
+    yield from told["sizes"].pop("transform").items()
+    yield from told["sizes"].items()
+    yield "positional", settings.positional
 
 
 def needs_of(settings: MethodSettings) -> frozenset[str]:

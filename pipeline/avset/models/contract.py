@@ -99,6 +99,10 @@ class Method(nn.Module):
         that needs regions, and for one that needs the tower its weights, `tower.<name>`.
         """
 
+    def begin(self, state: Mapping[str, Tensor]) -> None:
+        """Called after `prepare`, in a training that starts from a model: take up the model's `own_state`."""
+        self.load_own_state(state)
+
     @property
     def rates(self) -> dict[str, float]:
         """The learning rates of parts that have one of their own, by the start of their parameters' names.

@@ -10,24 +10,25 @@ from typing import Any
 from avset import __version__
 from avset.errors import AvsetError
 from avset.models.checkpoint import SeparationModel
+from avset.report.coverage import Counts, counts_by_stage, funnel_rows, own_failures, reason_rows
 from avset.storage.artifacts import ARTIFACTS, PRESENCE, Record, identity_of
 from avset.storage.checksums import RECORD, checked
 from avset.storage.files import fresh_folder, make_folder, require, write_atomic, write_json
 
-DATA = {  # source of clips -> whose the data are, and what a model that was trained on them knows
-    "demo": (
-        "drawn and played by this project, under its own licence (MIT)",
-        "The model knows drawn players and synthesised sound only. Recordings of instruments are strange to it.",
-    ),
-    "folder": (
-        "videos of the person who trained the model; ask for the terms",
-        "The model knows what its videos showed. Nobody measured it on others.",
-    ),
+VIDEOS = "The videos stay those of their authors, each under terms of its own; nothing of them is in this folder."
+TERMS = {  # source of clips -> whose the data are, and under which licence, as far as that is known
+    "demo": "Drawn and played by this project, under its own licence (MIT).",
+    "folder": "Videos of the person who trained the model; ask that person for the terms.",
+    "audioset": f"Videos on the net that AudioSet lists (Google; lists CC BY 4.0, ontology CC BY-SA 4.0). {VIDEOS}",
+    "vggsound": f"Videos on the net that VGGSound lists (University of Oxford; lists CC BY 4.0). {VIDEOS}",
+    "music": f"Videos on the net that MUSIC lists; of its lists no licence is known here. {VIDEOS}",
+    "solos": f"Videos on the net that Solos lists; of its lists no licence is known here. {VIDEOS}",
 }
-ONLINE = (
-    "videos on the net, which stay those of their authors; the lists name them, and nothing of them is in this folder",
-    "The model knows the kinds of sounds of its lists. It never saw what is off screen.",
-)
+LIMITS = {  # source of clips -> what a model that was trained on them knows
+    "demo": "The model knows drawn players and synthesised sound only. Recordings of instruments are strange to it.",
+    "folder": "The model knows what its videos showed. Nobody measured it on others.",
+}
+ONLINE = "The model knows the kinds of sounds of its lists. It never saw what is off screen."
 
 
 def export(model: Path, encoder: Path, reports: Path, source: str, target: Path) -> None:
@@ -63,11 +64,10 @@ def _copy(path: Path, target: Path) -> None:
 def card(model: Path, settings: Mapping[str, Any], record: Record, reports: Path, source: str) -> str:
     """The model card: Markdown behind the front matter that model hubs read. Scores of another model are left out."""
     method, dataset, scale = model.name, reports.parent.name, reports.name
-    whose, limits = DATA.get(source, ONLINE)
-    transform = settings["sizes"]["transform"]
+    transform, limits = settings["sizes"]["transform"], LIMITS.get(source, ONLINE)
     sections = {
         "Use": _use(settings, transform),
-        "Data": f"`{dataset}` at scale `{scale}`: {whose}.\n\n{_coverage(reports)}",
+        "Data": f"`{dataset}` at scale `{scale}`. {TERMS[source]}\n\n{_coverage(reports)}{_start(record)}",
         "Scores": _scores(reports, method) if _scored(model) else "Nobody scored this model.",
         "Limits": f"{limits} No label was used in training, unless the method is told objects. A word"
         " that the encoder was never shown means nothing to the model, and neither does \"no violin\".",
@@ -75,8 +75,9 @@ def card(model: Path, settings: Mapping[str, Any], record: Record, reports: Path
         "Identity": f"- model: `{identity_of(model, 'models')}`\n- encoder: `{settings['encoder']}`\n"
         f"- version of the training code: `{record.version}`; avset {__version__}",
     }  # fmt: skip
+    licence = "mit" if source == "demo" else "other"
     head = (
-        "---\nlibrary_name: avset\npipeline_tag: audio-to-audio\nlicense: other\ntags: [audio-visual,"
+        f"---\nlibrary_name: avset\npipeline_tag: audio-to-audio\nlicense: {licence}\ntags: [audio-visual,"
         f" source-separation, text-query]\n---\n\n# {method} on {dataset}\n\nLanguage-guided audio-visual source"
         " separation (Tan et al., CVPR 2023): type what you want to hear, get it out of the mixture.\n"
     )
@@ -97,15 +98,48 @@ def _use(settings: Mapping[str, Any], transform: Mapping[str, Any]) -> str:
 
 
 def _coverage(reports: Path) -> str:
-    """The data statement: how many clips there are, of what, and why others are not there."""
+    """The data statement: how many clips there are, of what, and what is not there, and why."""
     path = reports / "coverage.json"
     if not path.exists():
         return "Nobody counted the data: there is no report."
-    clips = json.loads(checked(path).read_bytes())["clips"]
-    reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(clips["reasons"].items())) or "none"
-    splits = ", ".join(f"{name} {one['ok']}" for name, one in sorted(clips["splits"].items()))
-    labels = ", ".join(f"{name or '(no label)'} {one['ok']}" for name, one in sorted(clips["labels"].items()))
-    return f"- clips: {clips['ok']} ({splits}); not there: {reasons}\n- by label: {labels}"
+    coverage = json.loads(checked(path).read_bytes())
+    counts = counts_by_stage(coverage)
+    stages = {stage: counts[stage] for stage in ARTIFACTS if stage in counts}  # JSON has no order
+    tables = [_markdown((by, "listed", *stages, "lost"), _counts(stages, f"{by}s")) for by in ("split", "label")]
+    reasons = "\n".join(f"- `{reason}`: {meaning}" for reason, meaning in reason_rows(coverage))
+    asked = "A method learns from the clips of `train` that all stages have; the others test it."
+    return "\n\n".join(part for part in (_lists(coverage), asked, *tables, reasons) if part)
+
+
+def _lists(coverage: Mapping[str, Any]) -> str:
+    """What became of the rows of the source's lists, a line for each."""
+    lists = funnel_rows(coverage)
+    return "\n".join(f"- list `{name}`: {', '.join(f'{n} {what}' for what, n in steps)}" for name, steps in lists)
+
+
+def _counts(stages: Mapping[str, Counts], by: str) -> list[tuple[str, ...]]:
+    """For each split or label the clips that are listed, those that each stage has, and where and why others went."""
+    rows = []
+    for name, listed in stages["clips"][by].items():
+        inner = {stage: counts[by][name] for stage, counts in stages.items() if name in counts[by]}
+        lost = [f"{n} {reason} ({stage})" for stage, one in inner.items() for reason, n in own_failures(one).items()]
+        there = [str(inner[stage]["ok"]) if stage in inner else "0" for stage in stages]
+        rows.append((name, str(listed["ok"] + listed["failed"]), *there, ", ".join(lost) or "none"))
+    return rows
+
+
+def _start(record: Record) -> str:
+    """Which model the training began with, if with one."""
+    if "start" not in record.inputs:
+        return ""
+    return (
+        f"\n\nThe training began with the weights of `{record.recipe['train']['start_from']}` (model "
+        f"`{record.inputs['start']}`), which had learned from data of its own."
+    )
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ("---",) * len(head), *rows))
 
 
 def _scores(reports: Path, method: str) -> str:
@@ -132,9 +166,7 @@ def _table(path: Path, method: str, keys: Sequence[str]) -> str:
         rows = [row for row in csv.DictReader(f) if row["method"] in (method, "") or not row[keys[0]]]
     if not any(row["method"] in (method, "") for row in rows):
         return ""
-    lines = [("", *keys), ("---",) * (len(keys) + 1)]
-    lines += [(row["method"], *(_number(row[key]) for key in keys)) for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return _markdown(("", *keys), [(row["method"], *(_number(row[key]) for key in keys)) for row in rows])
 
 
 def _number(text: str) -> str:

@@ -7,8 +7,8 @@ import torch
 
 from avset.errors import AvsetError
 from avset.inference.combine import EDGE, excluding, gate, remix, shared
-from avset.inference.shown import box_query, in_square, like_query
-from avset.inference.wishes import box_of, spans_of, with_gain
+from avset.inference.shown import box_query, like_query
+from avset.inference.wishes import box_of, in_square, of_picture, spans_of, with_gain
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,7 @@ def test_a_box_takes_the_regions_whose_middle_is_in_it(box: tuple[float, ...], r
 )
 def test_a_box_of_the_picture_is_one_of_the_square_that_the_model_sees(box: tuple, inside: tuple):
     assert in_square(box, 200, 100) == pytest.approx(inside)
+    assert in_square(of_picture(inside, 200, 100), 200, 100) == pytest.approx(inside)
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,7 @@ def test_a_browser_shows_and_plays_what_was_asked_for(scored: Path, tmp_path: Pa
             tab.until("document.querySelectorAll('#examples button').length")
             tab.do("document.querySelector('#examples button').focus()")
             tab.press(" ", 32, " ")
-            assert tab.do("[...document.querySelectorAll('#queries input')].every((input) => input.value)")
+            assert tab.do("[...document.querySelectorAll('#queries .text')].every((input) => input.value)")
             tab.do("document.querySelector('#queries input').focus()")
             tab.press("Enter", 13, "\r")
             tab.until("!document.getElementById('found').hidden || document.getElementById('error').textContent")
@@ -255,6 +255,7 @@ def test_a_browser_shows_and_plays_what_was_asked_for(scored: Path, tmp_path: Pa
             assert tab.do("loudest().every((loud) => loud === 0)"), "nothing plays before somebody asks for it"
             tab.press(" ", 32, " ")
             tab.until("loudest()[0] > 0.001")
+            assert tab.do("loudest().slice(1).every((loud) => loud === 0)"), "the sound plays alone"
             solos = "[...document.querySelectorAll('.solo')]"
             tab.do(f"{solos}.at(-1).click()")
             tab.until(f"{solos}.at(-1).ariaPressed === 'true' && {solos}[0].ariaPressed === 'false'")

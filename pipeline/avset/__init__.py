@@ -33,6 +33,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AvsetError",
     "Encoder",
+    "Query",
     "Separated",
     "Separator",
     "Store",
@@ -48,11 +49,13 @@ if TYPE_CHECKING:
     from avset.features.encoder import Encoder
     from avset.inference.files import localize_file, localize_file_to_file, separate_file, separate_file_to_file
     from avset.inference.separate import Separated, Separator, load
+    from avset.inference.wishes import Query
     from avset.storage.store import Store
 else:  # a type checker must not see this: it would take every misspelt name for one that exists
     _HOMES = {
         "AvsetError": "errors",
         "Encoder": "features.encoder",
+        "Query": "inference.wishes",
         "Separated": "inference.separate",
         "Separator": "inference.separate",
         "Store": "storage.store",

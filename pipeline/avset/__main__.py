@@ -27,7 +27,6 @@ EncoderFolder = Annotated[
     typer.Option(help="Folder of the model's encoder; by default that of the same data set and scale.", **TYPED),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there already.")]
-Query = Annotated[str, typer.Option("--query", "-q", help='What to listen or look for: "person playing a violin".')]
 
 
 class Bits(StrEnum):
@@ -81,12 +80,6 @@ def separate(
         list[Path],
         typer.Argument(help="Audio or video files of any length, folders, patterns in quotes; - is stdin.", **TYPED),
     ],
-    query: Annotated[
-        list[str],
-        typer.Option(
-            "--query", "-q", help='What to listen for: "person playing a violin". May be given several times.'
-        ),
-    ],
     output: Annotated[
         str,
         typer.Option(
@@ -96,9 +89,47 @@ def separate(
             "several sounds a folder, or a template with {folder}, {name}, {query}, {number}. - is stdout, as .wav.",
         ),
     ],
+    query: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--query",
+            "-q",
+            help='What to listen for: "person playing a violin". May be given several times, as --box and --like. '
+            '"violin=+6dB", "drums=-inf": the output is a remix.',
+        ),
+    ] = None,
+    video: Annotated[bool, typer.Option("--video", help="Listen for what the film's own picture shows.")] = False,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X0,Y0,X1,Y1", help="Listen for a part of the picture, in fractions of it or in pixels."),
+    ] = None,
+    like: Annotated[
+        list[str] | None, typer.Option(metavar="FILE", help="Listen for what sounds like an example.")
+    ] = None,
+    time: Annotated[
+        float | None, typer.Option(help="Seconds, of the picture of --video and --box; by default the middle.")
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option("--not", metavar="TEXT", help="What is not wanted, whatever the query.")
+    ] = None,
+    begin: Annotated[
+        list[float] | None, typer.Option("--from", metavar="S", help="Sounds are silent but from here, in seconds,")
+    ] = None,
+    end: Annotated[
+        list[float] | None, typer.Option("--to", metavar="S", help="to here. Several spans: --from and --to again.")
+    ] = None,
+    not_begin: Annotated[
+        list[float] | None, typer.Option("--not-from", metavar="S", help="Sounds are silent from here, in seconds,")
+    ] = None,
+    not_end: Annotated[list[float] | None, typer.Option("--not-to", metavar="S", help="to here.")] = None,
+    shares: Annotated[
+        bool, typer.Option("--shares", help="Where sounds claim more than there is, each gets its share.")
+    ] = False,
     residual: Annotated[str | None, typer.Option(help="Where the rest of the mixture goes, likewise.")] = None,
     overwrite: Overwrite = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Leave out files of which all outputs are there.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Leave out files of which all outputs are there, by their names.")
+    ] = False,
     model_rate: Annotated[
         bool, typer.Option("--model-rate", help="Write mono at the model's rate, and not as the file is.")
     ] = False,
@@ -121,13 +152,21 @@ def separate(
 ) -> None:
     """Take the sounds that queries name out of files.
 
-    A result has the channels, the sample rate and the bits of its file. In .wav and .flac, the sounds and the residual
-    add up to the mixture.
+    A query is a text, the film's picture (--video), a part of it (--box), or an example (--like). --not and the spans
+    are those of all queries. A result has the channels, the sample rate and the bits of its file. In .wav and .flac,
+    the sounds and the residual add up to the mixture.
     """
     from avset.inference.command import Asked, separate_files
+    from avset.inference.wishes import not_wanted, spans_of, written
 
+    common = {
+        "without": not_wanted(without or []),
+        "inside": spans_of(begin or [], end or []),
+        "outside": spans_of(not_begin or [], not_end or []),
+    }
+    queries = written(query or [], box or [], like or [], video, time, **common)
     asked = Asked(
-        files, query, output, residual, overwrite, resume, model_rate, int(bits.value) if bits else None,
+        files, queries, shares, output, residual, overwrite, resume, model_rate, int(bits.value) if bits else None,
         clip.value, keep_absent, jobs, device, as_json, quiet, verbose,
     )  # fmt: skip
     raise typer.Exit(separate_files(asked, lambda: _folders(model, encoder)))
@@ -136,24 +175,32 @@ def separate(
 @app.command()
 def localize(
     file: Annotated[Path, typer.Argument(help="A video file.", **TYPED)],
-    query: Query,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the picture goes: .png.", **TYPED)],
+    query: Annotated[
+        str | None, typer.Option("--query", "-q", help='What to look for: "person playing a violin".')
+    ] = None,
+    like: Annotated[str | None, typer.Option(metavar="FILE", help="Look for what sounds like an example.")] = None,
     time: Annotated[float | None, typer.Option(help="Seconds; by default the middle of the video.")] = None,
     overwrite: Overwrite = False,
     model: ModelFolder = None,
     encoder: EncoderFolder = None,
 ) -> None:
     """Show where the query finds its match in a frame, as a heat map over the picture."""
-    from avset.media.targets import PICTURES, check_files, check_query, check_time
+    from avset.inference.plans import check_examples
+    from avset.inference.wishes import Query
+    from avset.media.targets import PICTURES, check_files, check_time
 
-    check_query(query)
+    if (query is None) == (like is None):
+        raise AvsetError("there is one thing to look for; give --query, or --like")
+    asked = Query(text=query, like=like)
     check_time(time)
     check_files(file, {"output": output}, PICTURES, overwrite)
+    check_examples([asked])
     folders = _folders(model, encoder)
     from avset.inference.files import localize_file_to_file  # torch: what is wrong already was told by now
     from avset.inference.separate import Separator
 
-    attention = localize_file_to_file(Separator.load(*folders), file, query, output, time, overwrite)
+    attention = localize_file_to_file(Separator.load(*folders), file, asked, output, time, overwrite)
     (row, column), (rows, columns) = attention.strongest(), attention.grid
     print(f"{output}: strongest in row {row + 1} of {rows}, column {column + 1} of {columns}")
 

@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from avset.inference.wishes import Number, Span
+
 EDGE = 0.01  # s, of the fade at each end of a span
-Span = tuple[float, float]  # from, to: s
 
 
 def excluding(masks: Float[Tensor, "*batch P T"], others: Float[Tensor, "*batch P T"]) -> Float[Tensor, "*batch P T"]:
@@ -27,7 +28,7 @@ def shared(masks: Float[Tensor, "*batch N P T"]) -> Float[Tensor, "*batch N P T"
 
 
 def remix(
-    mixture: Float[Tensor, "*channels L"], estimates: Float[Tensor, "N *channels L"], gains: Sequence[float]
+    mixture: Float[Tensor, "*channels L"], estimates: Float[Tensor, "N *channels L"], gains: Sequence[Number]
 ) -> Float[Tensor, "*channels L"]:
     """The mixture with each of N sounds louder or softer by its gain (dB; -inf: muted); the rest as it was."""
     factors = 10 ** (torch.tensor(gains, dtype=mixture.dtype, device=mixture.device) / 20) - 1
@@ -35,9 +36,9 @@ def remix(
 
 
 def gate(
-    start: int, length: int, rate: int, inside: Sequence[Span] = (), outside: Sequence[Span] = ()
+    start: int, length: int, rate: Number, inside: Sequence[Span] = (), outside: Sequence[Span] = ()
 ) -> Float[Tensor, " {length}"]:
-    """Weights in [0, 1] of `length` samples from number `start`: one in the spans `inside`, zero in those `outside`.
+    """Weights in [0, 1] of `length` samples or frames from `start`: one in the spans `inside`, zero in `outside`.
 
     Spans are in seconds from sample 0. Without `inside` it is one everywhere else. Each end of a span is a straight
     line of `EDGE` seconds, whose middle is the time that was asked for.

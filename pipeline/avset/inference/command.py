@@ -18,6 +18,7 @@ from avset.console import complain
 from avset.errors import AvsetError
 from avset.inference.plans import Input, Plan, Plans, inputs_of, plan_all, targets_of
 from avset.inference.reading import spool
+from avset.inference.wishes import REMIXED, Query, exclusions, labels, results
 
 PIPE = Path("-")
 BAR = 30  # letters
@@ -28,7 +29,8 @@ class Asked:
     """The words of the command line."""
 
     files: Sequence[Path]
-    queries: Sequence[str]
+    queries: Sequence[Query]
+    shares: bool
     output: str
     residual: str | None
     overwrite: bool
@@ -63,23 +65,27 @@ def _check(asked: Asked) -> None:
     """AvsetError if options do not go together."""
     if asked.overwrite and asked.resume:
         raise AvsetError("--overwrite and --resume do not go together; give one of them")
-    if asked.output == str(PIPE) and (asked.as_json or asked.resume or len(asked.queries) > 1 or len(asked.files) > 1):
+    several = len(results(asked.queries)) > 1 or len(asked.files) > 1
+    if asked.output == str(PIPE) and (asked.as_json or asked.resume or several):
         raise AvsetError("stdout takes one sound and nothing else; give -o a name for more")
+    if asked.residual and asked.queries[0].gain is not None:
+        raise AvsetError(REMIXED)
     if asked.files.count(PIPE) and (len(asked.files) > 1 or sys.stdin.isatty()):
         raise AvsetError("stdin is one file by itself; pipe a recording into it, or give the names of files")
 
 
 def _separate(asked: Asked, folders: Callable[[], tuple[Path, Path]], files: ExitStack, to_pipe: bool = False) -> int:
     inputs = [Input(files.enter_context(_stdin()))] if PIPE in asked.files else inputs_of(asked.files)
-    targets = targets_of(inputs, asked.queries, asked.output)
+    targets = targets_of(inputs, results(asked.queries, asked.shares), asked.output)
     rests = [one for (one,) in targets_of(inputs, ["rest"], asked.residual)] if asked.residual else []
-    plans = plan_all(inputs, targets, rests, asked.overwrite, asked.resume, asked.bits, asked.model_rate)
+    plans = plan_all(inputs, targets, rests, asked.overwrite, asked.resume, asked.bits, asked.model_rate,
+                     queries=asked.queries)  # fmt: skip
     model, encoder = folders()
     say = _Teller(asked, plans, to_pipe)
     from avset.inference.many import How, carry_out_all, carry_out_by, report  # torch: what is wrong was told by now
     from avset.inference.separate import load
 
-    how = How(tuple(asked.queries), asked.model_rate, asked.clip, asked.keep_absent)
+    how = How(tuple(asked.queries), asked.model_rate, asked.clip, asked.keep_absent, asked.shares)
     jobs = min(asked.jobs, len(plans.todo))
     if jobs > 1:
         threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -145,18 +151,33 @@ class _Teller:
             self._note("louder than full scale in places, clipped there; --clip rescale keeps it whole")
         if done.gain < 1:
             self._note(f"rescaled by {done.gain:.3f}, or it would be louder than full scale")
-        for number, (sound, energy) in enumerate(zip(made.outputs, done.energies, strict=True)):
-            name = "stdout" if self._out is sys.stderr else sound
-            how = f"{done.seconds:.1f} s at {done.sample_rate} Hz, {_heard(done.channels)}"
-            told = f"{name}: {how}, {energy:.0%} of the mixture's energy"
-            self._say(told + (f", presence {done.presence[number]:.2f}" if done.presence else ""))
-            if done.presence and done.presence[number] < THRESHOLD and not self._asked.keep_absent:
-                self._note(f"{self._asked.queries[number]!r} is hardly there, so {name} is silent; see --keep-absent")
+        queries, how = self._asked.queries, f"{done.seconds:.1f} s at {done.sample_rate} Hz, {_heard(done.channels)}"
+        shown = ["stdout"] if self._out is sys.stderr else list(map(str, made.outputs))
+        remixed = queries[0].gain is not None
+        if remixed:
+            self._say(f"{shown[0]}: {how}, a remix")
+        for number, (name, energy) in enumerate(zip(labels(queries), done.energies, strict=True)):
+            told = f"  {name}, {queries[number].gain:+g} dB" if remixed else f"{shown[number]}: {how}"
+            sure = f", presence {done.presence[number]:.2f}" if done.presence else ""
+            self._say(f"{told}, {energy:.0%} of the mixture's energy{sure}")
+        if not done.presence or self._asked.keep_absent:
+            return
+        wanted = [(one.told(number), f"{shown[0]} has it as it was" if remixed else f"{shown[number - 1]} is silent")
+                  for number, one in enumerate(queries, 1)]  # fmt: skip
+        excluded = [(other.told(), "nothing is left out for it") for other in exclusions(queries).values()]
+        for (name, so), score in zip(wanted + excluded, done.presence, strict=True):
+            if score < THRESHOLD:
+                self._note(f"{name!r} is hardly there, so {so}; see --keep-absent")
 
     def end(self) -> int:
         """The last words; 1 if a file failed, else 0."""
         if self._asked.as_json:
-            print(json.dumps({"queries": list(self._asked.queries), "files": self._reports}, indent=2))
+            print(
+                json.dumps(
+                    {"queries": labels(self._asked.queries), "shares": self._asked.shares, "files": self._reports},
+                    indent=2,
+                )
+            )
         return int(self.failed > 0)
 
     def _fail(self, path: Path, why: str) -> None:

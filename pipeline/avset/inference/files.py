@@ -10,22 +10,25 @@ import math
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
+import torch
 
 from avset.compute.limited import Limits
 from avset.errors import AvsetError
+from avset.inference.combine import remix
 from avset.inference.localize import Attention
 from avset.inference.pictures import read_frame
-from avset.inference.plans import Plan, plan
-from avset.inference.queries import Query, listed
-from avset.inference.reading import LIMITS, limited_blocks
+from avset.inference.plans import Plan, check_examples, plan
+from avset.inference.queries import Wanted
+from avset.inference.reading import LIMITS, Blocks, limited_blocks
 from avset.inference.separate import Block, Separator
+from avset.inference.wishes import REMIXED, Number, as_query, listed, results
 from avset.media.films import FilmWriter
-from avset.media.targets import FILMS, PICTURES, check_files, check_query
+from avset.media.targets import FILMS, PICTURES, check_files
 from avset.media.writers import AudioWriter, bits_of, quantised
 
 Clip = Literal["clamp", "rescale"]
@@ -41,15 +44,16 @@ class SeparatedFile:
     energies: tuple[float, ...]  # of the sound of each query, as a share of the mixture's
     clipped: bool  # a sound or the residual was louder than full scale somewhere
     gain: float = 1.0  # of all that was written, less than 1 if it was rescaled
-    presence: Sequence[float] | None = None  # as of `Separated`
-    places: tuple[dict[str, int], ...] | None = None  # of a film: the strongest region of the middle picture
+    presence: Sequence[float] | None = None  # as of `Separated`, and then of all that is excluded, in its order
+    places: tuple[dict[str, int] | None, ...] | None = None  # of a film: the strongest region of the middle picture
 
 
 def separate_file(
     separator: Separator,
     file: Path,
-    query: Query | Sequence[Query],
+    query: Wanted | Sequence[Wanted],
     model_rate: bool = False,
+    shares: bool = False,
     limits: Limits = LIMITS,
 ) -> Generator[Block, None, None]:
     """Blocks of a recording, each with the sounds that the queries name.
@@ -57,7 +61,7 @@ def separate_file(
     `file` is an audio or video file of any length. AvsetError if its sound cannot be read to its end, or if a query
     cannot be used. Another process reads the file, within `limits`.
     """
-    _, queries = separator.ask(query)
+    queries = separator.ask(query, file, shares, limits)
     with closing(limited_blocks(file, limits)) as blocks:
         yield from separator.stream(blocks, queries, model_rate)
 
@@ -65,7 +69,7 @@ def separate_file(
 def separate_file_to_file(
     separator: Separator,
     file: Path,
-    query: Query | Sequence[Query],
+    query: Wanted | Sequence[Wanted],
     output: Path | Sequence[Path],
     residual: Path | None = None,
     overwrite: bool = False,
@@ -75,8 +79,11 @@ def separate_file_to_file(
     clip: Clip = "clamp",
     progress: Callable[[float], None] | None = None,
     keep_absent: bool = False,
+    shares: bool = False,
 ) -> SeparatedFile:
     """Write what each query names to its `output`, and the rest of the mixture to `residual`.
+
+    If the queries have gains, there is one `output`: the remix, in which each sound is louder or softer by its gain.
 
     The suffix says the format: see `avset.media.writers.AudioWriter`. Channels, sample rate and bits are those of
     `file`; with `model_rate` the sound is mono at the model's rate. In exact formats the outputs and the residual add
@@ -86,6 +93,7 @@ def separate_file_to_file(
     clip         what is louder than full scale is clamped, or all that is written is rescaled by one gain
     progress     gets the seconds that are done
     keep_absent  also what is found for queries whose presence is below `THRESHOLD`: their sounds are silence otherwise
+    shares       as of `Separator.separate`
 
     AvsetError if `file` cannot be read or a target cannot be written; then every file is as it was. `file`, outputs and
     `residual` are different files; those that are there already are replaced only with `overwrite`.
@@ -96,64 +104,71 @@ def separate_file_to_file(
     """
     outputs = [output] if isinstance(output, Path) else list(output)
     asked = listed(query)
-    for one in asked:
-        if isinstance(one, str):
-            check_query(one)
-    if len(outputs) != len(asked):
-        raise AvsetError(f"there are {len(asked)} queries and {len(outputs)} outputs; give one output for each query")
-    planned = plan(file, outputs, residual, overwrite, bits, model_rate, limits)
-    return carry_out(separator, planned, query, model_rate, clip, progress, keep_absent, limits)
-
-
-class _Absent(Exception):
-    """Queries, by number, whose sounds must not be written."""
+    if len(outputs) != (count := len(results(asked))):
+        one = "one output for each query" if count > 1 else "one output"
+        raise AvsetError(f"there are {len(asked)} queries and {len(outputs)} outputs; give {one}")
+    if residual and asked[0].gain is not None:
+        raise AvsetError(REMIXED)
+    check_examples(asked, limits)
+    planned = plan(file, outputs, residual, overwrite, bits, model_rate, limits, asked)
+    return carry_out(separator, planned, query, model_rate, clip, progress, keep_absent, shares, limits)
 
 
 def carry_out(
-    separator: Separator, planned: Plan, query: Query | Sequence[Query], model_rate: bool = False,
+    separator: Separator, planned: Plan, query: Wanted | Sequence[Wanted], model_rate: bool = False,
     clip: Clip = "clamp", progress: Callable[[float], None] | None = None, keep_absent: bool = False,
-    limits: Limits = LIMITS,
+    shares: bool = False, limits: Limits = LIMITS,
 ) -> SeparatedFile:  # fmt: skip
     """`separate_file_to_file`, as it was planned.
 
-    That a thing is not there is known at the end; then nothing is written, and all is separated once more.
+    That a thing is not there is known at the end. So the file is read twice: the model hears it, and its masks lie on
+    the disk meanwhile; then they are applied.
     """
-    _, queries = separator.ask(query)
+    asked = separator.ask(query, planned.file, shares, limits)
     frame = separator.picture(planned.file, limits) if planned.format.pictures else None
-    listener = separator.listener(queries, frame)
+    listener = separator.listener(asked, frame)
     inexact = any(bits_of(path, planned.bits) != 32 for path in planned.paths)
-
-    def attempt(muted: frozenset[int]) -> tuple[Tally, float]:
-        tally, gain = Tally(planned.residual is not None), 1.0
-        with ExitStack() as files:
-            read = files.enter_context(closing(limited_blocks(planned.file, limits)))
-            found = separator.stream(read, queries, model_rate, listener=None if muted else listener)
-            blocks = tally.counted(_muted(found, muted), progress)
-            if clip == "rescale" and inexact:  # how loud it is, is known at the end
-                above = next(one for one in planned.outputs[0].resolve().parents if one.exists())
-                spool = files.enter_context(tempfile.TemporaryFile(dir=above))
-                for block in blocks:
-                    np.save(spool, np.stack([block.mixture, *block.sounds]))
-                gain = 1 / max(tally.loudest, 1.0)
-                blocks = _spooled(spool, tally.rate)
-            _write(planned, blocks, gain, files, limits)
-            if not (muted or keep_absent) and (absent := listener.absent()):
-                raise _Absent(absent)
-        return tally, gain
-
-    try:
-        tally, gain = attempt(frozenset())
-    except _Absent as e:
-        tally, gain = attempt(e.args[0])
-    maps = separator.heat_maps(frame, queries)
-    return tally.told(gain, inexact, listener.presence(), tuple(map(_place, maps)) if maps else None)
+    remixed = asked.gains if asked.queries[0].gain is not None else None
+    tally, gain, twice = Tally(planned.residual is not None, remixed), 1.0, _Twice(progress)
+    above = next(one for one in planned.outputs[0].resolve().parents if one.exists())
+    with ExitStack() as files:
+        spool = files.enter_context(tempfile.TemporaryFile(dir=above))
+        with closing(limited_blocks(planned.file, limits)) as read:
+            for heard in separator.hear(twice.hearing(read), asked, listener):
+                np.save(spool, heard.cpu().numpy())
+        absent = frozenset() if keep_absent else listener.absent()
+        masks = asked.combined((torch.from_numpy(saved).to(separator.device) for saved in _spooled(spool)), absent)
+        read = files.enter_context(closing(limited_blocks(planned.file, limits)))
+        found = separator.apply(separator.as_written(read, model_rate), masks, asked)
+        blocks = tally.counted(found, twice.writing)
+        if clip == "rescale" and inexact:  # how loud it is, is known at the end
+            sounds = files.enter_context(tempfile.TemporaryFile(dir=above))
+            for block in blocks:
+                np.save(sounds, np.stack([block.mixture, *block.sounds]))
+            gain = 1 / max(tally.loudest, 1.0)
+            blocks = (Block(saved[0], saved[1:], tally.rate) for saved in _spooled(sounds))
+        _write(planned, blocks, gain, files, limits)
+    maps = separator.heat_maps(frame, asked)
+    places = tuple(None if one is None else _place(one) for one in maps) if maps else None
+    return tally.told(gain, inexact, listener.presence(), places)
 
 
-def _muted(blocks: Iterator[Block], muted: frozenset[int]) -> Iterator[Block]:
-    """The blocks with silence in the place of some sounds."""
-    for block in blocks:
-        block.sounds[sorted(muted)] = 0
-        yield block
+class _Twice:
+    """Progress of a file that is read twice: each time, half of its seconds are done."""
+
+    def __init__(self, progress: Callable[[float], None] | None):
+        self._progress, self._heard = progress or (lambda seconds: None), 0.0
+
+    def hearing(self, blocks: Blocks) -> Blocks:
+        """The blocks of the first reading, as they pass."""
+        for block, rate in blocks:
+            yield block, rate
+            self._heard += block.shape[-1] / rate
+            self._progress(self._heard / 2)
+
+    def writing(self, seconds: float) -> None:
+        """So many seconds of the second reading are done."""
+        self._progress((self._heard + seconds) / 2)
 
 
 def _place(attention: Attention) -> dict[str, int]:
@@ -163,27 +178,34 @@ def _place(attention: Attention) -> dict[str, int]:
 
 
 class Tally:
-    """Running sums over the blocks of a recording."""
+    """Running sums over the blocks of a recording; with gains (dB), its remix takes the place of the sounds."""
 
-    def __init__(self, residual: bool):
-        self._residual, self.length, self.rate, self.channels, self.loudest = residual, 0, 1, 0, 0.0
+    def __init__(self, residual: bool, gains: Sequence[Number] | None = None):
+        self._residual, self._gains = residual, gains
+        self.length, self.rate, self.channels, self.loudest = 0, 1, 0, 0.0
         self.whole, self.parts = 0.0, np.zeros(1)
 
-    def counted(self, blocks: Iterator[Block], progress: Callable[[float], None] | None) -> Iterator[Block]:
+    def counted(self, blocks: Iterator[Block], progress: Callable[[float], None]) -> Iterator[Block]:
         """The blocks, counted as they pass."""
         for block in blocks:
             self.rate, self.channels = block.sample_rate, len(block.mixture)
             self.length += block.mixture.shape[1]
-            rest = [block.mixture - block.sounds.sum(0)] if self._residual else []
-            self.loudest = max([self.loudest, *(float(np.abs(part).max()) for part in (*block.sounds, *rest))])
             self.whole += float(np.square(block.mixture, dtype=np.float64).sum())
             self.parts = self.parts + np.square(block.sounds, dtype=np.float64).sum((1, 2))
+            if self._gains is not None:
+                mixture, sounds = torch.from_numpy(block.mixture), torch.from_numpy(block.sounds)
+                block = replace(block, sounds=remix(mixture, sounds, self._gains)[None].numpy())
+            rest = [block.mixture - block.sounds.sum(0)] if self._residual else []
+            self.loudest = max([self.loudest, *(float(np.abs(part).max()) for part in (*block.sounds, *rest))])
             yield block
-            if progress:
-                progress(self.length / self.rate)
+            progress(self.length / self.rate)
 
     def told(
-        self, gain: float, inexact: bool, presence: Sequence[float] | None, places: tuple[dict[str, int], ...] | None
+        self,
+        gain: float,
+        inexact: bool,
+        presence: Sequence[float] | None,
+        places: tuple[dict[str, int] | None, ...] | None,
     ) -> SeparatedFile:
         """What was written, with a gain, into files of which some are no floating point."""
         energies = tuple(float(part) / max(self.whole, 1e-12) for part in self.parts)
@@ -193,13 +215,12 @@ class Tally:
         )  # fmt: skip
 
 
-def _spooled(spool: BinaryIO, rate: int) -> Iterator[Block]:
-    """The blocks in a file to which each was saved."""
+def _spooled(spool: BinaryIO) -> Iterator[np.ndarray]:
+    """The arrays in a file to which each was saved."""
     end = spool.tell()
     spool.seek(0)
     while spool.tell() < end:
-        saved = np.load(spool)
-        yield Block(saved[0], saved[1:], rate)
+        yield np.load(spool)
 
 
 def _write(planned: Plan, blocks: Iterator[Block], gain: float, files: ExitStack, limits: Limits) -> None:
@@ -224,31 +245,31 @@ def _write(planned: Plan, blocks: Iterator[Block], gain: float, files: ExitStack
 
 
 def localize_file(
-    separator: Separator, file: Path, text: str, time: float | None = None, limits: Limits = LIMITS
+    separator: Separator, file: Path, query: Wanted, time: float | None = None, limits: Limits = LIMITS
 ) -> Attention:
-    """The attention of a text over a frame of a video; errors as of `read_frame`."""
-    return separator.localize(read_frame(file, time, limits=limits), text)
+    """The attention of a text, or of an example sound, over a frame of a video; errors as of `read_frame`."""
+    return separator.localize(read_frame(file, time, limits=limits), query)
 
 
 def localize_file_to_file(
     separator: Separator,
     file: Path,
-    text: str,
+    query: Wanted,
     output: Path,
     time: float | None = None,
     overwrite: bool = False,
     limits: Limits = LIMITS,
 ) -> Attention:
-    """Draw the attention of a text over a frame of a video as a heat map, `output` (.png).
+    """Draw the attention of a text, or of an example sound, over a frame of a video as a heat map, `output` (.png).
 
     Errors as of `read_frame`; AvsetError also if `output` cannot be written, is `file` itself, or is there already and
     `overwrite` is not set.
     """
-    check_query(text)
+    query = as_query(query)
     check_files(file, {"output": output}, PICTURES, overwrite)
     from avset.report.plots import attention_map, save_png  # matplotlib: a separation does not wait for it
 
     frame = read_frame(file, time, limits=limits)
-    attention = separator.localize(frame, text)
+    attention = separator.localize(frame, query)
     save_png(output, attention_map(frame, attention.scores, attention.heat, attention.grid))
     return attention

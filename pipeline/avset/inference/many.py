@@ -1,5 +1,6 @@
 """From files to files: many recordings, one after the other or by several processes."""
 
+import math
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -14,17 +15,20 @@ import torch
 from avset.errors import AvsetError
 from avset.inference.files import Clip, SeparatedFile, carry_out
 from avset.inference.plans import Plan, inputs_of, plan_all, targets_of
+from avset.inference.queries import Wanted
 from avset.inference.separate import Separator, load
+from avset.inference.wishes import Query, exclusions, labels, listed, results
 
 
 @dataclass(frozen=True)
 class How:
     """How files are separated, whatever the file."""
 
-    queries: tuple[str, ...]
+    queries: tuple[Query, ...]
     model_rate: bool = False
     clip: Clip = "clamp"
     keep_absent: bool = False
+    shares: bool = False
 
 
 Progress = Callable[[Plan, float], None]  # gets the seconds of a file that are done
@@ -33,18 +37,25 @@ Loading = tuple[Path, Path, str]  # folders of the model and of the encoder, dev
 
 
 def separate_files_to_files(
-    separator: Separator, files: Sequence[Path], query: str | Sequence[str], template: str, resume: bool = False
+    separator: Separator,
+    files: Sequence[Path],
+    query: Wanted | Sequence[Wanted],
+    template: str,
+    resume: bool = False,
+    shares: bool = False,
 ) -> dict[Path, SeparatedFile | AvsetError]:
     """Separate files, all files in folders, and all that patterns name; what was found, or was wrong, by file.
 
     `template` is the path of an output, in which {folder}, {name}, {query} and {number} stand for what they say, or a
     folder. With `resume`, a file of which all outputs are there is left out. AvsetError if nothing can be done.
     """
-    queries = (query,) if isinstance(query, str) else tuple(query)
-    inputs = inputs_of(files)
-    plans = plan_all(inputs, targets_of(inputs, queries, template), resume=resume)
+    queries, inputs = tuple(listed(query)), inputs_of(files)
+    targets = targets_of(inputs, results(queries, shares), template)
+    plans = plan_all(inputs, targets, resume=resume, queries=queries)
     refused = {path: AvsetError(why) for path, why in plans.refused.items()}
-    return refused | {made.file: done for made, done in carry_out_all(separator, plans.todo, How(queries))}
+    return refused | {
+        made.file: done for made, done in carry_out_all(separator, plans.todo, How(queries, shares=shares))
+    }
 
 
 def carry_out_all(
@@ -54,7 +65,8 @@ def carry_out_all(
     for made in plans:
         told = None if progress is None else (lambda seconds, made=made: progress(made, seconds))
         try:
-            yield made, carry_out(separator, made, how.queries, how.model_rate, how.clip, told, how.keep_absent)
+            options = how.model_rate, how.clip, told, how.keep_absent, how.shares
+            yield made, carry_out(separator, made, how.queries, *options)
         except AvsetError as e:
             yield made, e
 
@@ -98,15 +110,21 @@ def report(made: Plan, done: SeparatedFile | AvsetError, how: How) -> dict[str, 
         return {"file": str(made.file), "error": str(done)}
     told = asdict(done)
     energies, presence, where = (told.pop(name) for name in ("energies", "presence", "places"))
+    remixed = how.queries[0].gain is not None
     sounds = [
         {
-            "query": query,
-            "path": str(path),
+            "query": name,
+            "path": None if remixed else str(made.outputs[number]),
+            "gain": query.gain if query.gain is None or math.isfinite(query.gain) else str(query.gain),  # dB
             "energy": energies[number],
             "presence": presence[number] if presence else None,
             "where": where[number] if where else None,
         }
-        for number, (query, path) in enumerate(zip(how.queries, made.outputs, strict=True))
+        for number, (name, query) in enumerate(zip(labels(how.queries), how.queries, strict=True))
     ]
     rest = str(made.residual) if made.residual else None
-    return {"file": str(made.file), **told, "sounds": sounds, "residual": rest}
+    found = {"file": str(made.file), **told, "sounds": sounds, "residual": rest}
+    if excluded := [one.told() for one in exclusions(how.queries).values()]:
+        scores = presence[len(how.queries) :] if presence else [None] * len(excluded)
+        found["excluded"] = dict(zip(excluded, scores, strict=True))
+    return found | {"remix": str(made.outputs[0])} if remixed else found

@@ -31,6 +31,16 @@ def read_frame(
         raise AvsetError(f"cannot take a picture from {str(file)!r} ({e}); {cure}") from e
 
 
+def picture_size(file: Path, limits: Limits = LIMITS) -> tuple[int, int]:
+    """Width and height (px) of the pictures of a film as they are shown. AvsetError if it has none."""
+    try:
+        found = limits(probe, file, False)
+    except ClipError as e:
+        cure = AGAIN if e.reason == "system" else "give a film, or ask by a text"
+        raise AvsetError(f"cannot take a picture from {str(file)!r} ({e}); {cure}") from e
+    return found.width, found.height
+
+
 def frame_if_any(file: Path, size: int = SIDE, limits: Limits = LIMITS) -> UInt8[np.ndarray, "size size 3"] | None:
     """The frame in the middle of a file; None if its pictures cannot be read, or if there are none."""
     try:

@@ -1,6 +1,7 @@
 """What will be separated into which files, as far as it can be known before a model is loaded. No torch in here."""
 
 import glob
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,18 +9,21 @@ from pathlib import Path
 
 from avset.compute.limited import Limits
 from avset.errors import AvsetError
-from avset.inference.reading import LIMITS, limited_format
+from avset.inference.pictures import picture_size
+from avset.inference.reading import LIMITS, check_audible, limited_format
+from avset.inference.wishes import Query, check_spans, in_square
 from avset.media.films import check_film
 from avset.media.recordings import Format
-from avset.media.targets import FILMS, WRITABLE, check_files, check_query
+from avset.media.targets import FILMS, WRITABLE, check_files, check_readable
 from avset.media.writers import check_writable
 
 FIELDS = {  # of a template
     "folder": "the folder of the input, below the folder that was named",
     "name": "the name of the input, without its suffix",
-    "query": "the query",
+    "query": "the query: its sound, what is not wanted, its spans, its gain, whether sounds share",
     "number": "the number of the query, from 1",
 }
+LONGEST = 80  # letters of a query in a file's name
 READABLE = set(  # what is taken from a folder; a file that is named may have any suffix
     ".aac .ac3 .aif .aiff .amr .ape .au .avi .caf .eac3 .flac .flv .m4a .m4v .mkv .mov .mp3 .mp4 .mpeg .mpg "  # noqa: SIM905
     ".mts .mxf .oga .ogg .ogv .opus .tta .ts .w64 .wav .webm .wma .wmv .wv".split()
@@ -31,7 +35,7 @@ class Plan:
     """A file, and the files that will be made of it."""
 
     file: Path
-    outputs: tuple[Path, ...]  # one for each query
+    outputs: tuple[Path, ...]  # one for each query, or one remix
     residual: Path | None
     format: Format
     bits: int  # of exact formats
@@ -53,19 +57,42 @@ class Input:
 
 def plan(
     file: Path, outputs: Sequence[Path], residual: Path | None = None, overwrite: bool = False,
-    bits: int | None = None, model_rate: bool = False, limits: Limits = LIMITS,
+    bits: int | None = None, model_rate: bool = False, limits: Limits = LIMITS, queries: Sequence[Query] = (),
 ) -> Plan:  # fmt: skip
-    """Look at the input and at the outputs. AvsetError if one cannot be used; nothing is written."""
+    """Look at the input, the outputs, and whether queries fit the input. AvsetError if not; nothing is written."""
     several = len(outputs) > 1
     names = {f"output{f' {number}' if several else ''}": path for number, path in enumerate(outputs, 1)}
     check_files(file, {**names, "residual": residual}, WRITABLE, overwrite)
     found = limited_format(file, limits)
+    _check_fit(queries, file, found.seconds, limits)
     made = Plan(file, tuple(outputs), residual, found, bits or found.bits, overwrite)
     for path in made.paths:
         check_writable(path, 1 if model_rate else found.channels, bits)
         if path.suffix.lower() in FILMS:
             check_film(path, found.pictures)
     return made
+
+
+def _check_fit(queries: Sequence[Query], file: Path, seconds: float, limits: Limits) -> None:
+    """AvsetError if a span or a box lies outside of a file, or if there is no picture for a box."""
+    check_spans(queries, seconds)
+    wanted = [one for query in queries for one in (query, *query.unwanted)]
+    if any(one.video or one.box for one in wanted):
+        size = picture_size(file, limits)
+        for one in wanted:
+            if one.box:
+                in_square(one.box, *size)
+            if one.time is not None and one.time > seconds:
+                raise AvsetError(f"there is no picture at {one.time:g} s: {str(file)!r} has {seconds:.2f} s")
+
+
+def check_examples(queries: Sequence[Query], limits: Limits = LIMITS) -> None:
+    """AvsetError if a file that a query gives as an example cannot be heard."""
+    for query in queries:
+        for one in (query, *query.unwanted):
+            if isinstance(one.like, (str, Path)):
+                check_readable(Path(one.like))
+                check_audible(Path(one.like), limits)
 
 
 def inputs_of(named: Sequence[Path]) -> list[Input]:
@@ -97,18 +124,14 @@ def _expanded(path: Path) -> Iterator[Input]:
         yield Input(path)
 
 
-def targets_of(inputs: Sequence[Input], queries: Sequence[str], template: str) -> list[list[Path]]:
-    """For each input the outputs of its queries. A template without fields that names a folder gets a name by itself.
+def targets_of(inputs: Sequence[Input], names: Sequence[str], template: str) -> list[list[Path]]:
+    """For each input the outputs of these names. A template without fields that names a folder gets a name by itself.
 
     AvsetError if two outputs would be one file.
     """
-    for query in queries:
-        check_query(query)
     if template.endswith("/") or Path(template).is_dir():
         template = str(Path(template) / "{folder}" / "{name}-{query}.wav")
-    targets = [
-        [Path(_filled(template, one, query, number)) for number, query in enumerate(queries, 1)] for one in inputs
-    ]
+    targets = [[Path(_filled(template, one, name, number)) for number, name in enumerate(names, 1)] for one in inputs]
     seen: dict[Path, Path] = {}
     for one, several in zip(inputs, targets, strict=True):
         for path in several:
@@ -130,8 +153,12 @@ def _filled(template: str, one: Input, query: str, number: int) -> str:
 
 
 def file_name(query: str) -> str:
-    """A query as a part of a file's name: letters and digits of any script, the rest are hyphens."""
-    return re.sub(r"[\W_]+", "-", query).strip("-")[:80] or "query"
+    """A query as a part of a file's name: letters and digits of any script, the rest are hyphens.
+
+    A long one is cut, and ends in a part of its digest.
+    """
+    name = re.sub(r"[\W_]+", "-", query).strip("-") or "query"
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 9]}-{hashlib.sha256(query.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
@@ -146,12 +173,13 @@ class Plans:
 def plan_all(
     inputs: Sequence[Input], targets: Sequence[Sequence[Path]], residuals: Sequence[Path | None] = (),
     overwrite: bool = False, resume: bool = False, bits: int | None = None, model_rate: bool = False,
-    limits: Limits = LIMITS,
+    limits: Limits = LIMITS, queries: Sequence[Query] = (),
 ) -> Plans:  # fmt: skip
     """A plan for each input; with `resume`, none for those of which all outputs are there.
 
     AvsetError if an output is an input, if the only input cannot be used, or if none can.
     """
+    check_examples(queries, limits)
     found = Plans([], [], {})
     own = {one.path.resolve(): one.path for one in inputs}
     for one, outputs, residual in zip(inputs, targets, residuals or [None] * len(inputs), strict=True):
@@ -163,7 +191,7 @@ def plan_all(
             found.done.append(one.path)
             continue
         try:
-            found.todo.append(plan(one.path, outputs, residual, overwrite or resume, bits, model_rate, limits))
+            found.todo.append(plan(one.path, outputs, residual, overwrite or resume, bits, model_rate, limits, queries))
         except AvsetError as e:
             if len(found.refused) == len(inputs) - 1:
                 raise

@@ -1,13 +1,15 @@
 """How surely a recording of any length holds what queries name: gathered while its windows are separated."""
 
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from avset.inference.reading import SILENT
 from avset.models.checkpoint import SeparationModel
 from avset.models.presence import THRESHOLD, features_of
 
-SILENT = 1e-8  # mean square of a sound, of full scale (-80 dB), up to which nothing is in it
 WINDOWS = 3  # that a sound of the length of one window reaches into, where windows overlap by half
 
 
@@ -21,9 +23,10 @@ class Listener:
     """
 
     def __init__(
-        self, model: SeparationModel, queries: Float[Tensor, "N V R D"], regions: Float[Tensor, "r D"] | None = None
-    ):
-        self.model, self.queries = model, queries.mean((1, 2)).to(model.device)
+        self, model: SeparationModel, queries: Iterable[Float[Tensor, "_ _ D"]],
+        regions: Float[Tensor, "r D"] | None = None,
+    ):  # fmt: skip
+        self.model, self.queries = model, torch.stack([query.mean((0, 1)) for query in queries]).to(model.device)
         self.regions = None if regions is None else regions.to(model.device)
         self.windows: list[Tensor] = []  # (N,) each
 

@@ -1,25 +1,103 @@
-"""What selects a sound: texts and pictures as queries, sets of region embeddings (V, R, D)."""
+"""What selects a sound: texts, pictures, boxes and examples as sets of region embeddings (V, R, D); several at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
+from avset.compute.limited import Limits
 from avset.errors import AvsetError
 from avset.features.encoder import Encoder
+from avset.inference.combine import excluding, gate, shared
+from avset.inference.pictures import picture_size, read_frame
+from avset.inference.reading import LIMITS
+from avset.inference.shown import box_query, embedding, like_query
+from avset.inference.source import heard, opened
+from avset.inference.wishes import Number, Query, exclusions, in_square, labels, listed
 from avset.media.targets import check_query
 from avset.models.checkpoint import SeparationModel
 
-Query = str | Tensor  # a text, or a set of region embeddings (V, R, D)
+Wanted = str | Query | Tensor  # a text is a query, and so are region embeddings (V, R, D)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Queries as a model takes them: N that are wanted, and behind them what these exclude.
+
+    queries   the N queries
+    vectors   region embeddings of each of the N + X
+    excluded  for each of the N, the numbers of what it excludes
+    shares    whether the sounds share what there is: masks of a sum of at most one
+    rate      frames of masks per second
+    """
+
+    queries: tuple[Query, ...]
+    vectors: list[Float[Tensor, "_ _ D"]]
+    excluded: tuple[tuple[int, ...], ...]
+    shares: bool
+    rate: float
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the queries are called."""
+        return labels(self.queries)
+
+    @property
+    def gains(self) -> list[Number]:
+        """Of each sound in the remix (dB)."""
+        return [query.gain or 0 for query in self.queries]
+
+    def combined(
+        self, masks: Iterator[Float[Tensor, "_ F _"]], absent: frozenset[int] = frozenset()
+    ) -> Iterator[Float[Tensor, "N F _"]]:
+        """Blocks of the masks of all N + X -> masks of the N sounds. What is `absent` claims nothing."""
+        start = 0
+        for block in masks:
+            claims = block.clone()
+            claims[sorted(absent)] = 0
+            found = claims[: len(self.queries)].clone()
+            for number, others in enumerate(self.excluded):
+                if others:
+                    found[number] = excluding(claims[number], claims[list(others)].sum(0))
+            if self.shares:
+                open_ = self._gates(start, block.shape[-1], self.rate).to(found)  # outside of its spans nothing claims
+                found = shared(found * open_[:, None])
+            yield found
+            start += block.shape[-1]
+
+    def gated(self, sounds: Float32[np.ndarray, "N C m"], start: int, rate: int) -> Float32[np.ndarray, "N C m"]:
+        """Sounds from sample `start` on, silent outside of their spans."""
+        if not any(query.inside or query.outside for query in self.queries):
+            return sounds
+        return sounds * self._gates(start, sounds.shape[-1], rate).numpy()[:, None]
+
+    def _gates(self, start: int, length: int, rate: Number) -> Float[Tensor, "N {length}"]:
+        return torch.stack([gate(start, length, rate, query.inside, query.outside) for query in self.queries])
+
+
+def resolved_all(
+    model: SeparationModel, encoder: Encoder, query: Any, film: Path | None = None, shares: bool = False,
+    limits: Limits = LIMITS,
+) -> Resolved:  # fmt: skip
+    """One query or several as the model takes them; `film` has the pictures. AvsetError if it does not take one."""
+    queries = listed(query)
+    others = exclusions(queries)
+    numbers = {key: number for number, key in enumerate(others, len(queries))}
+    excluded = [tuple(numbers[other.key] for other in one.unwanted) for one in queries]
+    vectors = [resolved(model, encoder, one, film, limits) for one in (*queries, *others.values())]
+    transform = model.settings.transform
+    return Resolved(tuple(queries), vectors, tuple(excluded), shares, transform.sample_rate / transform.hop_length)
 
 
 @torch.no_grad()
 def text_queries(encoder: Encoder, texts: str | Sequence[str]) -> Float[Tensor, "N 1 1 D"]:
     """One query per text: V = R = 1; a plain string is one text. AvsetError if a text is empty or too long."""
-    several = listed(texts)
+    several = [texts] if isinstance(texts, str) else list(texts)
     for text in several:
         if not isinstance(text, str):
             raise AvsetError(f"a text query is {type(text).__name__}; give words, as 'person playing a violin'")
@@ -35,38 +113,50 @@ def video_queries(
     return encoder.forward_image(encoder.preprocess(frames), positional)[1][None]
 
 
-def listed(query: Any) -> list[Any]:
-    """One query or several as a list: a string is one query, and (N, V, R, D) are N. AvsetError if there is none."""
-    one = isinstance(query, str) or (isinstance(query, Tensor) and query.dim() == 3)
-    several = [query] if one else list(query)
-    if not several:
-        raise AvsetError("there is no query; say what to listen for, as 'person playing a violin'")
-    return several
+def seen_query(
+    model: SeparationModel, encoder: Encoder, frames: UInt8[np.ndarray, "V H W 3"]
+) -> Float[Tensor, "1 V R D"]:
+    """`video_queries` for a model; AvsetError if the model answers no video, or sees no regions."""
+    if "regions" not in model.answering("video").method.needs:
+        seen = ", ".join(sorted(model.method.needs))
+        raise AvsetError(f"{model.name} answers a video by {seen}, not by regions; give another model")
+    return video_queries(encoder, frames, model.settings.positional)
 
 
-def resolved(model: SeparationModel, encoder: Encoder, query: Query) -> Float[Tensor, "V R D"]:
+def resolved(
+    model: SeparationModel, encoder: Encoder, query: Query, film: Path | None = None, limits: Limits = LIMITS
+) -> Float[Tensor, "_ _ D"]:
     """A query as the model takes it. AvsetError if the model does not answer its kind, or if it is none."""
-    if isinstance(query, str):
+    if query.text is not None:
         model.answering("text")
-        return text_queries(encoder, query)[0]
-    if (
-        not isinstance(query, Tensor)
-        or query.dim() != 3
-        or query.shape[-1] != model.settings.sizes.dim
-        or not query.numel()
-    ):
-        what = f"of shape {tuple(query.shape)}" if isinstance(query, Tensor) else f"a {type(query).__name__}"
-        raise AvsetError(f"a query is {what}; give a text, or embeddings (frames, regions, {model.settings.sizes.dim})")
-    return query
+        return text_queries(encoder, query.text)[0]
+    if query.like is not None:
+        return _like(model, query, limits)
+    if query.regions is None:
+        return _of_picture(model, encoder, query, film, limits)
+    regions, dim = query.regions, model.settings.sizes.dim
+    if not isinstance(regions, Tensor) or regions.dim() != 3 or regions.shape[-1] != dim or not regions.numel():
+        what = f"of shape {tuple(regions.shape)}" if isinstance(regions, Tensor) else f"a {type(regions).__name__}"
+        raise AvsetError(f"a query is {what}; give a text, or embeddings (frames, regions, {dim})")
+    return regions
 
 
-def stacked(queries: Sequence[Float[Tensor, "V R D"]]) -> Float[Tensor, "N V R D"]:
-    """Queries to be answered in one pass; AvsetError if they do not have as many frames and regions each."""
-    if len(shapes := {tuple(query.shape) for query in queries}) > 1:
-        raise AvsetError(f"the queries have different shapes {sorted(shapes)}; give texts alone, or ask one by one")
-    return torch.stack(list(queries))
+def _like(model: SeparationModel, query: Query, limits: Limits) -> Float[Tensor, "1 1 D"]:
+    known = model.answering("caption").presence
+    if known is None:
+        raise AvsetError(f"{model.name} keeps no captions, so an example says nothing to it; train the model again")
+    with opened(query.like, query.rate, limits) as given:
+        sound = embedding(model, heard(given.blocks, model.settings.transform.sample_rate), query.told())
+    return like_query(sound, known.captions)[0]
 
 
-def name_of(query: Query, number: int) -> str:
-    """What a query is called: its text, or its number (from 1)."""
-    return query if isinstance(query, str) else f"query {number}"
+def _of_picture(
+    model: SeparationModel, encoder: Encoder, query: Query, film: Path | None, limits: Limits
+) -> Float[Tensor, "1 r D"]:
+    if film is None:
+        raise AvsetError(f"an array has no pictures for the query {query.told()!r}; give a film, or ask by a text")
+    frame = read_frame(film, None if query.time is None else float(query.time), limits=limits)
+    found = seen_query(model, encoder, frame[None])
+    if query.box:
+        found = box_query(found, encoder.grid, in_square(query.box, *picture_size(film, limits)))
+    return found[0]

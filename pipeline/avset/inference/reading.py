@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from avset.media.recordings import Format, read_format, read_long_blocks
 
 Blocks = Iterator[tuple[Float32[np.ndarray, "C n"], int]]  # channels, each block with the sample rate (Hz)
 LIMITS = Limits(600.0, 2.0)  # of reading: until the first sound or a picture is there, and from one sound to the next
+SILENT = 1e-8  # mean square of a sound, of full scale (-80 dB), up to which nothing is in it
 CURE = "the file may be made to harm; if you trust it, give larger limits (avset.inference.reading)"
 
 
@@ -33,6 +35,13 @@ def limited_blocks(
         yield from limits.each(read_long_blocks, file)
     except ClipError as e:
         raise AvsetError(f"cannot read sound from {str(file)!r} ({e}); {CURE}") from e
+
+
+def check_audible(file: Path, limits: Limits = LIMITS) -> None:
+    """AvsetError if nothing is to be heard in a file."""
+    with closing(limited_blocks(file, limits)) as blocks:
+        if not any(np.square(block, dtype=np.float64).mean() > SILENT for block, _ in blocks):
+            raise AvsetError(f"the example {str(file)!r} is silent; give a file in which a sound can be heard")
 
 
 def limited_format(file: Path, limits: Limits = LIMITS) -> Format:

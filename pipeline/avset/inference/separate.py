@@ -4,7 +4,7 @@ The ladder: `Separator.separate` takes an array, a file or a file object and ret
 and gives blocks; `avset.inference.files` goes from file to file, and from files to files.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, tee
 from os import PathLike, fspath
@@ -18,6 +18,7 @@ from torch import Tensor
 from avset.compute.limited import Limits
 from avset.errors import AvsetError
 from avset.features.encoder import Encoder
+from avset.inference.combine import remix
 from avset.inference.hub import locate
 from avset.inference.localize import Attention, localize
 from avset.inference.masks import mask_blocks
@@ -25,10 +26,10 @@ from avset.inference.native import NativeTransform, apply_masks
 from avset.inference.pair import check_pair, load_pair
 from avset.inference.pictures import frame_if_any
 from avset.inference.presence import Listener
-from avset.inference.queries import Query, listed, name_of, resolved, stacked, text_queries, video_queries
+from avset.inference.queries import Resolved, Wanted, resolved, resolved_all, seen_query, text_queries, video_queries
 from avset.inference.reading import LIMITS
-from avset.inference.source import Source, opened
-from avset.media.waveforms import resample_blocks
+from avset.inference.source import Source, heard, opened
+from avset.inference.wishes import Number, Query, as_query, check_spans
 from avset.models.checkpoint import SeparationModel
 from avset.models.contract import Localizes
 
@@ -48,7 +49,8 @@ class Separated:
 
     `sounds` and `residual` add up to the mixture. They have its channels: none (L,) if it was an array of one
     dimension, else (C, L). `masks` are on the grid of the model's STFT of the mono mixture at the model's rate:
-    frame t is centred at t * hop_length samples, F are the bins from 0 Hz to half of the rate.
+    frame t is centred at t * hop_length samples, F are the bins from 0 Hz to half of the rate. The masks are those that
+    were applied, before spans.
     """
 
     queries: tuple[str, ...]
@@ -57,13 +59,22 @@ class Separated:
     sample_rate: int  # Hz, of the sounds
     masks: Float32[np.ndarray, "N F T"]  # in [0, 1]
     presence: Sequence[float] | None = None  # how sure it is that there is such a sound, in [0, 1]; see models/presence
-    heat_maps: tuple[Attention, ...] | None = None  # over the middle picture, if the source has pictures
+    heat_maps: tuple[Attention | None, ...] | None = None  # over the middle picture, if there is one; None of a picture
+    gains: Sequence[Number] | None = None  # of the queries (dB)
 
-    def __getitem__(self, query: str) -> Float32[np.ndarray, "*C L"]:
-        """The sound of a query, by its name; AvsetError if it was not asked for."""
-        if query not in self.queries:
-            raise AvsetError(f"{query!r} was not asked for; the queries are {', '.join(map(repr, self.queries))}")
-        return self.sounds[self.queries.index(query)]
+    def __getitem__(self, query: str | Query) -> Float32[np.ndarray, "*C L"]:
+        """The sound of a query, by its name or by itself; AvsetError if it was not asked for."""
+        name = query.label() if isinstance(query, Query) else query
+        if name not in self.queries:
+            raise AvsetError(f"{name!r} was not asked for; the queries are {', '.join(map(repr, self.queries))}")
+        return self.sounds[self.queries.index(name)]
+
+    @property
+    def remix(self) -> Float32[np.ndarray, "*C L"]:
+        """The mixture with each sound louder or softer by the gain of its query, and all else as it was."""
+        sounds = torch.from_numpy(self.sounds)
+        mixture = torch.from_numpy(self.sounds.sum(0) + self.residual)
+        return remix(mixture, sounds, self.gains or [0.0] * len(sounds)).numpy()
 
     @property
     def energies(self) -> tuple[float, ...]:
@@ -114,27 +125,27 @@ class Separator:
 
     def video_query(self, frames: UInt8[np.ndarray, "V H W 3"]) -> Float[Tensor, "1 V R D"]:
         """One query of all regions of some frames; AvsetError if the model answers no video, or sees no regions."""
-        if "regions" not in self.model.answering("video").method.needs:
-            seen = ", ".join(sorted(self.model.method.needs))
-            raise AvsetError(f"{self.model.name} answers a video by {seen}, not by regions; give another model")
-        return video_queries(self.encoder, frames, self.model.settings.positional)
+        return seen_query(self.model, self.encoder, frames)
 
     def separate(
         self,
         source: Source,
-        query: Query | Sequence[Query],
+        query: Wanted | Sequence[Wanted],
         sample_rate: int | None = None,
         model_rate: bool = False,
         keep_absent: bool = False,
+        shares: bool = False,
         limits: Limits = LIMITS,
     ) -> Separated:
         """The sounds that queries name, in a sound that fits into memory.
 
         source       path of an audio or video file, file object, or array: (L,), (C, L), floats in [-1, 1] or integers
-        query        a text, or several; or what `text_query` and `video_query` make
+        query        a text, or a `Query`: a box, an example, an exclusion, spans, a gain; or several of them; or what
+                     `text_query` and `video_query` make
         sample_rate  of an array (Hz)
         model_rate   mono at the model's rate, instead of the channels and the rate of the source
         keep_absent  also the sounds of queries whose presence is below `models.presence.THRESHOLD`: silence otherwise
+        shares       where sounds claim more than there is, each gets its share: masks and the rest add up to one
 
         AvsetError if the source or a query cannot be used.
 
@@ -142,87 +153,114 @@ class Separator:
         >>> found = separator.separate(np.stack([tone, tone / 2]), ["violin", "drum"], sample_rate=44100)
         >>> found.sounds.shape, found["drum"].shape, found.residual.shape, found.sample_rate
         ((2, 2, 44100), (2, 44100), (2, 44100), 44100)
+        >>> louder = avset.Query("violin", without=["drum"], outside=[(0.5, 1.0)], gain=6.0)
+        >>> found = separator.separate(tone, [louder, avset.Query("flute", gain=-np.inf)], sample_rate=44100)
+        >>> found.queries, found[louder].shape, found.remix.shape
+        (('violin not drum not from 0.5 to 1 s', 'flute'), (44100,), (44100,))
         """
-        names, queries = self.ask(query)
         with opened(source, sample_rate, limits) as given:
+            told = self.ask(query, given.path, shares, limits)
             frame = self.picture(given.path, limits)
-            listener, masks = self.listener(queries, frame), list[np.ndarray]()
-            blocks = list(self.stream(given.blocks, queries, model_rate, masks.append, listener))
+            sound = list(self.as_written(given.blocks, model_rate))
+        rate = sound[0][1]
+        seconds = sum(block.shape[-1] for block, _ in sound) / rate
+        check_spans(told.queries, seconds)
+        listener = self.listener(told, frame)
+        claimed = list(self.hear(iter(sound), told, listener))
+        masks = list(told.combined(iter(claimed), frozenset() if keep_absent else listener.absent()))
+        blocks = list(self.apply(iter(sound), iter(masks), told))
         sounds, mixture = (
             np.concatenate(parts, -1) for parts in zip(*((b.sounds, b.mixture) for b in blocks), strict=True)
         )
-        if not keep_absent:
-            sounds[sorted(listener.absent())] = 0
         if given.flat:
             sounds, mixture = sounds[:, 0], mixture[0]
-        seconds = mixture.shape[-1] / blocks[0].sample_rate
         frames = int(seconds * self.sample_rate / self.model.settings.transform.hop_length) + 1
+        presence = listener.presence()
         return Separated(
-            names, sounds, mixture - sounds.sum(0), blocks[0].sample_rate, np.concatenate(masks, -1)[..., :frames],
-            listener.presence(), self.heat_maps(frame, queries),
+            told.names, sounds, mixture - sounds.sum(0), rate, torch.cat(masks, -1)[..., :frames].cpu().numpy(),
+            presence and presence[: len(sounds)], self.heat_maps(frame, told), told.gains,
         )  # fmt: skip
 
-    def ask(self, query: Query | Sequence[Query]) -> tuple[tuple[str, ...], Float[Tensor, "N V R D"]]:
-        """The names of some queries, and the queries as the model takes them; AvsetError if it does not."""
-        several = listed(query)
-        names = tuple(name_of(one, number) for number, one in enumerate(several, 1))
-        return names, stacked([resolved(self.model, self.encoder, one) for one in several])
+    def ask(
+        self, query: Wanted | Sequence[Wanted], film: Path | None = None, shares: bool = False, limits: Limits = LIMITS
+    ) -> Resolved:
+        """Queries as the model takes them, those of pictures by the pictures of `film`; AvsetError if it does not."""
+        return resolved_all(self.model, self.encoder, query, film, shares, limits)
 
     def stream(
         self,
         sound: Iterable[tuple[Float32[np.ndarray, "C n"], int]],
-        queries: Float[Tensor, "N V R D"],
+        query: Resolved | Wanted | Sequence[Wanted],
         model_rate: bool = False,
-        keep: Callable[[Float32[np.ndarray, "N F t"]], None] | None = None,
-        listener: Listener | None = None,
     ) -> Iterator[Block]:
         """`separate` for blocks of a sound, each with its sample rate (Hz), in memory that does not grow.
 
-        About 20 s are read ahead. `keep` gets the masks, block by block; `listener` hears all windows.
+        About 20 s are read ahead. What is not there, is not known before the end: no sound is silence for that.
         """
-        if model_rate:
-            sound = ((block[None], self.sample_rate) for block in self._heard(sound))
-        sound = iter(sound)
+        told = query if isinstance(query, Resolved) else self.ask(query)
+        native, ours = tee(self.as_written(iter(sound), model_rate))
+        yield from self.apply(native, told.combined(self.hear(ours, told)), told)
+
+    def as_written(
+        self, sound: Iterator[tuple[Float32[np.ndarray, "C n"], int]], model_rate: bool
+    ) -> Iterator[tuple[Float32[np.ndarray, "C n"], int]]:
+        """A sound with the channels and the rate of the sounds in it."""
+        return ((block[None], self.sample_rate) for block in heard(sound, self.sample_rate)) if model_rate else sound
+
+    def hear(
+        self,
+        sound: Iterable[tuple[Float32[np.ndarray, "C n"], int]],
+        queries: Resolved,
+        listener: Listener | None = None,
+    ) -> Iterator[Float[Tensor, "_ F _"]]:
+        """Blocks of a sound -> blocks of the masks of all queries, excluded ones too; `listener` hears all windows."""
+        blocks = heard(iter(sound), self.sample_rate)
+        return mask_blocks(self.model, blocks, queries.vectors, listener.hear if listener else None)
+
+    def apply(
+        self,
+        sound: Iterable[tuple[Float32[np.ndarray, "C n"], int]],
+        masks: Iterable[Float[Tensor, "N F _"]],
+        queries: Resolved,
+    ) -> Iterator[Block]:
+        """Blocks of a sound and of the masks of its sounds -> blocks of the sounds, within their spans."""
+        sound, start = iter(sound), 0
         first, rate = next(sound)
-        native, heard = tee(chain([(first, rate)], sound))
-        masks = mask_blocks(self.model, self._heard(heard), queries, listener.hear if listener else None)
-        if keep:
-            masks = _kept(masks, keep)
         transform = NativeTransform(self.model.settings.transform, rate)
-        for mixture, sounds in apply_masks(transform, (block for block, _ in native), masks):
-            yield Block(mixture, sounds, rate)
+        blocks = chain([first], (block for block, _ in sound))
+        for mixture, sounds in apply_masks(transform, blocks, masks):
+            yield Block(mixture, queries.gated(sounds, start, rate), rate)
+            start += mixture.shape[-1]
 
-    def _heard(self, sound: Iterable[tuple[np.ndarray, int]]) -> Iterator[Float32[np.ndarray, " n"]]:
-        """What the model hears: the mean of the channels at its own rate."""
-        return resample_blocks(((block.mean(0), rate) for block, rate in sound), self.sample_rate)
-
-    def localize(self, frame: UInt8[np.ndarray, "H W 3"], query: Query) -> Attention:
-        """The attention of a text over the regions of a frame; AvsetError if the model's method does not localize."""
+    def localize(self, frame: UInt8[np.ndarray, "H W 3"], query: Wanted) -> Attention:
+        """The attention of a text or of an example over a frame; AvsetError if the model's method does not localize."""
         self.model.localizing()
-        return localize(self.model, self.encoder, frame, resolved(self.model, self.encoder, query)[0, 0])
+        told = as_query(query)
+        if told.video or told.box:
+            raise AvsetError(f"{told.told()!r} says itself where it is; look for a text, or for an example sound")
+        return localize(self.model, self.encoder, frame, resolved(self.model, self.encoder, told)[0, 0])
 
     def picture(self, path: Path | None, limits: Limits = LIMITS) -> UInt8[np.ndarray, "H W 3"] | None:
         """The middle picture of a file; None if it has none, or if the model's method does not look at pictures."""
         return frame_if_any(path, limits=limits) if path and isinstance(self.model.method, Localizes) else None
 
-    def listener(self, queries: Float[Tensor, "N V R D"], frame: UInt8[np.ndarray, "H W 3"] | None) -> Listener:
+    def listener(self, queries: Resolved, frame: UInt8[np.ndarray, "H W 3"] | None) -> Listener:
         """What gathers, while a recording is separated, how surely the queries are in it, and in a picture of it."""
         regions = None if frame is None else video_queries(self.encoder, frame[None], self.model.settings.positional)
-        return Listener(self.model, queries, None if regions is None else regions[0, 0])
+        return Listener(self.model, queries.vectors, None if regions is None else regions[0, 0])
 
     def heat_maps(
-        self, frame: UInt8[np.ndarray, "H W 3"] | None, queries: Float[Tensor, "N V R D"]
-    ) -> tuple[Attention, ...] | None:
-        """The attention of queries of one vector over a picture; None if nothing is to be seen."""
-        if frame is None or queries.shape[1:3] != (1, 1):
+        self, frame: UInt8[np.ndarray, "H W 3"] | None, queries: Resolved
+    ) -> tuple[Attention | None, ...] | None:
+        """The attention of queries of one vector over a picture; None if there is no picture."""
+        if frame is None:
             return None
-        return tuple(localize(self.model, self.encoder, frame, q[0, 0]) for q in queries)
-
-
-def _kept(masks: Iterator[Tensor], keep: Callable[[np.ndarray], None]) -> Iterator[Tensor]:
-    for block in masks:
-        keep(block.cpu().numpy())
-        yield block
+        told = zip(queries.queries, queries.vectors, strict=False)
+        return tuple(
+            None if one.video or one.box or vector.shape[:2] != (1, 1)
+            else localize(self.model, self.encoder, frame, vector[0, 0])
+            for one, vector in told
+        )  # fmt: skip
 
 
 def load(

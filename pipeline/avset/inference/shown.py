@@ -1,31 +1,19 @@
 """Queries that are shown and not told: a box of the picture, an example sound."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from avset.errors import AvsetError
-from avset.features.attention import SCALES
-from avset.features.boxes import crop_boxes
-
-Box = tuple[float, float, float, float]  # x0, y0, x1, y1, from the upper left corner
-
-
-def in_square(box: Box, width: int, height: int) -> Box:
-    """A box of a width x height picture in fractions of its centre square, which is what an encoder sees.
-
-    The box is in fractions of the picture if all its numbers are at most 1, otherwise in pixels. AvsetError if it lies
-    outside of the picture or of the square.
-    """
-    part = np.array([box]) / ([1, 1] * 2 if max(box) <= 1 else [width, height] * 2)
-    if part.max() > 1:
-        raise AvsetError(f"the box {box} is larger than the picture of {width} x {height} px; give a smaller one")
-    x0, y0, x1, y1 = crop_boxes(part, width, height)[0].tolist()
-    if x0 >= x1 or y0 >= y1:
-        raise AvsetError(f"the box {box} is outside of the picture's centre square, which the model sees; move the box")
-    return x0, y0, x1, y1
+from avset.inference.reading import SILENT
+from avset.inference.wishes import Box
+from avset.media.waveforms import overlapping
+from avset.models.checkpoint import SeparationModel
+from avset.models.presence import nearest
 
 
 def box_query(query: Float[Tensor, "1 V R D"], grid: tuple[int, int], box: Box) -> Float[Tensor, "1 V r D"]:
@@ -40,7 +28,7 @@ def box_query(query: Float[Tensor, "1 V R D"], grid: tuple[int, int], box: Box) 
     if not inside.any():
         apart = (y[:, None] - (y0 + y1) / 2) ** 2 + (x - (x0 + x1) / 2) ** 2
         inside = apart == apart.min()
-    return query[:, :, inside.flatten()]
+    return query[:, :, inside.flatten().to(query.device)]
 
 
 def like_query(sound: Float[Tensor, " D"], captions: Float[Tensor, "C D"]) -> Float[Tensor, "1 1 1 D"]:
@@ -48,5 +36,23 @@ def like_query(sound: Float[Tensor, " D"], captions: Float[Tensor, "C D"]) -> Fl
 
     That is the mean of `captions` by the softmax of 100 x cosine: the decoder was shown captions, and never f^A.
     """
-    weights = torch.softmax(SCALES["cosine"] * normalize(captions, dim=-1) @ normalize(sound, dim=-1), 0)
-    return (weights @ captions)[None, None, None]
+    return nearest(sound, captions)[None, None, None]
+
+
+@torch.no_grad()
+def embedding(model: SeparationModel, sound: Iterable[Float32[np.ndarray, " n"]], name: str) -> Float[Tensor, " D"]:
+    """f^A of a mono sound at the model's rate, of any length: the mean of the directions of its windows.
+
+    Silent windows do not count; a short sound is repeated. AvsetError if all are silent.
+    """
+    transform, method = model.settings.transform, model.localizing()
+    found: list[Tensor] = []
+    for piece in overlapping(sound, transform.length, transform.length):
+        if len(piece) and np.square(piece, dtype=np.float64).mean() > SILENT:
+            window = torch.from_numpy(np.resize(piece, transform.length))[None].to(model.device)
+            magnitude = transform.analyse(window, model.method.grid)[1]
+            one = normalize(method.embed(magnitude, torch.ones_like(magnitude)[:, None])[0, 0], dim=-1)
+            found = [found[0] + one] if found else [one]
+    if not found:
+        raise AvsetError(f"the example of {name!r} is silent; give a sound that can be heard")
+    return found[0]

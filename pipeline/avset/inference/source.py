@@ -16,7 +16,7 @@ from avset.compute.limited import Limits
 from avset.errors import AvsetError
 from avset.inference.reading import LIMITS, Blocks, limited_blocks, spool
 from avset.media.targets import check_readable
-from avset.media.waveforms import LEAST_RATE, MOST_CHANNELS, MOST_RATE
+from avset.media.waveforms import LEAST_RATE, MOST_CHANNELS, MOST_RATE, resample_blocks
 
 Source = str | PathLike[str] | BinaryIO | np.ndarray | Tensor
 TOLD = "give (samples,) or (channels, samples)"
@@ -57,6 +57,11 @@ def opened(source: Source, sample_rate: int | None = None, limits: Limits = LIMI
             yield Opened(blocks, path)
     else:
         raise AvsetError(f"a {type(source).__name__} is no sound; give a path, a file object, an array or a tensor")
+
+
+def heard(blocks: Blocks, rate: int) -> Iterator[Float32[np.ndarray, " n"]]:
+    """What a model hears of a source: the mean of the channels at the model's rate (Hz)."""
+    return resample_blocks(((block.mean(0), own) for block, own in blocks), rate)
 
 
 def _checked_rate(rate: int | None) -> int:

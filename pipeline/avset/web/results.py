@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from jaxtyping import Float, UInt8
 from avset.compute.limited import Limits
 from avset.errors import AvsetError, ClipError
 from avset.inference.localize import Attention
+from avset.inference.pictures import frame_if_any, picture_size
 from avset.inference.reading import limited_blocks, limited_format
 from avset.inference.separate import Separated, Separator
+from avset.inference.wishes import Query, of_picture
 from avset.media.frames import decode_frames
 from avset.media.waveforms import resample
 from avset.media.writers import write_audio
@@ -28,15 +31,22 @@ DRAWN_SIZE = (1200, 160)  # px of the picture of a sound
 Pictures = list[tuple[float, UInt8[np.ndarray, "H W 3"]]]  # with their times (s)
 
 
-def separated(separator: Separator, file: Path, queries: Sequence[str], folder: Path, minutes: float) -> dict[str, Any]:
+def separated(
+    separator: Separator, file: Path, queries: Sequence[Query], folder: Path, minutes: float, shares: bool = False
+) -> dict[str, Any]:
     """Separate a file, write sounds and pictures to a folder, and tell of them: names of files, and numbers.
 
-    AvsetError if the file or a query cannot be used, or if the sound is longer than allowed.
+    Boxes are those of the page: in fractions of the centre square, which is what it shows. AvsetError if the file or a
+    query cannot be used, or if the sound is longer than allowed.
     """
-    separator.ask(queries)  # what is wrong with a query is known at once
+    squares = [query.box for query in queries]
+    if any(squares):
+        size = picture_size(file, LIMITS)
+        queries = [replace(one, box=of_picture(one.box, *size)) if one.box else one for one in queries]
+    separator.ask(queries, file, limits=LIMITS)  # what is wrong with a query is known at once
     bits = limited_format(file, LIMITS).bits
     seconds = _length(file, minutes)
-    found = separator.separate(file, queries, limits=LIMITS)
+    found = separator.separate(file, queries, shares=shares, limits=LIMITS)
     mixture = found.sounds.sum(0) + found.residual
     peak = float(_drawn(mixture, found.sample_rate).max())
     tracks = {f"sound-{number}": sound for number, sound in enumerate(found.sounds, 1)}
@@ -51,10 +61,20 @@ def separated(separator: Separator, file: Path, queries: Sequence[str], folder: 
         "seconds": seconds,
         "sample_rate": found.sample_rate,
         "channels": len(mixture),
-        "sounds": [_sound(found, number, name) for number, name in enumerate(tracks)],
+        "sounds": [
+            _sound(found, number, name) | {"box": square}
+            for number, (name, square) in enumerate(zip(tracks, squares, strict=True))
+        ],
         "times": [time for time, _ in pictures],
         "heat": _heat(separator, [frame for _, frame in pictures], queries),
     }
+
+
+def middle_picture(file: Path) -> bytes:
+    """The picture in the middle of a film, as JPEG; AvsetError if there is none."""
+    if (frame := frame_if_any(file, SIDE, LIMITS)) is None:
+        raise AvsetError("the film has no picture in its middle; say what to listen for in words")
+    return jpeg(frame)
 
 
 def _sound(found: Separated, number: int, name: str) -> dict[str, Any]:
@@ -87,16 +107,21 @@ def _pictures(file: Path, seconds: float) -> Pictures:
         return []
 
 
-def _heat(separator: Separator, frames: list[np.ndarray], queries: Sequence[str]) -> dict[str, Any] | None:
-    """How strongly each region of each frame answers to each query, all on one scale; None where nothing localizes."""
+def _heat(separator: Separator, frames: list[np.ndarray], queries: Sequence[Query]) -> dict[str, Any] | None:
+    """How strongly each region of each frame answers to each query, all on one scale; None where nothing localizes.
+
+    A box has no values: it says itself where it is.
+    """
     if not frames or not isinstance(separator.model.method, Localizes):
         return None
-    maps = [[separator.localize(frame, query) for frame in frames] for query in queries]
-    values = np.array([[_values(one) for one in of_query] for of_query in maps])
-    rows, columns = maps[0][0].grid
-    absolute = maps[0][0].heat is not None
-    low, high = (0.0, 1.0) if absolute else (float(values.min()), float(values.max()))
-    return {"rows": rows, "columns": columns, "low": low, "high": high, "absolute": absolute, "values": values.tolist()}
+    maps = [[] if query.box else [separator.localize(frame, query) for frame in frames] for query in queries]
+    if not (told := [one for of_query in maps for one in of_query]):
+        return None
+    absolute, (rows, columns) = told[0].heat is not None, told[0].grid
+    every = np.stack([_values(one) for one in told])
+    low, high = (0.0, 1.0) if absolute else (float(every.min()), float(every.max()))
+    values = [[_values(one).tolist() for one in of_query] or None for of_query in maps]
+    return {"rows": rows, "columns": columns, "low": low, "high": high, "absolute": absolute, "values": values}
 
 
 def _values(attention: Attention) -> Float[np.ndarray, " R"]:

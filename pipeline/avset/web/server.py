@@ -2,17 +2,24 @@
 
     GET    /                             the page, and /static/ what it is made of
     GET    /api/about                    the model, what is allowed, the examples
-    POST   /api/separations?query=...    the bytes of a file, with its ?name=, or ?example=1 -> its key
+    GET    /api/examples/1               the picture in the middle of an example, to draw a box on
+    POST   /api/separations?query=...    the bytes of a file, with its ?name=, or ?example=1 -> its key; ?shares=1:
+                                         where sounds claim more than there is, each gets its share
     GET    /api/separations/KEY          how it stands: waiting, running, done or failed
     GET    /api/separations/KEY/FILE     a sound (.wav) or a picture (.jpg)
     DELETE /api/separations/KEY          forget it
+
+A query is words, or JSON: {"text": words} or {"box": [left, upper, right, lower]}, in fractions of the centre square,
+with "without": [words].
 
 An error is {"error": a sentence}. A path of this machine is in no answer. The page of another site gets nothing.
 """
 
 import asyncio
+import json
 import re
 import secrets
+import tempfile
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -33,9 +40,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from avset.errors import AvsetError
 from avset.inference.separate import Separator
+from avset.inference.wishes import Query
 from avset.web.examples import Example
 from avset.web.jobs import Allowed, Busy, Job, Jobs
-from avset.web.results import separated
+from avset.web.results import middle_picture, separated
 
 STATIC = Path(__file__).parent / "static"
 SWEEP = 15.0  # s between two looks for what is old
@@ -52,6 +60,7 @@ class Pages:
 
     def __init__(self, separator: Separator, examples: list[Example], allowed: Allowed):
         self.separator, self.examples, self.allowed, self.jobs = separator, examples, allowed, Jobs(allowed)
+        self._pictures: dict[int, bytes] = {}  # of examples, by number
 
     async def page(self, request: Request) -> Response:
         """The page; its style sheets, and those that its scripts make, are told by a number used once."""
@@ -64,6 +73,15 @@ class Pages:
         allowed = {key: value for key, value in asdict(self.allowed).items() if key != "unfinished"}
         labels = [example.labels for example in self.examples]
         return JSONResponse({"model": self.separator.model.name, "allowed": allowed, "examples": labels})
+
+    async def picture(self, request: Request) -> Response:
+        """The picture in the middle of an example."""
+        number = request.path_params["number"]
+        example = self._example(str(number))
+        assert example
+        if number not in self._pictures:
+            self._pictures[number] = await asyncio.to_thread(_middle_of, example)
+        return Response(self._pictures[number], media_type="image/jpeg")
 
     async def ask(self, request: Request) -> Response:
         """Take a file, or an example, and let it wait."""
@@ -79,7 +97,8 @@ class Pages:
             self.jobs.remove(job)
             raise
         name = _shown(asked.get("name", "")) if example is None else " and ".join(example.labels)
-        self.jobs.start(job, partial(self._work, job, file, example, name, queries))
+        shares = asked.get("shares") == "1"
+        self.jobs.start(job, partial(self._work, job, file, example, name, queries, shares))
         return JSONResponse({"key": job.key}, 202)
 
     async def status(self, request: Request) -> Response:
@@ -98,25 +117,31 @@ class Pages:
         self.jobs.remove(self._found(request))
         return Response(status_code=204)
 
-    def _work(self, job: Job, file: Path, example: Example | None, name: str, queries: list[str]) -> dict[str, Any]:
+    def _work(
+        self, job: Job, file: Path, example: Example | None, name: str, queries: list[Query], shares: bool
+    ) -> dict[str, Any]:
         source = file
         try:
             source = example.path(job.folder) if example else file
-            return separated(self.separator, source, queries, job.folder, self.allowed.minutes) | {"name": name}
+            found = separated(self.separator, source, queries, job.folder, self.allowed.minutes, shares)
+            return found | {"name": name}
         except AvsetError as e:
             raise AvsetError(_without_paths(str(e).replace(str(source), name), name)) from e
         finally:
             file.unlink(missing_ok=True)
 
-    def _checked(self, queries: list[str]) -> list[str]:
-        queries = [" ".join(query.split()) for query in queries]
-        if not queries or not all(queries):
+    def _checked(self, told: list[str]) -> list[Query]:
+        if not told:
             raise AvsetError('a query is empty; say what to listen for, as "person playing a violin"')
-        if len(queries) > self.allowed.queries:
-            raise AvsetError(f"{len(queries)} queries are too many; give {self.allowed.queries} at most")
-        if any(len(query) > self.allowed.letters for query in queries):
-            raise AvsetError(f"a query is too long; give {self.allowed.letters} letters at most")
-        if len(set(queries)) < len(queries):
+        if len(told) > self.allowed.queries:
+            raise AvsetError(f"{len(told)} queries are too many; give {self.allowed.queries} at most")
+        queries = [_query(one) for one in told]
+        for one in (other for query in queries for other in (query, *query.unwanted)):
+            if len(one.text or "") > self.allowed.letters:
+                raise AvsetError(f"a query is too long; give {self.allowed.letters} letters at most")
+        if any(len(query.unwanted) > self.allowed.queries for query in queries):
+            raise AvsetError(f"a query leaves out too much; give {self.allowed.queries} at most")
+        if len({query.label() for query in queries}) < len(queries):
             raise AvsetError("two queries are the same; give each of them once")
         return queries
 
@@ -170,6 +195,7 @@ def application(
     routes = [
         Route("/", pages.page),
         Route("/api/about", pages.about),
+        Route("/api/examples/{number:int}", pages.picture),
         Route("/api/separations", pages.ask, methods=["POST"]),
         Route(key, pages.status),
         Route(key, pages.forget, methods=["DELETE"]),
@@ -223,6 +249,32 @@ def _hostname(host: str) -> str:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
+
+
+def _query(told: str) -> Query:
+    """A query as the page tells it; AvsetError if it is none."""
+    if not told.startswith("{"):
+        return Query(_words(told))
+    try:
+        found = json.loads(told)
+        box, without = found.pop("box", None), found.pop("without", [])
+        if not {*found} <= {"text"} or not isinstance(without, list):
+            raise ValueError
+        return Query(
+            _words(found["text"]) if found else None, box=box and tuple(map(float, box)),
+            without=[_words(one) for one in without],
+        )  # fmt: skip
+    except (ValueError, TypeError, AttributeError, RecursionError) as e:
+        raise AvsetError("a query cannot be read; give words, or a box, and what is not wanted") from e
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _middle_of(example: Example) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="avset-") as folder:
+        return middle_picture(example.path(Path(folder)))
 
 
 def _shown(name: str) -> str:

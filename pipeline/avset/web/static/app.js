@@ -6,6 +6,7 @@ const own = (name) => getComputedStyle(document.documentElement).getPropertyValu
 const nonce = document.querySelector("meta[name=nonce]").content;
 const INFERNO = [[27, 12, 65], [120, 28, 109], [207, 68, 70], [251, 155, 6], [252, 255, 164]]; // as .bar in style.css
 const PEAKS = 1500; // points of a waveform
+const FADE = 0.03; // s, of a track that is muted or heard again
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
 // ---------------------------------------------------------------- the server
@@ -41,18 +42,22 @@ function choose(what, shown, labels) {
     labels.slice(0, about.allowed.queries).forEach((label) => addQuery(`person playing ${"aeiou".includes(label[0]) ? "an" : "a"} ${label}`));
   }
   complain("");
+  look(what);
 }
 
 function addQuery(text = "") {
   const line = $("query").content.cloneNode(true).firstElementChild;
-  const [input, remove] = [line.querySelector("input"), line.querySelector("button")];
+  const [input, remove, draw] = [".text", ".remove", ".draw"].map((one) => line.querySelector(one));
   input.value = text;
-  input.maxLength = about.allowed.letters;
+  for (const one of line.querySelectorAll("input[type=text]")) one.maxLength = about.allowed.letters;
+  draw.disabled = !preview;
+  draw.onclick = () => boxed(line, draw.ariaPressed !== "true");
+  sketch(line);
   remove.onclick = () => {
     const next = line.nextElementSibling ?? line.previousElementSibling;
     line.remove();
     named();
-    next.querySelector("input").focus();
+    next.querySelector("input:not([hidden])").focus();
   };
   $("queries").append(line);
   named();
@@ -63,7 +68,10 @@ function named() {
   const lines = [...$("queries").children];
   lines.forEach((line, i) => {
     line.querySelector(".hidden").textContent = `Sound ${i + 1}`;
-    line.querySelector("button").ariaLabel = `Remove sound ${i + 1}`;
+    line.querySelector(".remove").ariaLabel = `Remove sound ${i + 1}`;
+    line.querySelector(".draw").ariaLabel = `Draw a box for sound ${i + 1}`;
+    line.querySelector(".without").ariaLabel = `But not, in sound ${i + 1}`;
+    line.querySelector(".box").ariaLabel = `Box of sound ${i + 1}`;
   });
   $("more").disabled = lines.length >= about.allowed.queries;
 }
@@ -76,9 +84,109 @@ function take(file) {
   if (file) choose({ file }, file.name);
 }
 
+// ---------------------------------------------------------------- a box of the picture
+
+let preview = null; // the picture to draw on: the centre square of the middle one, which is what the model sees
+
+async function look(what) {
+  preview = null;
+  showPreview();
+  const found = await (what.file ? middleOf(what.file) : pictureOf(what.example)).catch(() => null);
+  if (chosen !== what) return;
+  preview = found;
+  showPreview();
+}
+
+async function pictureOf(example) {
+  return createImageBitmap(await (await call(`api/examples/${example}`)).blob());
+}
+
+async function middleOf(file) {
+  const video = Object.assign(document.createElement("video"), { muted: true, preload: "auto" });
+  const until = (event) => new Promise((done, failed) => ((video[`on${event}`] = done), (video.onerror = failed)));
+  video.src = URL.createObjectURL(file);
+  try {
+    await until("loadeddata");
+    video.currentTime = video.duration / 2;
+    await until("seeked");
+    const [width, height] = [video.videoWidth, video.videoHeight];
+    const side = Math.min(width, height);
+    return await createImageBitmap(video, Math.floor((width - side) / 2), Math.floor((height - side) / 2), side, side);
+  } finally {
+    URL.revokeObjectURL(video.src);
+  }
+}
+
+function showPreview() {
+  for (const line of $("queries").children) {
+    line.querySelector(".draw").disabled = !preview;
+    if (preview) line.sketch();
+    else boxed(line, false);
+  }
+}
+
+function boxed(line, is) {
+  line.querySelector(".draw").ariaPressed = String(is);
+  line.querySelector(".text").hidden = is;
+  line.querySelector(".box").hidden = !is;
+  if (is) line.sketch();
+}
+
+const boxOf = (line) => [...line.querySelectorAll(".edges input")].map((edge) => Number(edge.value) / 100);
+
+function sketch(line) {
+  const [canvas, edges] = [line.querySelector("canvas"), [...line.querySelectorAll(".edges input")]];
+  const brush = canvas.getContext("2d");
+  const put = (values) => (values.forEach((value, i) => (edges[i].value = value)), line.sketch());
+  line.sketch = () => {
+    if (preview) brush.drawImage(preview, 0, 0, canvas.width, canvas.height);
+    outline(brush, boxOf(line));
+    edges.forEach((edge) => (edge.ariaValueText = `${edge.value} percent`));
+  };
+  edges.forEach((edge, i) => {
+    edge.oninput = () => {
+      const other = edges[(i + 2) % 4]; // the edge across: it gives way
+      if (i < 2) other.value = Math.max(Number(other.value), Number(edge.value) + 5);
+      else other.value = Math.min(Number(other.value), Number(edge.value) - 5);
+      line.sketch();
+    };
+  });
+  let from = null;
+  const at = (event) => {
+    const frame = canvas.getBoundingClientRect();
+    const part = (value, size) => Math.round(Math.min(Math.max(value / size, 0), 1) * 100);
+    return [part(event.clientX - frame.left, frame.width), part(event.clientY - frame.top, frame.height)];
+  };
+  canvas.onpointerdown = (event) => (canvas.setPointerCapture(event.pointerId), (from = at(event)));
+  canvas.onpointermove = (event) => {
+    if (!from) return;
+    const to = at(event);
+    const low = from.map((value, i) => Math.min(value, to[i], 95));
+    put([...low, ...from.map((value, i) => Math.max(value, to[i], low[i] + 5))]);
+  };
+  canvas.onpointerup = canvas.onpointercancel = () => (from = null);
+}
+
+function outline(brush, [x0, y0, x1, y1]) {
+  const { width, height } = brush.canvas;
+  for (const [colour, wide] of [["#000", 5], ["#fff", 2]]) {
+    Object.assign(brush, { strokeStyle: colour, lineWidth: wide });
+    brush.strokeRect(x0 * width, y0 * height, (x1 - x0) * width, (y1 - y0) * height);
+  }
+}
+
+// ---------------------------------------------------------------- asking
+
+function told(line) {
+  const without = line.querySelector(".without").value.split(",").map((words) => words.trim()).filter(Boolean);
+  const text = line.querySelector(".text");
+  if (text.hidden) return JSON.stringify({ box: boxOf(line), without });
+  return without.length ? JSON.stringify({ text: text.value, without }) : text.value;
+}
+
 async function separate() {
   complain("");
-  const inputs = [...$("queries").querySelectorAll("input")];
+  const inputs = [...$("queries").querySelectorAll(".text:not([hidden])")];
   const empty = inputs.find((input) => !input.value.trim());
   if (!chosen) return (complain("choose a file or an example first"), $("file").focus());
   if (empty) return (complain("say what to listen for, as: person playing a violin"), empty.focus());
@@ -90,7 +198,7 @@ async function separate() {
   const own = { key: null, gone: false };
   asked = own;
   try {
-    const found = await result(own, inputs.map((input) => input.value));
+    const found = await result(own, [...$("queries").children].map(told));
     if (!own.gone) await show(own, found);
   } catch (error) {
     if (!own.gone) {
@@ -105,6 +213,7 @@ async function separate() {
 
 async function result(own, queries) {
   const search = new URLSearchParams(queries.map((query) => ["query", query]));
+  if ($("shares").checked) search.set("shares", "1");
   if (chosen.example) search.set("example", chosen.example);
   else search.set("name", chosen.file.name);
   $("status").textContent = chosen.file ? "Sending the file…" : "Asking…";
@@ -148,7 +257,7 @@ const player = {
     this.pause();
     Object.assign(this, { tracks, seconds, from: 0, solo: 0 });
     for (const track of tracks) {
-      track.gain = this.context.createGain();
+      Object.assign(track, { gain: this.context.createGain(), level: 0 });
       track.gain.connect(this.context.destination);
     }
     this.balance();
@@ -193,8 +302,12 @@ const player = {
   },
 
   balance() {
+    const now = this.context.currentTime;
     this.tracks.forEach((track, number) => {
-      track.gain.gain.setTargetAtTime(this.hears(number) ? 1 : 0, this.context.currentTime, 0.01);
+      const [gain, level] = [track.gain.gain, this.hears(number) ? 10 ** (track.level / 20) : 0];
+      gain.cancelScheduledValues(now);
+      if (this.playing) gain.setValueAtTime(gain.value, now).linearRampToValueAtTime(level, now + FADE); // to its very end
+      else gain.value = level; // nothing sounds, so nothing fades
       if (!track.line) return;
       track.line.classList.toggle("silent", !this.hears(number));
       track.line.querySelector(".solo").ariaPressed = String(this.solo === number);
@@ -227,7 +340,8 @@ async function show(own, found) {
   player.load(buffers.map((buffer) => ({ buffer, muted: false })), found.seconds);
   player.tracks.at(-1).muted = true; // the others add up to the mixture
   const queries = found.sounds.map((sound) => sound.query);
-  shown = { heat: found.heat, times: found.times, frames, queries, map: found.heat ? 0 : null };
+  const boxes = found.sounds.map((sound) => sound.box);
+  shown = { heat: found.heat, times: found.times, frames, queries, boxes, map: 0 };
   $("found").hidden = false;
   $("title").textContent = found.name;
   $("facts").textContent = `${clock(found.seconds)}, ${found.channels === 1 ? "mono" : found.channels === 2 ? "stereo" : `${found.channels} channels`}, ${found.sample_rate / 1000} kHz. The sounds and the rest add up to the mixture.`;
@@ -274,7 +388,13 @@ function addTrack(number, title, sound, wav, drawing, peak, name) {
     line.querySelector("meter").value = sound.presence;
     line.querySelector(".presence b").textContent = sound.presence.toFixed(2);
   }
-  const [solo, mute, download] = [".solo", ".mute", "a"].map((one) => line.querySelector(one));
+  const [solo, mute, download, level] = [".solo", ".mute", "a", ".level input"].map((one) => line.querySelector(one));
+  level.ariaLabel = `Level: ${title}`;
+  level.oninput = () => {
+    track.level = Number(level.value);
+    level.ariaValueText = line.querySelector("output").textContent = `${track.level > 0 ? "+" : ""}${track.level} dB`;
+    player.balance();
+  };
   solo.ariaLabel = `Solo: ${title}`;
   mute.ariaLabel = `Mute: ${title}`;
   download.ariaLabel = `Download: ${title}`;
@@ -282,7 +402,7 @@ function addTrack(number, title, sound, wav, drawing, peak, name) {
   download.download = `${`${name.replace(/\.\w+$/, "")} - ${title}`.replace(/[^\p{L}\p{N}_ -]+/gu, "_")}.wav`;
   solo.onclick = () => {
     player.solo = player.solo === number ? null : number;
-    if (shown.heat && sound) chooseMap(number);
+    if (!$("maps").hidden && sound) chooseMap(number);
     player.balance();
   };
   mute.onclick = () => {
@@ -300,9 +420,10 @@ function addTrack(number, title, sound, wav, drawing, peak, name) {
 
 function addMaps() {
   $("seen").hidden = !shown.frames.length;
-  $("maps").hidden = $("legend").hidden = !shown.heat;
+  $("maps").hidden = !shown.heat && !shown.boxes.some(Boolean);
+  $("legend").hidden = !shown.heat;
   $("maps").replaceChildren($("maps").firstElementChild);
-  if (!shown.heat) return;
+  if ($("maps").hidden) return;
   [...shown.queries, "nothing"].forEach((query, number) => {
     const label = document.createElement("label");
     const radio = Object.assign(document.createElement("input"), { type: "radio", name: "map", value: number, checked: number === 0 });
@@ -310,6 +431,7 @@ function addMaps() {
     label.append(radio, query);
     $("maps").append(label);
   });
+  if (!shown.heat) return;
   $("low").textContent = score(shown.heat.low);
   $("high").textContent = score(shown.heat.high);
   $("scale").textContent = shown.heat.absolute ? "One scale for all pictures." : "Score of a region. One scale for all sounds and pictures of this film.";
@@ -349,6 +471,11 @@ function drawPicture(at) {
   brush.drawImage(shown.frames[number], 0, 0, canvas.width, canvas.height);
   const time = `Picture at ${shown.times[number].toFixed(1)} s`;
   if (shown.map === null) return void (canvas.ariaLabel = `${time}.`);
+  if (shown.boxes[shown.map]) {
+    outline(brush, shown.boxes[shown.map]);
+    return void (canvas.ariaLabel = `${time}, with the box of “${shown.queries[shown.map]}”.`);
+  }
+  if (!shown.heat) return void (canvas.ariaLabel = `${time}.`);
   const { rows, columns, low, high, values } = shown.heat;
   const scores = values[shown.map][number];
   brush.drawImage(heat(scores.map((score) => (score - low) / (high - low || 1)), rows, columns), 0, 0, canvas.width, canvas.height);

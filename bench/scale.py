@@ -128,9 +128,17 @@ def open_training_set() -> None:
     Record("mixtures", inputs={"spectrograms": Store(data / "spectrograms").digest}).write(data / "mixtures")
     corpus = Corpus.load(data)
     clips = corpus.complete()
-    videos = [corpus.contents[clip] for clip in clips]
     mixtures = TrainingMixtures(
-        clips, corpus.spectrograms, corpus.features({"regions"}), 4, 4, 2, (0.5, 1.5), 0, 10**6, videos
+        clips,
+        corpus.spectrograms,
+        corpus.features({"regions"}),
+        4,
+        4,
+        2,
+        (0.5, 1.5),
+        0,
+        10**6,
+        corpus.recordings(clips),
     )
     corpus.bank(clips), corpus.mean_region(clips), corpus.identity()
     next(iter(DataLoader(mixtures, 20)))

@@ -187,11 +187,11 @@ def learn(
     torch.set_num_threads(p.train.threads)
     torch.manual_seed(p.train.seed)
     model = SeparationModel(settings_of(p, method, corpus.regions))
-    clips = [clip for clip in corpus.complete() if corpus.splits[clip] == "train"]
+    clips = corpus.training_clips()
     data = TrainingMixtures(
         clips, corpus.spectrograms, corpus.features(model.method.needs), p.model.crop,
         p.model.log_bins if model.method.grid == "log" else None, p.mixtures.n_sources, p.train.gain, p.train.seed,
-        p.train.steps * p.train.batch_size, [corpus.contents[clip] for clip in clips],
+        p.train.steps * p.train.batch_size, corpus.recordings(clips),
         (p.train.decoded_frames, p.train.decoded_regions),
     )  # fmt: skip
     constants = corpus.constants(model.method.needs, clips)

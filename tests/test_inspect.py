@@ -325,6 +325,7 @@ def cache(private_cache: Path) -> dict[str, Path]:
         "fresh": aged(private_cache / "media" / "ab" / f"{'f' * 62}.mkv", 1),
         "strange": aged(private_cache / "items" / "ab" / "notes.txt", 99),
         "shard": aged(private_cache / "shards" / "toy" / "0110" / f"{'a' * 64}.h5", 31),
+        "mapped": aged(private_cache / "mapped" / ("d" * 64), 31),
         "rows": aged(private_cache / "shards" / "toy" / "0110" / f"{'a' * 64}.rows", 31),
         "kept": aged(private_cache / "shards" / "toy" / "0110" / f"{'b' * 64}.h5", 29),
         "receipt": fetched.path(digest(["of", "named"])),
@@ -334,7 +335,7 @@ def cache(private_cache: Path) -> dict[str, Path]:
     return found
 
 
-OLD = {"old", "shard", "rows", "temporary", "training", "model", "fetch", "unnamed"}
+OLD = {"old", "shard", "rows", "mapped", "temporary", "training", "model", "fetch", "unnamed"}
 
 
 def test_only_what_is_old_goes(cache: dict[str, Path], private_cache: Path):
@@ -343,8 +344,8 @@ def test_only_what_is_old_goes(cache: dict[str, Path], private_cache: Path):
     would = sweep(private_cache, 30.0, dry_run=True)
     assert all(path.exists() for path in cache.values())
     assert would == {
-        "temporary files": (1, 5), "broken fetches": (1, 5), "trainings": (1, 5), "models": (1, 5),
-        "shared models": (0, 0), "items": (1, size),
+        "temporary files": (1, 5), "broken fetches": (1, 5), "mapped files": (1, 5),
+        "trainings": (1, 5), "models": (1, 5), "shared models": (0, 0), "items": (1, size),
         "shards": (2, 10), "fetched": (0, 0), "media": (1, 5),
     }  # fmt: skip
     assert {name: path.stat().st_atime for name, path in cache.items()} == stamps, "looking is no use"

@@ -30,6 +30,19 @@ def test_audio_language_loss_by_loop():
     assert losses.audio_language_loss(audio, captions, labels).item() == pytest.approx(total / 3, rel=1e-4)
 
 
+def test_very_many_captions_are_compared_in_parts_with_the_same_loss_and_gradient(monkeypatch: pytest.MonkeyPatch):
+    audio, captions = torch.randn(6, 5).double().requires_grad_(), torch.randn(50, 5).double()
+    labels = torch.tensor([4, 0, 49, 7, 8, 8])
+    for stored, within in ((captions, 1e-12), (captions.half(), 1e-1)):
+        found = []
+        for at_once in (50, 7):
+            monkeypatch.setattr(losses, "AT_ONCE", at_once)
+            loss = 3 * losses.audio_language_loss(audio, captions if at_once == 50 else stored, labels)
+            found.append([loss, *torch.autograd.grad(loss, audio)])
+        for whole, parts in zip(*found, strict=True):
+            torch.testing.assert_close(parts, whole, rtol=within, atol=within)
+
+
 def test_trimodal_loss_by_loop():
     caption, audio = torch.randn(2, 3, 9), torch.randn(2, 3, 9)
     total = 0.0

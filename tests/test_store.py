@@ -15,13 +15,14 @@ from no_locks import FLOCK
 from toy import ROOT
 
 from avset.errors import AvsetError, ClipError, MissingArtifact
+from avset.storage import tables
 from avset.storage.artifacts import Record
 from avset.storage.cache import ItemCache
 from avset.storage.files import require, write_atomic
 from avset.storage.items import Item
 from avset.storage.shards import assemble, spread
 from avset.storage.store import Store
-from avset.storage.tables import read_table, write_table
+from avset.storage.tables import Column, Rows, read_table, sorted_index, write_table
 
 DIMENSIONS = {"x": ("T", "D"), "y": ("L",)}
 
@@ -177,3 +178,17 @@ def test_a_store_is_intact_on_a_file_system_without_locks(tmp_path: Path, error:
     command = [sys.executable, ROOT / "tests" / "no_locks.py", tmp_path / "toy", str(error)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, '["3 clips read and hashed", {}]\n'), done.stderr
+
+
+def test_the_rows_of_a_large_index_are_mapped_and_are_the_same(
+    tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rows = [{"clip_id": f"c{i:03d}_0", "status": "ok", "labels": ["a", "b"][: i % 3], "n": i} for i in range(300)]
+    write_table(tmp_path / "index.parquet", rows[::-1])
+    small = Rows(sorted_index(tmp_path / "index.parquet"))
+    monkeypatch.setattr(tables, "LARGE", 0)
+    for _ in ("written", "mapped"):
+        large = Rows(sorted_index(tmp_path / "index.parquet"))
+        assert list(large.values()) == list(small.values()) == rows
+        assert Column(large, "labels")["c007_0"] == ["a"]
+    assert len(list(private_cache.glob("mapped/*"))) == 1

@@ -132,7 +132,7 @@ def test_a_clip_without_objects_is_complete_for_those_alone_who_need_none(
     monkeypatch.setattr(Corpus, "objects", SimpleNamespace(clips=["c1_0"]))
     for name, complete in (("avset", ["c0_0", "c1_0"]), ("sound_of_pixels", ["c0_0", "c1_0"]), ("avsgs", ["c1_0"])):
         needs = needs_of(P.presets[name])
-        assert Corpus(store, store, store, store, [], {}, {}, {}, {}, {}, needs).complete() == complete
+        assert Corpus(store, store, store, store, [], {}, {}, store.rows, needs).complete() == complete
 
 
 @pytest.mark.slow

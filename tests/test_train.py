@@ -18,7 +18,7 @@ from avset.storage.artifacts import Record
 from avset.storage.items import Item
 from avset.storage.shards import assemble, spread
 from avset.storage.store import Store
-from avset.training import train
+from avset.training import dataset, train
 from avset.training.batches import TrainingMixtures
 from avset.training.dataset import Corpus
 
@@ -265,7 +265,7 @@ def test_a_shared_caption_is_no_negative_of_itself(data: TrainingMixtures):
         assert doubled[name] == found[name], "the caption itself is the same"
 
 
-def test_the_bank_has_each_caption_once(tmp_path: Path):
+def test_the_bank_has_each_caption_once(tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch):
     of = {"a_0": "a_10", "a_10": "a_10", "b_0": "b_0", "c_0": "c_10", "c_10": "c_10"}
     items = {clip: Item({"caption": np.full(4, sum(maker.encode()), np.float32)}, {"of": maker})
              for clip, maker in of.items()}  # fmt: skip
@@ -273,12 +273,23 @@ def test_the_bank_has_each_caption_once(tmp_path: Path):
         tmp_path / "captions", Record("captions"), spread(items), lambda clip: (items[clip], ""), {"caption": ("D",)}
     )
     store = Store(tmp_path / "captions")
-    corpus = Corpus(store, store, store, store, [], {}, {}, {}, {}, {})
+    corpus = Corpus(store, store, store, store, [], {}, {}, store.rows)
     bank, own = corpus.bank(["b_0", "c_0", "a_0", "c_10", "a_10"])
     assert bank[:, 0].tolist() == [sum(maker.encode()) for maker in ("b_0", "c_10", "a_10")]
     assert own.tolist() == [0, 1, 2, 1, 2]
     bank, own = corpus.bank(["a_0", "b_0", "c_0"])
     assert own.tolist() == [0, 1, 2] and bank[:, 0].tolist() == [sum(of[c].encode()) for c in ("a_0", "b_0", "c_0")]
+    clips = ["c_0", "a_0", "a_10", "c_10", "b_0"]
+    bank, own = corpus.bank(clips)
+    monkeypatch.setattr(dataset, "AT_ONCE", 2)
+    for damaged in (False, False, True, False):
+        if damaged:
+            kept = next(private_cache.glob("mapped/*"))
+            kept.write_bytes(b"x" + kept.read_bytes()[1:])
+        many, numbers = corpus.bank(clips)
+        assert many.dtype == torch.float16 and torch.equal(many[numbers].float(), bank[own]) and len(many) == 3
+    monkeypatch.setattr(dataset, "mapped", lambda *_: None)  # of a cache that cannot be written
+    assert torch.equal(corpus.bank(clips)[0], many)
 
 
 VIDEOS = {"a": 5, "b": 1, "c": 2, "d": 1}  # clips of each

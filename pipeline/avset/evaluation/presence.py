@@ -81,9 +81,9 @@ def calibrated(model: SeparationModel, encoder: Encoder, corpus: Corpus) -> Pres
     """
     if not isinstance(model.method, Localizes) or "caption" not in model.method.answers:
         return None
-    clips = [clip for clip in corpus.complete() if corpus.splits[clip] == "train"]
+    clips = corpus.training_clips()
     bank = corpus.bank(clips)[0]
-    bank = bank[:: -(-len(bank) // CAPTIONS)].to(model.device)
+    bank = bank[:: -(-len(bank) // CAPTIONS)].float().to(model.device)
     axes = whitening(bank.cpu(), DIRECTIONS)
     with torch.no_grad():
         letters = encoder.encode_text(random_words(LETTERS)).to(model.device)

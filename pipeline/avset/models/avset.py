@@ -105,6 +105,13 @@ class AVSeT(nn.Module):
         return torch.unflatten(bottleneck.mean((-1, -2)), 0, masks.shape[:2])
 
 
+def mean_of(captions: Float[Tensor, "C D"]) -> Float[Tensor, " D"]:
+    """The mean of captions, in parts if there are very many."""
+    if len(captions) <= losses.AT_ONCE:
+        return captions.mean(0)
+    return torch.stack([part.double().sum(0) for part in torch.split(captions, losses.AT_ONCE)]).sum(0) / len(captions)
+
+
 class Method(Contract):
     """AV-SeT with its losses, and the means that `centered` similarity subtracts."""
 
@@ -124,7 +131,7 @@ class Method(Contract):
 
     def prepare(self, constants: Mapping[str, Tensor]) -> None:
         """Keep the mean latent caption and the mean region."""
-        self.mean_caption.copy_(constants["captions"].mean(0))
+        self.mean_caption.copy_(mean_of(constants["captions"]))
         self.mean_region.copy_(constants["mean_region"])
 
     def begin(self, state: Mapping[str, Tensor]) -> None:
@@ -159,10 +166,11 @@ class Method(Contract):
         """
         weights = self.settings.losses
         captions, mixture = batch["captions"], batch["mixture"]
-        regions = batch["regions"].to(captions.dtype)
+        precision = torch.promote_types(captions.dtype, torch.float32)  # of very many captions it is half
+        regions = batch["regions"].to(precision)
         targets = ratio_mask(batch["sources"], mixture, self.settings.mask_target)
         labels = batch["own"][batch["clip"]]
-        caption = captions[labels]  # (B, N, D)
+        caption = captions[labels].to(precision)  # (B, N, D)
         queries = [self._decoded(batch, regions)] + ([caption[:, :, None, None]] if weights.caption else [])
         with self.convolutions(mixture.device):
             masks = self.net.decode(self.net.encode(mixture), queries)

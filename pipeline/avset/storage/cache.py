@@ -35,6 +35,7 @@ FOLDERS = {  # all that there are
     "fetched": Folder("items/*/*", r"[0-9a-f]{62}"),  # what became of a medium that was asked for
     "media": Folder("*/*", r"[0-9a-f]{62}\.\w+"),  # media files, by their content
     "shards": Folder("*/*/*", r"[0-9a-f]{64}\.(h5|rows)"),  # finished shards of stores, by stage and bits
+    "mapped": Folder("*", r"[0-9a-f]{64}"),  # what artifacts are read from by mapping it into memory
     "runs": Folder("*", r"[0-9a-f]{64}\.pt"),  # states of trainings
     "finished": Folder("*", r"[0-9a-f]{64}\.zip"),  # finished models
     "shared": Folder("*", r"[0-9a-f]{64}"),  # models of other repositories, by address and commit

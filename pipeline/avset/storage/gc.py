@@ -16,13 +16,15 @@ from avset.storage.cache import ABANDONED, DAY, FOLDERS, ItemCache, kept_media
 def sweep(root: Path, days: float, fetched: bool = False, dry_run: bool = False) -> dict[str, tuple[int, int]]:
     """Remove from the item cache at `root` what was not read or written for `days`: kind -> files, bytes.
 
-    The kinds are items, shards, states of trainings, finished models, media that no item names, and what killed writers
-    left. What was `fetched` goes only if told to, because its site may no longer have it. Only old files go, so writers
-    and readers may be at work. Only files with names that the cache gives go: the folder may hold a user's own.
+    The kinds are items, shards, mapped files, states of trainings, finished models, media that no item names, and what
+    killed writers left. What was `fetched` goes only if told to, because its site may no longer have it. Only old files
+    go, so writers and readers may be at work. Only files with names that the cache gives go: the folder may hold a
+    user's own.
     """
     kinds = {
         "temporary files": _older(_temporary(root), 1.0),
         "broken fetches": (path for glob, s in ABANDONED.items() for path in _older(root.glob(glob), s / DAY)),
+        "mapped files": _older(_files(root, "mapped"), days),
         "trainings": _older(_files(root, "runs"), days),
         "models": _older(_files(root, "finished"), days),
         "shared models": _older(_files(root, "shared"), days),
@@ -42,7 +44,7 @@ def _files(root: Path, folder: str) -> Iterator[Path]:
 
 def _temporary(root: Path) -> Iterator[Path]:
     """The files that somebody is writing, and the notes of jobs in hand."""
-    for folder in ("items", "fetched", "shards", "runs", "finished", "lists"):
+    for folder in ("items", "fetched", "shards", "mapped", "runs", "finished", "lists"):
         paths = root.glob(f"{folder}/{PurePath(FOLDERS[folder].files).parent}/.*")
         yield from (path for path in paths if re.fullmatch(r"\.[0-9a-f]{62,64}(\.\w+)*", path.name))
     yield from _files(root, "held")

@@ -29,20 +29,20 @@ class TrainingMixtures(Dataset[dict[str, Tensor]]):
 
     def __init__(
         self, clips: Sequence[str], spectrograms: Store, features: Mapping[str, Store], crop: int, bins: int | None,
-        n_sources: int, gain: tuple[float, float], seed: int, length: int, contents: Sequence[str] | None = None,
+        n_sources: int, gain: tuple[float, float], seed: int, length: int,
+        contents: Sequence[str] | Int[np.ndarray, " n"] | None = None,
         decoded: tuple[int | None, int | None] = (None, None),
     ):  # fmt: skip
         self.clips, self.spectrograms, self.features = list(clips), spectrograms, dict(features)
         self.crop, self.bins, self.n_sources = crop, bins, n_sources
         self.gain, self.seed, self.length, self.decoded = gain, seed, length, decoded
-        numbers: dict[str, int] = {}
-        named = self.clips if contents is None else contents
-        self.contents = np.array([numbers.setdefault(name, len(numbers)) for name in named], int)
-        ends = np.cumsum(np.bincount(self.contents))[:-1]
-        self.members = np.split(np.argsort(self.contents, kind="stable"), ends)  # of each recording
+        named = np.arange(len(self.clips)) if contents is None else np.asarray(contents)
+        recordings, self.contents = np.unique(named, return_inverse=True)
+        self.starts = np.concatenate([[0], np.cumsum(np.bincount(self.contents))])
+        self.by_recording = np.argsort(self.contents, kind="stable")
         self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0, int))
-        if len(numbers) < n_sources:
-            have = f"{len(self.clips)} training clips of {len(numbers)} videos"
+        if len(recordings) < n_sources:
+            have = f"{len(self.clips)} training clips of {len(recordings)} videos"
             raise AvsetError(f"train: {have}, but a mixture is of {n_sources}; add videos")
 
     def __len__(self) -> int:
@@ -54,13 +54,17 @@ class TrainingMixtures(Dataset[dict[str, Tensor]]):
         rng = np.random.default_rng([self.seed, 1, index])
         chosen = [int(self._order(epoch)[place])]
         while len(chosen) < self.n_sources:
-            taken = np.sort(np.concatenate([self.members[self.contents[clip]] for clip in chosen]))
+            taken = np.sort(np.concatenate([self.members(int(self.contents[clip])) for clip in chosen]))
             missing = self.n_sources - len(chosen)
             for place in rng.choice(len(self.clips) - len(taken), missing, replace=False):
                 other = int(place) + int(np.searchsorted(taken - np.arange(len(taken)), place, "right"))
                 if self.contents[other] not in self.contents[chosen]:
                     chosen.append(other)
         return np.array(chosen), rng
+
+    def members(self, recording: int) -> Int[np.ndarray, " n"]:
+        """The clips of a recording."""
+        return self.by_recording[self.starts[recording] : self.starts[recording + 1]]
 
     def _order(self, epoch: int) -> np.ndarray:
         """The clips as they come first in the mixtures of an epoch."""

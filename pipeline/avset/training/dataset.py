@@ -1,10 +1,11 @@
 """What training and evaluation read of a data set."""
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -14,16 +15,27 @@ from torch import Tensor
 from avset.errors import AvsetError
 from avset.features import tower
 from avset.features.boxes import centre_boxes
+from avset.models.losses import AT_ONCE
 from avset.params import clips_of, digest, folder_of, target
 from avset.storage.artifacts import ARTIFACTS, Record, identity_of
+from avset.storage.mapped import mapped
 from avset.storage.store import Store
-from avset.storage.tables import has_column, read_columns, read_table
+from avset.storage.tables import (
+    Column,
+    Rows,
+    as_dict,
+    astray,
+    media_digests,
+    read_table,
+    sorted_index,
+    whole_table,
+)
 from avset.training.mixtures import Mixture
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A data set: stores, the frozen mixtures, boxes, labels, splits."""
+    """A data set: stores, the frozen mixtures, boxes, the index of the clips with labels and splits."""
 
     spectrograms: Store
     regions: Store
@@ -32,9 +44,7 @@ class Corpus:
     mixtures: list[Mixture]
     mixture_sdr: dict[tuple[str, int], float]  # of source n of a mixture
     boxes: dict[str, Float[np.ndarray, "n 4"]]  # by "clip/label", of the centre frame, fractions of its picture
-    labels: dict[str, list[str]]
-    splits: dict[str, str]
-    contents: dict[str, str]  # of each clip: equal where the recordings are the same
+    index: Rows  # of the clips
     needs: frozenset[str] = frozenset()  # of the method that reads it: see avset.models.contract
 
     @classmethod
@@ -47,34 +57,60 @@ class Corpus:
         stores = {name: Store(data / name) for name in ("spectrograms", "regions", "captions", "frames")}
         frozen = ["mixtures", "sets"] if further else ["mixtures"]
         check(data, stores, frozen)
-        labels: dict[str, list[str]] = {}
-        splits: dict[str, str] = {}
-        contents: dict[str, str] = {}
-        sizes: dict[str, list[int]] = {}
-        index = clips_of(data) / "index.parquet"
-        recording = "content" if has_column(index, "content") else "media_id"
-        for columns in read_columns(index, "clip_id", "labels", "split", recording, "width", "height"):
-            for clip, label, split, content, *size in zip(*columns, strict=True):
-                labels[clip], splits[clip], contents[clip], sizes[clip] = label, split, content, size
-        boxes = centre_boxes(read_table(clips_of(data) / "boxes.parquet"), sizes, stores["frames"])
+        clips = Rows(sorted_index(clips_of(data) / "index.parquet"))
+        drawn = read_table(clips_of(data) / "boxes.parquet")
+        boxed = {box["clip_id"] for box in drawn}
+        sizes = {clip: [clips.value(clip, side) for side in ("width", "height")] for clip in boxed}
+        boxes = centre_boxes(drawn, sizes, stores["frames"])
         scores = [row for name in frozen for row in read_table(data / name / "scores.parquet")]
         own = {(r["mixture_id"], r["source"]): r["sdr"] for r in scores if r["method"] == "mixture"}
         mixtures = [Mixture(**row) for name in frozen for row in read_table(data / name / "mixtures.parquet")]
-        return cls(
-            **stores, mixtures=mixtures, mixture_sdr=own, boxes=boxes, labels=labels, splits=splits, contents=contents,
-            needs=needs,
-        )  # fmt: skip
+        return cls(**stores, mixtures=mixtures, mixture_sdr=own, boxes=boxes, index=clips, needs=needs)
+
+    @cached_property
+    def labels(self) -> Mapping[str, list[str]]:
+        """Of each clip."""
+        return Column(self.index, "labels")
+
+    @cached_property
+    def splits(self) -> Mapping[str, str]:
+        """Of each clip."""
+        return Column(self.index, "split")
+
+    @cached_property
+    def contents(self) -> Mapping[str, str]:
+        """Of each clip, equal where the recordings are the same; without fingerprints, where the videos are."""
+        return Column(self.index, self._recording)
+
+    @property
+    def _recording(self) -> str:
+        return "content" if self.index.has("content") else "media_id"
+
+    def training_clips(self) -> list[str]:
+        """The clips of the training split that have everything, sorted."""
+        found = self.complete()
+        split = self.index.many("split", found)
+        return [clip for clip, own in zip(found, split, strict=True) if own == "train"]
+
+    def recordings(self, clips: Sequence[str]) -> Int[np.ndarray, " n"]:
+        """The recordings of some clips, as numbers."""
+        return self.index.numbers(self._recording, self.index.positions(clips))
 
     def complete(self) -> list[str]:
         """The clips that have everything, sorted."""
-        stores = [self.spectrograms, self.regions, self.captions]
+        stores = [self.regions, self.captions]
         stores += [self.objects] if "objects" in on_demand(self.needs) else []
-        return sorted(set.intersection(*(set(store.clips) for store in stores)))
+        found = self.spectrograms.clips
+        for store in stores:
+            if (others := store.clips) != found:
+                there = set(others)
+                found = [clip for clip in found if clip in there]
+        return found
 
     def mixtures_of(self, split: str) -> list[Mixture]:
         """The mixtures of a split whose clips have everything; a line says how many others there are."""
-        there = set(self.complete())
         drawn = [m for m in self.mixtures if m.split == split]
+        there = set(self.complete()).intersection(clip for m in drawn for clip in m.clips)
         whole = [m for m in drawn if there.issuperset(m.clips)]
         if len(whole) < len(drawn):
             lost = len(drawn) - len(whole)
@@ -136,14 +172,34 @@ class Corpus:
         return torch.from_numpy(np.mean(means, 0)).float()
 
     def bank(self, clips: Sequence[str]) -> tuple[Float[Tensor, "C D"], Int[Tensor, " n"]]:
-        """The latent captions of some clips, each once, and for every clip the number of its own."""
-        maker = dict(self.captions.rows.columns("clip_id", "of"))
-        first: dict[str, str] = {}
-        for clip in clips:
-            first.setdefault(maker[clip], clip)
-        numbers = {name: i for i, name in enumerate(first)}
-        captions = torch.from_numpy(self.captions.stack(list(first.values()), "caption")).float()
-        return captions, torch.tensor([numbers[maker[clip]] for clip in clips])
+        """The latent captions of some clips, each once, and for every clip the number of its own.
+
+        More than `AT_ONCE` are float16, and memory-mapped; their order is that of the store's shards.
+        """
+        rows = self.captions.rows
+        own = rows.numbers("of", rows.positions(clips))
+        first = [clips[i] for i in np.unique(own, return_index=True)[1]]
+        if len(first) <= AT_ONCE:
+            return torch.from_numpy(self.captions.stack(first, "caption")).float(), torch.from_numpy(own)
+        order = self.captions.by_shard(first)
+        return self._many([first[i] for i in order]), torch.from_numpy(np.argsort(order)[own])
+
+    def _many(self, clips: Sequence[str]) -> Float[Tensor, "C D"]:
+        """The captions of very many clips, sorted by shard, in half precision; mapped into memory."""
+        size = self.captions.read(clips[0], "caption").size
+
+        def write(file: BinaryIO) -> None:
+            for caption in self.captions.each(clips, "caption"):
+                file.write(caption.astype(np.float16).data)
+
+        named = hashlib.sha256("\n".join(clips).encode()).hexdigest()
+        place = mapped(digest(["captions", self.captions.digest, named]), write)
+        if place is not None:
+            return torch.from_numpy(np.memmap(place, np.float16, "c", shape=(len(clips), size)))
+        found = np.empty((len(clips), size), np.float16)
+        for i, caption in enumerate(self.captions.each(clips, "caption")):
+            found[i] = caption
+        return torch.from_numpy(found)
 
     @property
     def further(self) -> list[str]:
@@ -161,7 +217,9 @@ class Corpus:
     def identity(self) -> str:
         """The identity of everything that training reads."""
         stores = (self.spectrograms, self.regions, self.captions, self.frames)
-        told = [store.digest for store in stores] + [repr(self.mixtures), repr(self.splits), repr(self.contents)]
+        index = clips_of(self.data) / "index.parquet"
+        told = [store.digest for store in stores] + [repr(self.mixtures)]
+        told += [as_dict(index, column) for column in ("split", self._recording)]
         return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
@@ -180,17 +238,13 @@ def check(data: Path, stores: dict[str, Store], frozen: Sequence[str] = ("mixtur
         for name, told in Record.read(data / stage).inputs.items():
             if told != identity_of(data / name, name):
                 raise AvsetError(f"{data / stage} was made with another {data / name}; run `dvc repro {target(stage)}`")
-    index = read_columns(clips_of(data) / "index.parquet", "clip_id", "sha256", "start_s", "duration_s")
-    media = {clip: digest(piece) for columns in index for clip, *piece in zip(*columns, strict=True)}
-    content = {name: dict(store.rows.columns("clip_id", "digest")) for name, store in stores.items()}
     for stage, store in ((name, stores[name]) for name in ARTIFACTS if name in stores):
         source = ARTIFACTS[stage].of
-        known = media if source == "clips" else content[source]
-        shared = "of" in store.rows.table.column_names
-        rows = list(store.rows.columns("clip_id", "of" if shared else "clip_id", "input", "status"))
-        if strange := [clip for clip, of, made_of, status in rows if status == "ok" and known.get(of) != made_of]:
-            folder = clips_of(data) if source == "clips" else data / source
+        index = clips_of(data) / "index.parquet" if source == "clips" else data / source / "index.parquet"
+        known = media_digests(index) if source == "clips" else whole_table(index, columns=["clip_id", "digest"])
+        if strange := astray(data / stage / "index.parquet", known):
             raise AvsetError(
-                f"{data / stage} does not belong to {folder}: {len(strange)} of {len(rows)} clips were made of "
-                f"something else ({', '.join(strange[:3])}); run `dvc repro {target(stage)}`, or `dvc checkout` both"
+                f"{data / stage} does not belong to {index.parent}: {len(strange)} of {len(store.rows)} clips were "
+                f"made of something else ({', '.join(strange[:3])}); "
+                f"run `dvc repro {target(stage)}`, or `dvc checkout` both"
             )

@@ -20,24 +20,27 @@ def test_mask_loss_by_loop():
     assert losses.mask_loss(masks, targets, mixture).item() == pytest.approx(float(total) / 48, rel=1e-5)
 
 
-def test_audio_language_loss_by_loop():
+@pytest.mark.parametrize("temperature", [0.01, 0.1])
+def test_audio_language_loss_by_loop(temperature: float):
     audio, captions, labels = torch.randn(3, 5), torch.randn(7, 5), torch.tensor([4, 0, 6])
     total = 0.0
     for a, label in zip(audio, labels, strict=True):
-        scores = [100 * torch.cosine_similarity(a, c, dim=0).item() for c in captions]
+        scores = [1 / temperature * torch.cosine_similarity(a, c, dim=0).item() for c in captions]
         top = max(scores)
         total += top + math.log(sum(math.exp(s - top) for s in scores)) - scores[label]
-    assert losses.audio_language_loss(audio, captions, labels).item() == pytest.approx(total / 3, rel=1e-4)
+    found = losses.audio_language_loss(audio, captions, labels, temperature).item()
+    assert found == pytest.approx(total / 3, rel=1e-4)
 
 
 def test_very_many_captions_are_compared_in_parts_with_the_same_loss_and_gradient(monkeypatch: pytest.MonkeyPatch):
     audio, captions = torch.randn(6, 5).double().requires_grad_(), torch.randn(50, 5).double()
     labels = torch.tensor([4, 0, 49, 7, 8, 8])
-    for stored, within in ((captions, 1e-12), (captions.half(), 1e-1)):
+    for stored, within, temperature in ((captions, 1e-12, 0.01), (captions, 1e-12, 0.2), (captions.half(), 1e-1, 0.01)):
         found = []
         for at_once in (50, 7):
             monkeypatch.setattr(losses, "AT_ONCE", at_once)
-            loss = 3 * losses.audio_language_loss(audio, captions if at_once == 50 else stored, labels)
+            known = captions if at_once == 50 else stored
+            loss = 3 * losses.audio_language_loss(audio, known, labels, temperature)
             found.append([loss, *torch.autograd.grad(loss, audio)])
         for whole, parts in zip(*found, strict=True):
             torch.testing.assert_close(parts, whole, rtol=within, atol=within)

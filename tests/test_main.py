@@ -348,8 +348,9 @@ def test_many_files_by_a_template_and_again(run, tmp_path: Path):
 def test_all_that_a_query_may_say(run, tmp_path: Path):
     """A box, an example, an exclusion, spans, shares: names and JSON tell of them, and so it is made once."""
     film = make_video(tmp_path / "film.mp4", 2.0)
-    words = ("separate", film, *QUERY, "--box", "0,0,0.5,1", "--like", film, "--not", "drum", "--from", 0.5, "--to", 1.5,
-             "--shares", "-o", tmp_path / "{query}.wav", "--residual", tmp_path / "rest.wav")  # fmt: skip
+    words = ("separate", film, *QUERY, "--box", "0,0,0.5,1", "--like", film, "--not", "drum",
+             "--from", 0.5, "--to", 1.5, "--shares", "-o", tmp_path / "{query}.wav",
+             "--residual", tmp_path / "rest.wav")  # fmt: skip
     code, said, _ = run(*words, "--json")
     told = json.loads(said)
     assert code == 0 and told["shares"] and told["files"][0]["excluded"].keys() == {"drum"}

@@ -3,6 +3,7 @@
 import copy
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -263,6 +264,22 @@ def test_a_shared_caption_is_no_negative_of_itself(data: TrainingMixtures):
     assert (doubled["audio_language"] - found["audio_language"]).item() == pytest.approx(np.log(2), abs=1e-4)
     for name in ("mask", "caption", "trimodal"):
         assert doubled[name] == found[name], "the caption itself is the same"
+
+
+def test_negatives_of_the_batch_are_its_own_captions_each_once(data: TrainingMixtures):
+    captions = torch.randn(4, 32, generator=torch.Generator().manual_seed(1))
+    batch = {k: v[None] for k, v in data[0].items()}
+
+    def loss(own: list[int], known: list[int], **settings: Any) -> float:
+        method = make_model(PRESETS["avset"].model_copy(update=settings)).method
+        bank = {"captions": captions[known], "own": torch.tensor([known.index(one) for one in own])}
+        return method.losses(batch | bank | {"clip": torch.tensor([[0, 1]])})["audio_language"].item()
+
+    among_two = loss([0, 3], [3, 0])
+    assert loss([0, 3], [0, 1, 2, 3], negatives="batch") == pytest.approx(among_two, abs=1e-5)
+    assert loss([0, 3], [0, 1, 2, 3]) > among_two + 0.1
+    assert loss([2, 2], [0, 1, 2, 3], negatives="batch") == 0, "both sounds have one caption, which has no rival"
+    assert loss([0, 3], [0, 1, 2, 3], temperature=1.0) < among_two
 
 
 def test_the_bank_has_each_caption_once(tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch):

@@ -87,7 +87,7 @@ class AVSeTLosses(Section):
 class AVSeTSettings(LearnedSettings, strict=True):
     """Everything that an ablation of AV-SeT changes. See avset.models.avset for the network's switches."""
 
-    teaching: ClassVar[frozenset[str]] = LearnedSettings.teaching | {"init", "kl_reduction"}
+    teaching: ClassVar[frozenset[str]] = LearnedSettings.teaching | {"init", "kl_reduction", "temperature", "negatives"}
     level: Literal["region", "video"]
     norm: Literal["group", "batch"]
     query_norm: Literal["none", "l2"]
@@ -99,6 +99,12 @@ class AVSeTSettings(LearnedSettings, strict=True):
     losses: AVSeTLosses
     similarity: Literal["cosine", "dot", "centered"]
     kl_reduction: Literal["sum", "mean"]
+    temperature: float = Field(default=0.01, gt=0)  # of Eq. 2
+    negatives: Literal["all", "batch"] = "all"  # of Eq. 2: the captions of all training clips | of the batch's
+
+    def recipe(self) -> dict[str, Any]:
+        """The plain values. What has a default came later, and is left out there: older models keep their identity."""
+        return self.model_dump(mode="json", exclude_defaults=True)
 
     def misfits(self, preset: str, p: Any) -> Iterator[Misfit]:
         """Sizes that the U-Net cannot halve, a batch without statistics, regions drawn where all are pooled."""

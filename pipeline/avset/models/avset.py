@@ -183,7 +183,13 @@ class Method(Contract):
             with self.convolutions(mixture.device):
                 audio = self.net.embed(mixture, masks[0]).to(masks[0].dtype)  # (B, N, D)
         if weights.audio_language:
-            terms["audio_language"] = losses.audio_language_loss(audio.flatten(0, 1), captions, labels.flatten())
+            known, own = captions, labels.flatten()
+            if self.settings.negatives == "batch":
+                numbers, own = torch.unique(own, return_inverse=True)
+                known = captions[numbers]
+            terms["audio_language"] = losses.audio_language_loss(
+                audio.flatten(0, 1), known, own, self.settings.temperature
+            )
         if weights.trimodal:
             frames, scale = regions.shape[2], attention.SCALES[self.settings.similarity]
             seen, heard = (

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as fn
 
-SCALE = 100.0  # 1 / temperature of Eq. 2, CLIP's own
+TEMPERATURE = 0.01  # of Eq. 2, CLIP's own
 AT_ONCE = 16384  # captions that Eq. 2 compares with at once
 
 
@@ -24,49 +24,58 @@ def mask_loss(
 
 
 def audio_language_loss(
-    audio: Float[Tensor, "n D"], captions: Float[Tensor, "C D"], labels: Int[Tensor, " n"]
+    audio: Float[Tensor, "n D"],
+    captions: Float[Tensor, "C D"],
+    labels: Int[Tensor, " n"],
+    temperature: float = TEMPERATURE,
 ) -> Float[Tensor, ""]:
-    """Eq. 2: cross-entropy of the cosines with the C latent captions of all training clips; label = its clip's own.
+    """Eq. 2: cross-entropy of the cosines with C latent captions, those of all training clips; label = its clip's own.
 
     A caption that clips share stands in `captions` once: twice, it would be a negative of itself. Of more than
     `AT_ONCE` so many are compared at once, in whatever precision they come: the loss is the same, to rounding.
     """
     if len(captions) > AT_ONCE:
-        loss: Tensor = InParts.apply(fn.normalize(audio, dim=-1), captions, labels)  # type: ignore[no-untyped-call]
+        loss: Tensor = InParts.apply(  # type: ignore[no-untyped-call]
+            fn.normalize(audio, dim=-1), captions, labels, temperature
+        )
         return loss
     cosine = fn.normalize(audio, dim=-1) @ fn.normalize(captions, dim=-1).T
-    return fn.cross_entropy(SCALE * cosine, labels)
+    return fn.cross_entropy(1 / temperature * cosine, labels)
 
 
 class InParts(torch.autograd.Function):
     """Eq. 2 of normalised sounds and any number of constant captions, which are read once, in parts.
 
-    The gradient of the mean of log sum_c exp(s_c) - s_own, s = SCALE * cosine, by a sound is SCALE / n times the mean
-    caption under the softmax, less its own one. That mean is summed up beside the loss, both against the largest
-    score so far.
+    The gradient of the mean of log sum_c exp(s_c) - s_own, s = cosine / temperature, by a sound is 1 / (n temperature)
+    times the mean caption under the softmax, less its own one. That mean is summed up beside the loss, both against the
+    largest score so far.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, audio: Float[Tensor, "n D"], captions: Float[Tensor, "C D"], labels: Int[Tensor, " n"]
+        ctx: Any,
+        audio: Float[Tensor, "n D"],
+        captions: Float[Tensor, "C D"],
+        labels: Int[Tensor, " n"],
+        temperature: float,
     ) -> Float[Tensor, ""]:
         """The loss, a scalar."""
         most, total, mean = audio.new_full((len(audio), 1), -torch.inf), audio.new_zeros(len(audio), 1), audio * 0
         for part in torch.split(captions, AT_ONCE):
             known = fn.normalize(part.to(audio.dtype), dim=-1)
-            scores = SCALE * audio @ known.T
+            scores = audio @ known.T / temperature
             before, most = most, torch.maximum(most, scores.amax(1, keepdim=True))
             weights, kept = (scores - most).exp_(), (before - most).exp()
             total, mean = total * kept + weights.sum(1, keepdim=True), mean * kept + weights @ known
         own = fn.normalize(captions[labels].to(audio.dtype), dim=-1)
-        ctx.save_for_backward(SCALE / len(audio) * (mean / total - own))
-        return (most + total.log() - SCALE * (audio * own).sum(1, keepdim=True)).mean()
+        ctx.save_for_backward((mean / total - own) / (len(audio) * temperature))
+        return (most + total.log() - (audio * own).sum(1, keepdim=True) / temperature).mean()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Float[Tensor, ""]) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Float[Tensor, ""]) -> tuple[Tensor, None, None, None]:
         """By the sounds."""
         (own,) = ctx.saved_tensors
-        return gradient * own, None, None
+        return gradient * own, None, None, None
 
 
 def trimodal_loss(

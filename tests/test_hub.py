@@ -179,7 +179,7 @@ def test_a_model_comes_from_a_dvc_repository(toy_data: Path, scored: Path, tmp_p
     project = Project.done(tmp_path / "theirs", toy_data, scored, git=True)
     project.commit()
     for tag in ("v1", "avset@v1.0.0", "regions@v1.0.0"):
-        project.git("tag", tag)
+        project.git("tag", "--annotate", tag, "--message", tag)
     address = f"{project.folder}#v1:{MODEL}"
     folder = locate(address)
     assert Separator.load(folder).model.settings == Separator.load(scored / MODEL).model.settings

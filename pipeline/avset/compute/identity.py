@@ -12,6 +12,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,12 @@ def code_of(stage: str) -> list[Path]:
 
 def code_digest(modules: Iterable[Path]) -> str:
     """sha256 of what modules do and how they are called: comments, docstrings and layout aside."""
-    return digest(sorted([path.name, _meaning(path)] for path in modules))
+    return digest(sorted([path.name, _meaning(path.read_bytes())] for path in modules))
 
 
-def _meaning(path: Path) -> str:
-    tree = ast.parse(path.read_bytes())
+@cache
+def _meaning(source: bytes) -> str:
+    tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:]

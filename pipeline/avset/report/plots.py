@@ -29,6 +29,7 @@ from avset.storage.files import write_atomic
 WINDOW, HOP, BINS = 1022, 256, 256  # samples, and log-frequency bins of a picture, whatever the model works on
 RANGE = 60.0  # dB between black and the loudest bin of the mixture
 LIMIT = 150e3  # bytes of a PNG that goes to git
+DOTS = [140, 120, 100, 85, 70, 60, 50, 40]  # per inch, of a figure
 Aspect = Literal["equal", "auto"]
 GREEN = "#3ddc84"  # colour of the boxes
 LOOKS = ("frame", "latent caption", "separated sound")  # the rows of `localization_figure`
@@ -140,7 +141,9 @@ def figure_png(figure: Figure, colours: int = 256, limit: float = LIMIT) -> byte
 
     Without a limit (inf) it has all its colours.
     """
-    for dots in (140, 120, 100, 85, 70, 60, 50, 40):  # per inch
+    todo = DOTS
+    while todo:
+        dots, *todo = todo
         figure.set_dpi(dots)
         canvas, out = FigureCanvasAgg(figure), io.BytesIO()
         canvas.draw()
@@ -149,8 +152,10 @@ def figure_png(figure: Figure, colours: int = 256, limit: float = LIMIT) -> byte
             picture.quantize(colours, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
         else:
             picture.save(out, "PNG")
-        if out.tell() <= limit:
+        if (size := out.tell()) <= limit:
             break
+        likely = [n for n in todo if size * (n / dots) ** 2 <= limit]  # a pixel of a smaller picture has no fewer bytes
+        todo = likely or todo[-1:]
     return out.getvalue()
 
 

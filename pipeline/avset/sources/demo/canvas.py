@@ -2,6 +2,7 @@
 
 import cmath
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -118,6 +119,7 @@ def smooth(points: Sequence[Place], closed: bool = True, steps: int = 5) -> np.n
     return curve.ravel() if closed else np.append(curve.ravel(), array[-1])
 
 
+@lru_cache(4096)  # colours
 def mixed(first: Colour, second: Colour, share: Real) -> Colour:
     """The first colour with this share (0 to 1) of the second in it."""
     a, b, c = (round((1 - share) * x + share * y) for x, y in zip(first, second, strict=True))

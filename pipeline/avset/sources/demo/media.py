@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.codec.context import Flags
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Interpolation, VideoReformatter
 from jaxtyping import Float, UInt8
 
 AUDIO_BIT_RATE = 96_000  # bit/s
@@ -43,11 +43,12 @@ def write_mp4(
         for context in (picture.codec_context, sound.codec_context):
             context.thread_count = 1
             context.flags |= Flags.bitexact
+        chroma = VideoReformatter()  # one for all pictures: each makes tables anew
         for number, pixels in enumerate(frames):
             if number == 0:
                 picture.height, picture.width = pixels.shape[:2]
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            frame = frame.reformat(format="yuv420p", interpolation=CHROMA)
+            frame = chroma.reformat(frame, format="yuv420p", interpolation=CHROMA, threads=1)
             frame.pts, frame.time_base = number, Fraction(1, fps)
             container.mux(picture.encode(frame))
         container.mux(picture.encode(None))

@@ -19,6 +19,7 @@ PATHS = {  # module -> what it measures
     "decoding": "frames + spectrograms",
     "repro": "a `dvc repro` that changes nothing",
     "separation": "separating long recordings by text",
+    "combined": "queries that exclude, share, or are shown, on the demo of this folder",
     "startup": "start-up of commands and stages",
 }
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 import avset.inference.files
 import avset.inference.separate
+import avset.inference.wishes
 from avset.errors import AvsetError
 from avset.inference.files import localize_file, localize_file_to_file, separate_file_to_file
 from avset.inference.localize import Attention
@@ -183,7 +184,11 @@ def test_what_is_too_loud_is_clamped_or_rescaled(separator: Separator, tmp_path:
     np.testing.assert_allclose(found["float"], loud, atol=1e-4)
 
 
-@pytest.mark.parametrize("module", [avset, avset.inference.separate, avset.inference.files], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module",
+    [avset, avset.inference.separate, avset.inference.files, avset.inference.wishes],
+    ids=lambda m: m.__name__,
+)
 def test_the_examples_of_the_library(module: ModuleType, separator: Separator, tmp_path: Path):
     """Every example in a docstring does what it says."""
     soundfile.write(tmp_path / "band.wav", stereo(1.0, 44100).T, 44100, subtype="PCM_24")

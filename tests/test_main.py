@@ -346,22 +346,19 @@ def test_many_files_by_a_template_and_again(run, tmp_path: Path):
 
 
 def test_all_that_a_query_may_say(run, tmp_path: Path):
-    """A box, an example, an exclusion, spans, shares: names and JSON tell of them, and so it is made once."""
+    """A box, the video, an exclusion, spans, shares: names and JSON tell of them, and so it is made once."""
     film = make_video(tmp_path / "film.mp4", 2.0)
-    words = ("separate", film, *QUERY, "--box", "0,0,0.5,1", "--like", film, "--not", "drum",
-             "--from", 0.5, "--to", 1.5, "--shares", "-o", tmp_path / "{query}.wav",
-             "--residual", tmp_path / "rest.wav")  # fmt: skip
+    words = ("separate", film, *QUERY, "--box", "0,0,0.5,1", "--video", "--not", "drum", "--from", 0.5,
+             "--to", 1.5, "--shares", "-o", tmp_path / "{query}.wav", "--residual", tmp_path / "rest.wav")  # fmt: skip
     code, said, _ = run(*words, "--json")
     told = json.loads(said)
-    assert code == 0 and told["shares"] and told["files"][0]["excluded"].keys() == {"drum"}
+    assert code == 0 and told["shares"] and told["files"][0]["excluded"].keys() == {"drum"}, told
     ends = "not drum from 0.5 to 1.5 s"
-    assert told["queries"] == [f"{QUERY[1]} {ends}", f"box 0,0,0.5,1 {ends}", f"like film {ends}"]
+    assert told["queries"] == [f"{QUERY[1]} {ends}", f"video {ends}", f"box 0,0,0.5,1 {ends}"]
     outputs = [Path(sound["path"]) for sound in told["files"][0]["sounds"]]
-    assert outputs[1].name == "box-0-0-0-5-1-not-drum-from-0-5-to-1-5-s-shares.wav"
-    rate, whole = (
-        soundfile.info(outputs[0]).samplerate,
-        [read(path, None) for path in (*outputs, tmp_path / "rest.wav")],
-    )
+    assert outputs[2].name == "box-0-0-0-5-1-not-drum-from-0-5-to-1-5-s-shares.wav"
+    rate = soundfile.info(outputs[0]).samplerate
+    whole = [read(path, rate) for path in (*outputs, tmp_path / "rest.wav")]
     assert not any(sound[: round(0.49 * rate)].any() for sound in whole[:3])
     np.testing.assert_array_equal(sum(whole)[: rate // 4], whole[3][: rate // 4])
     assert "all of it is there already" in run(*words, "--resume")[1]
@@ -409,8 +406,8 @@ def test_from_stdin_to_stdout(project: Path, tmp_path: Path):
      (["-o", "o.flac", "--bits", "32"], "no samples of 32 bits"), (["-", "-o", "o.ogg"], "stdin is one file by itself"),
      (["-o", "o.ogg", "--device", "tpu"], "the device 'tpu' cannot be used"),
      (["-o", "o.ogg", "-q", "drum=+6dB"], "has no gain, and others have one"),
-     (["-o", "o.ogg", "--like", "b.wav"], "the example 'b.wav' is silent"),
-     (["-o", "o.ogg", "--like", "c.wav"], "cannot read 'c.wav'"),
+     (["-o", "{query}.ogg", "--like", "b.wav"], "the example 'b.wav' is silent"),
+     (["-o", "{query}.ogg", "--like", "c.wav"], "cannot read 'c.wav'"),
      (["-o", "{query}.ogg", "--box", "0,0,0.5,1"], "cannot take a picture from 'a.wav'"),
      (["-o", "o.ogg", "--not", "drum=+6dB"], "is not wanted, and has a gain"),
      (["-o", "o.ogg", "--from", "1"], "give a --to for each --from"),

@@ -20,7 +20,9 @@ from media import make_video
 from starlette.testclient import TestClient
 
 from avset.errors import AvsetError
+from avset.inference.pictures import picture_size
 from avset.inference.separate import Separator
+from avset.inference.wishes import Query, of_picture
 from avset.storage.tables import read_table
 from avset.web.examples import Example, examples
 from avset.web.jobs import BROKEN, Allowed, Busy, Jobs
@@ -105,6 +107,22 @@ def test_the_page_gives_what_the_library_gives(client: TestClient, separator: Se
         assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 
+def test_a_box_of_what_the_page_shows_and_what_is_not_wanted(client: TestClient, separator: Separator, film: Path):
+    """A box of the centre square is one of the whole picture, of which the library speaks."""
+    asked = ['{"box": [0.5, 0, 1, 0.5], "without": ["drum"]}', '{"text": "violin", "without": ["a  flute"]}']
+    _, told = finished(client, params={"query": asked, "example": "1", "shares": "1"})
+    assert told["state"] == "done", told
+    box = of_picture((0.5, 0.0, 1.0, 0.5), *picture_size(film))
+    queries = [Query(box=box, without=["drum"]), Query("violin", without=["a flute"])]
+    expected = separator.separate(film, queries, shares=True)
+    np.testing.assert_allclose([sound["energy"] for sound in told["sounds"]], expected.energies, rtol=1e-5)
+    assert [sound["box"] for sound in told["sounds"]] == [[0.5, 0, 1, 0.5], None]
+    assert [values is None for values in told["heat"]["values"]] == [True, False]
+    for path, code in (("1", 200), ("2", 400), ("x", 404)):
+        answer = client.get(f"/api/examples/{path}")
+        assert answer.status_code == code and (code != 200 or answer.content.startswith(b"\xff\xd8"))
+
+
 SILENCE = b"".join((b"RIFF", (36 + 2**17).to_bytes(4, "little"), b"WAVEfmt ", (16).to_bytes(4, "little"),
                     bytes.fromhex("0100010040 1f0000803e0000 02001000"), b"data", (2**17).to_bytes(4, "little"),
                     bytes(2**17)))  # fmt: skip
@@ -116,6 +134,14 @@ SILENCE = b"".join((b"RIFF", (36 + 2**17).to_bytes(4, "little"), b"WAVEfmt ", (1
      ({"query": ["violin"] * 2}, b"x", 400, "the same"), ({"query": list("abcdefg")}, b"x", 400, "7 queries"),
      ({"query": "v" * 201}, b"x", 400, "200 letters"), ({"query": "violin"}, b"", 400, "no file"),
      ({"query": "violin", "example": "2"}, b"", 400, "no such example"),
+     ({"query": "{"}, b"x", 400, "cannot be read"),
+     ({"query": '{"text": "a", "like": "/etc/a.wav"}'}, b"x", 400, "cannot be read"),
+     ({"query": '{"box": [0, 0, 1]}'}, b"x", 400, "a box|no box"),
+     ({"query": '{"box": [0.5, 0, 0.4, 1]}'}, b"x", 400, "is no box"),
+     ({"query": '{"text": "a", "box": [0, 0, 1, 1]}'}, b"x", 400, "text and box"),
+     ({"query": '{"text": "a", "without": ["a"]}'}, b"x", 400, "wanted and not wanted"),
+     ({"query": '{"text": "a", "without": ["' + "v" * 201 + '"]}'}, b"x", 400, "200 letters"),
+     ({"query": '{"box": [0, 0, 1, 1]}', "name": "long.wav"}, SILENCE, 202, "cannot take a picture from 'long.wav'"),
      ({"query": "violin", "example": "²"}, b"", 400, "no such example"),
      ({"query": "violin"}, bytes(600_000), 413, "larger than 0.5 MB"),
      ({"query": "violin"}, [bytes(300_000)] * 2, 413, "larger than 0.5 MB"),

@@ -53,8 +53,8 @@ def separate_file(
     file: Path,
     query: Wanted | Sequence[Wanted],
     model_rate: bool = False,
-    shares: bool = False,
     limits: Limits = LIMITS,
+    shares: bool = False,
 ) -> Generator[Block, None, None]:
     """Blocks of a recording, each with the sounds that the queries name.
 
@@ -111,13 +111,13 @@ def separate_file_to_file(
         raise AvsetError(REMIXED)
     check_examples(asked, limits)
     planned = plan(file, outputs, residual, overwrite, bits, model_rate, limits, asked)
-    return carry_out(separator, planned, query, model_rate, clip, progress, keep_absent, shares, limits)
+    return carry_out(separator, planned, query, model_rate, clip, progress, keep_absent, limits, shares)
 
 
 def carry_out(
     separator: Separator, planned: Plan, query: Wanted | Sequence[Wanted], model_rate: bool = False,
     clip: Clip = "clamp", progress: Callable[[float], None] | None = None, keep_absent: bool = False,
-    shares: bool = False, limits: Limits = LIMITS,
+    limits: Limits = LIMITS, shares: bool = False,
 ) -> SeparatedFile:  # fmt: skip
     """`separate_file_to_file`, as it was planned.
 

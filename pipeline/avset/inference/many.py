@@ -65,8 +65,8 @@ def carry_out_all(
     for made in plans:
         told = None if progress is None else (lambda seconds, made=made: progress(made, seconds))
         try:
-            options = how.model_rate, how.clip, told, how.keep_absent, how.shares
-            yield made, carry_out(separator, made, how.queries, *options)
+            options = how.model_rate, how.clip, told, how.keep_absent
+            yield made, carry_out(separator, made, how.queries, *options, shares=how.shares)
         except AvsetError as e:
             yield made, e
 

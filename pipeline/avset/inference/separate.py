@@ -134,8 +134,8 @@ class Separator:
         sample_rate: int | None = None,
         model_rate: bool = False,
         keep_absent: bool = False,
-        shares: bool = False,
         limits: Limits = LIMITS,
+        shares: bool = False,
     ) -> Separated:
         """The sounds that queries name, in a sound that fits into memory.
 

@@ -189,10 +189,10 @@ def in_square(box: Box, width: int, height: int) -> Box:
 
 
 def of_picture(box: Box, width: int, height: int) -> Box:
-    """The inverse of `in_square`: a box in fractions of the centre square, in fractions of the picture."""
+    """The inverse of `in_square`: a box in fractions of the centre square, in thousandths of the picture."""
     side = min(width, height)
     x0, y0, x1, y1 = (
-        (e * side + (whole - side) / 2) / whole for e, whole in zip(box, (width, height) * 2, strict=True)
+        round((e * side + (whole - side) / 2) / whole, 3) for e, whole in zip(box, (width, height) * 2, strict=True)
     )
     return x0, y0, x1, y1
 

@@ -339,6 +339,7 @@ def test_many_files_by_a_template_and_again(run, tmp_path: Path):
     assert changed == {"c-a-violin.flac"}
 
 
+@pytest.mark.slow
 def test_two_jobs_do_what_one_does(run, tmp_path: Path):
     for name in "abc":
         soundfile.write(tmp_path / f"{name}.wav", tone_samples(1.0, RATE, 440, 0.4, onset=0.0), RATE)
@@ -350,6 +351,7 @@ def test_two_jobs_do_what_one_does(run, tmp_path: Path):
         assert (tmp_path / "two" / f"{name}.wav").read_bytes() == (tmp_path / "one" / f"{name}.wav").read_bytes()
 
 
+@pytest.mark.slow
 def test_from_stdin_to_stdout(project: Path, tmp_path: Path):
     soundfile.write(tmp_path / "in.wav", tone_samples(1.0, 22050, 440, 0.4, onset=0.0), 22050, subtype="PCM_24")
     command = [sys.executable, "-m", "avset", "separate", "-", *QUERY, "-o", "-"]

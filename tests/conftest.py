@@ -19,10 +19,17 @@ hook = install_import_hook([*ROOMS, "avset.sources.clips", "avset.sources.folder
 LONGEST = ("sharing", "crashes", "pipeline", "ray_worker", "distributed")  # files, the longest first
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With --dist loadfile, the files that take longest begin first, so that the processes end together."""
+    """Who needs the model of `scored` is slow.
+
+    With --dist loadfile, the files that take longest begin first, so that the processes end together.
+    """
     place = {f"test_{name}": number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+    for item in items:
+        if "scored" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

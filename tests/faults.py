@@ -84,17 +84,18 @@ class Here(Limits):
 HERE = Here(seconds=0.0, memory=0.0)
 
 
-def attack(shim: Path, folder: Path) -> dict[str, Any]:
-    """Every reader, error and place; how they ended. To be run below the shim."""
+def attack(shim: Path, folder: Path, every: bool) -> dict[str, Any]:
+    """Every reader, error and place; how they ended. To be run below the shim.
+
+    Not `every`: the first error at every place of every reader, and each other error at one place after the other.
+    """
     library = ctypes.CDLL(str(shim))
     seen: dict[str, Counter[str]] = {}
     wrong = []
-    for name, (file, read) in readers(folder).items():
-        usual = read()
-        for error in ERRORS:
-            for place in PLACES:
-                if place != OPEN and place >= file.stat().st_size:
-                    continue
+    for number, (name, (file, read)) in enumerate(readers(folder).items()):
+        usual, there = read(), [place for place in PLACES if place == OPEN or place < file.stat().st_size]
+        for turn, error in enumerate(ERRORS, number):
+            for place in there if every or error == ERRORS[0] else [there[turn % len(there)]]:
                 for often, count in OFTEN.items():
                     after = 0 if place == OPEN else place
                     library.set_fault(os.fsencode(file), getattr(errno, error), place == OPEN, after, count)
@@ -219,8 +220,8 @@ def plain(value: Any) -> Any:
     return value
 
 
-def run() -> dict[str, Any]:
-    """Build the shim, and attack below it; RuntimeError if there is no compiler or no LD_PRELOAD."""
+def run(every: bool) -> dict[str, Any]:
+    """Build the shim, and `attack` below it; RuntimeError if there is no compiler or no LD_PRELOAD."""
     with tempfile.TemporaryDirectory(prefix="faults-") as place:
         folder = Path(place)
         (folder / "shim.c").write_text(SHIM)
@@ -232,14 +233,14 @@ def run() -> dict[str, Any]:
         below = {**os.environ, "LD_PRELOAD": str(shim), "AVSET_CACHE": str(folder / "cache")}
         paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
         below["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-        command = [sys.executable, __file__, str(shim), str(folder)]
+        command = [sys.executable, __file__, str(shim), str(folder), *(["every"] if every else [])]
         return dict(json.loads(subprocess.run(command, env=below, check=True, stdout=subprocess.PIPE).stdout))
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        print(json.dumps(attack(Path(sys.argv[1]), Path(sys.argv[2]))))
+        print(json.dumps(attack(Path(sys.argv[1]), Path(sys.argv[2]), "every" in sys.argv)))
     else:
-        told = run()
+        told = run(every=True)
         print(json.dumps(told, indent=2))
         sys.exit(bool(told["wrong"]))

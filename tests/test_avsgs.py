@@ -32,6 +32,7 @@ def shown() -> dict[str, torch.Tensor]:
     return told
 
 
+@pytest.mark.slow
 def test_it_learns_which_thing_is_loud_and_which_is_quiet():
     found, masks = taught(method(), shown(), 0.01, 80, {"mask": 1.0, "classes": 0.05, "orthogonality": 0.1})
     assert all(found[-1][name] < 0.9 * found[0][name] for name in PRESET["losses"])

@@ -34,7 +34,7 @@ STAGES = (
     }
     | {"report": {"artifact": "../../reports/demo/demo"}}
 )
-LIKE = ("frames", "encoder", "regions", "captions", "mixtures")  # built as spectrograms, clips or sets are
+LIKE = ("frames", "encoder", "regions", "captions", "mixtures", "evaluate")  # built as spectrograms, clips or sets are
 PRIVATE = ("unshare", "-rm")  # a command in which we may mount, and nobody sees it
 MOUNTS = shutil.which("unshare") is not None and not subprocess.run([*PRIVATE, "true"], capture_output=True).returncode
 mounting = pytest.mark.skipif(
@@ -137,8 +137,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("before", "most"), [({}, 1000), ({"a": 0, "b": 8, "h": 7}, 10)])
-def test_killed_at_every_moment_a_stage_goes_on(tmp_path: Path, before: dict[str, int], most: int):
+@pytest.mark.parametrize(("before", "most"), [({}, 50), ({"a": 0, "b": 8, "h": 7}, 10)])
+def test_killed_at_any_moment_a_stage_goes_on(tmp_path: Path, before: dict[str, int], most: int):
     """Into an empty folder with an empty cache; and at some over a store of other clips."""
     if before:
         finishes(project(tmp_path / "project", before))

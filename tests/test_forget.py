@@ -43,7 +43,9 @@ def store_alone(cache: Path) -> None:
     shutil.rmtree(cache, ignore_errors=True)
 
 
-@pytest.mark.parametrize("swept", [nothing, items_alone, shards_alone, store_alone])
+@pytest.mark.parametrize(
+    "swept", [nothing, *(pytest.param(one, marks=pytest.mark.slow) for one in (items_alone, shards_alone)), store_alone]
+)
 def test_a_failure_is_remembered_until_it_is_forgotten(
     toy_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swept: Callable[[Path], None],
     capsys: pytest.CaptureFixture,

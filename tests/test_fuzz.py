@@ -8,6 +8,7 @@ import fuzz
 import pytest
 
 
+@pytest.mark.slow
 def test_damaged_files_end_as_clips_or_by_reasons() -> None:
     count = 60
     report = fuzz.run(count, seed=0)

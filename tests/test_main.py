@@ -375,6 +375,7 @@ def test_a_remix(run, tmp_path: Path):
     assert told["remix"] == str(tmp_path / "a.wav") and told["sounds"][0]["gain"] == "-inf"
 
 
+@pytest.mark.slow
 def test_two_jobs_do_what_one_does(run, tmp_path: Path):
     for name in "abc":
         soundfile.write(tmp_path / f"{name}.wav", tone_samples(1.0, RATE, 440, 0.4, onset=0.0), RATE)
@@ -386,6 +387,7 @@ def test_two_jobs_do_what_one_does(run, tmp_path: Path):
         assert (tmp_path / "two" / f"{name}.wav").read_bytes() == (tmp_path / "one" / f"{name}.wav").read_bytes()
 
 
+@pytest.mark.slow
 def test_from_stdin_to_stdout(project: Path, tmp_path: Path):
     soundfile.write(tmp_path / "in.wav", tone_samples(1.0, 22050, 440, 0.4, onset=0.0), 22050, subtype="PCM_24")
     command = [sys.executable, "-m", "avset", "separate", "-", *QUERY, "-o", "-"]

@@ -103,6 +103,7 @@ def test_pieces_are_fetched_and_every_row_is_told(project: Path, server: Server,
     assert "/other.mp4" not in {request.path for request in server.log}
 
 
+@pytest.mark.slow
 def test_what_is_known_is_not_asked_again_and_a_retry_asks_what_failed(project: Path, server: Server, videos: dict):
     clips(project)
     server.log.clear()
@@ -133,6 +134,7 @@ def test_other_labels_and_lengths_fetch_nothing(project: Path, server: Server):
     assert not server.log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "reason", "row"), [(429, "rate_limited", 3), (404, "unavailable", 4)])
 def test_a_site_that_refuses_everybody_ends_the_stage_and_nothing_is_lost(
     server: Server, tmp_path: Path, videos: dict, status: int, reason: str, row: int
@@ -186,6 +188,7 @@ def test_a_dry_run_counts_and_asks_for_no_video(project: Path, server: Server, c
     assert not server.log and not (project / "data").exists()
 
 
+@pytest.mark.slow
 def test_secrets_stay_out_of_artifacts_keys_and_logs(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture):
     """A proxy with a password and cookies: the same keys as without, and no trace of them."""
     (tmp_path / "list.csv").write_text(LIST)

@@ -82,7 +82,7 @@ def test_what_is_not_synced_is_seen(tmp_path: Path):
     assert len(order.faults) == 3
 
 
-@pytest.mark.parametrize("fixture", ["toy_data", "scored"])
+@pytest.mark.parametrize("fixture", ["toy_data", pytest.param("scored", marks=pytest.mark.slow)])
 def test_every_stage_has_it_on_the_disk(fixture: str, request: pytest.FixtureRequest):
     folder: Path = request.getfixturevalue(fixture)
     assert (folder.parent / "faults").read_text() == ""

@@ -112,7 +112,7 @@ def test_what_the_machine_cannot_read_is_not_remembered_and_ends_the_stage_after
 @pytest.mark.skipif(platform.system() != "Linux", reason="a shim in front of the C library needs LD_PRELOAD")
 def test_no_error_of_the_c_library_gives_another_result():
     try:
-        told = faults.run()
+        told = faults.run(every=False)
     except RuntimeError as e:
         pytest.skip(str(e))
     assert told["wrong"] == [] and all("the system" in counts for counts in told["readers"].values())

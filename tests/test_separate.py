@@ -180,7 +180,7 @@ def test_no_more_is_held_of_a_long_recording_than_of_a_short_one(tmp_path: Path,
             yield np.zeros((2, rate), np.float32), rate
 
     furthest = {}
-    for seconds in (30, 240):
+    for seconds in (30, 60):
         read, written, furthest[seconds] = 0, 0, 0
         with AudioWriter(tmp_path / "out.wav", rate) as sound:
             for block in separator(model).stream(recording(seconds), torch.zeros(1, 1, 1, 128)):
@@ -190,7 +190,7 @@ def test_no_more_is_held_of_a_long_recording_than_of_a_short_one(tmp_path: Path,
         assert written == seconds * rate
     ahead = (WINDOWS + 1) * step * 4 + BLOCK + 2 * rate  # a batch, a block of the resampler, two of the file
     assert max(furthest.values()) <= ahead < 30 * rate
-    assert max(asked) <= WINDOWS + 1 and sum(asked) >= 270 * new_rate // step
+    assert max(asked) <= WINDOWS + 1 and sum(asked) >= 90 * new_rate // step
 
 
 def test_a_stream_leaves_gradients_to_its_caller():

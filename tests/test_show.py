@@ -121,6 +121,7 @@ def lag(heard: np.ndarray, sound: np.ndarray) -> tuple[float, float]:
     return crossed[best] / np.linalg.norm(heard) / np.linalg.norm(sound), late / film.SAMPLE_RATE
 
 
+@pytest.mark.slow
 def test_the_film_has_the_papers_parts_in_its_order(run, project: Path, tmp_path: Path):
     code, said, error = run("-o", tmp_path, "--baseline", DATA / "models/mix_and_separate", "--examples", 1)
     assert code == 0 and said.strip() == str(tmp_path) and not error

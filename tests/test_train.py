@@ -122,6 +122,7 @@ def test_the_loss_is_the_weighted_sum(data: TrainingMixtures):
     assert values["train/loss"] == pytest.approx(sum(weights[k] * values[f"train/{k}"] for k in terms), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_training_separates_by_video_and_by_caption(data: TrainingMixtures):
     _, log = fit(data, PRESETS["avset"].model_copy(update={"warmup": 5, "lr": 5e-3}), 150)
     first, last = log[0][1], log[-1][1]

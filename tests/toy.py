@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ STAGES = ("clips", "frames", "spectrograms", "encoder", "regions", "captions", "
 
 def params(**changes: Any) -> dict[str, Any]:
     """The project's parameters made tiny; `changes` by dotted key with `__` for the dots."""
-    tree = copy.deepcopy(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    tree = copy.deepcopy(_own())
     tree["datasets"]["demo"]["clips"]["options"] |= {
         "train_per_label": 1, "validation_per_label": 1, "test_per_label": 1, "duets": 4, "test_duets": 0,
         "duration": 2.0,
@@ -48,8 +49,13 @@ def params(**changes: Any) -> dict[str, Any]:
 
 def methods(*names: str) -> dict[str, str]:
     """The presets of these names, each with the file of its method."""
-    presets = yaml.safe_load((ROOT / "params.yaml").read_text())["presets"]
-    return {name: f"pipeline/avset/models/{presets[name]['kind']}.py" for name in names}
+    return {name: f"pipeline/avset/models/{_own()['presets'][name]['kind']}.py" for name in names}
+
+
+@cache
+def _own() -> dict[str, Any]:
+    """The project's own parameters. Read them, don't change them."""
+    return dict(yaml.load((ROOT / "params.yaml").read_text(), yaml.CSafeLoader))
 
 
 def project(folder: Path, tree: dict[str, Any]) -> Path:
@@ -61,7 +67,7 @@ def project(folder: Path, tree: dict[str, Any]) -> Path:
     for name in {"models", *tree["datasets"]} - {"folder"}:  # who asks for `folder` says where its videos are
         (folder / "inputs" / name).mkdir(parents=True, exist_ok=True)
         (folder / "inputs" / name / ".gitkeep").touch()
-    (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    (folder / "params.yaml").write_text(yaml.dump(tree, Dumper=yaml.CSafeDumper, sort_keys=False))
     return folder
 
 

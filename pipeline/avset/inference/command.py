@@ -37,6 +37,7 @@ class Asked:
     bits: int | None
     clip: Any
     keep_absent: bool
+    heat_map: bool
     jobs: int
     device: str
     as_json: bool
@@ -73,7 +74,9 @@ def _separate(asked: Asked, folders: Callable[[], tuple[Path, Path]], files: Exi
     inputs = [Input(files.enter_context(_stdin()))] if PIPE in asked.files else inputs_of(asked.files)
     targets = targets_of(inputs, asked.queries, asked.output)
     rests = [one for (one,) in targets_of(inputs, ["rest"], asked.residual)] if asked.residual else []
-    plans = plan_all(inputs, targets, rests, asked.overwrite, asked.resume, asked.bits, asked.model_rate)
+    plans = plan_all(
+        inputs, targets, rests, asked.overwrite, asked.resume, asked.bits, asked.model_rate, heat_map=asked.heat_map
+    )
     model, encoder = folders()
     say = _Teller(asked, plans, to_pipe)
     from avset.inference.many import How, carry_out_all, carry_out_by, report  # torch: what is wrong was told by now

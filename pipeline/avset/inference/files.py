@@ -3,30 +3,34 @@
 Each step of the ladder adds reading or writing only: `Separator.stream` takes blocks, `separate_file` reads the
 blocks from a file, `separate_file_to_file` writes what was found, `separate_files_to_files` does so with many files.
 `Separator.localize` takes a frame, `localize_file` takes the frame from a video, `localize_file_to_file` draws the
-heat map.
+heat map, and `localize_film_to_film` draws that of the moving picture.
 """
 
 import math
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
+from torch import Tensor
 
 from avset.compute.limited import Limits
-from avset.errors import AvsetError
-from avset.inference.localize import Attention
+from avset.errors import AvsetError, ClipError
+from avset.inference.heated import HeatMap
+from avset.inference.localize import Attention, localize
 from avset.inference.pictures import read_frame
 from avset.inference.plans import Plan, plan
 from avset.inference.queries import Query, listed
-from avset.inference.reading import LIMITS, limited_blocks
+from avset.inference.reading import LIMITS, limited_blocks, limited_format
 from avset.inference.separate import Block, Separator
-from avset.media.films import FilmWriter
+from avset.media.container import has
+from avset.media.films import Drawing, FilmWriter
 from avset.media.targets import FILMS, PICTURES, check_files, check_query
-from avset.media.writers import AudioWriter, bits_of, quantised
+from avset.media.writers import AudioWriter, bits_of, check_writable, quantised
 
 Clip = Literal["clamp", "rescale"]
 
@@ -75,6 +79,7 @@ def separate_file_to_file(
     clip: Clip = "clamp",
     progress: Callable[[float], None] | None = None,
     keep_absent: bool = False,
+    heat_map: bool = False,
 ) -> SeparatedFile:
     """Write what each query names to its `output`, and the rest of the mixture to `residual`.
 
@@ -86,6 +91,7 @@ def separate_file_to_file(
     clip         what is louder than full scale is clamped, or all that is written is rescaled by one gain
     progress     gets the seconds that are done
     keep_absent  also what is found for queries whose presence is below `THRESHOLD`: their sounds are silence otherwise
+    heat_map     the pictures of an .mp4 are under the heat map of its query
 
     AvsetError if `file` cannot be read or a target cannot be written; then every file is as it was. `file`, outputs and
     `residual` are different files; those that are there already are replaced only with `overwrite`.
@@ -101,7 +107,7 @@ def separate_file_to_file(
             check_query(one)
     if len(outputs) != len(asked):
         raise AvsetError(f"there are {len(asked)} queries and {len(outputs)} outputs; give one output for each query")
-    planned = plan(file, outputs, residual, overwrite, bits, model_rate, limits)
+    planned = plan(file, outputs, residual, overwrite, bits, model_rate, limits, heat_map)
     return carry_out(separator, planned, query, model_rate, clip, progress, keep_absent, limits)
 
 
@@ -122,6 +128,7 @@ def carry_out(
     frame = separator.picture(planned.file, limits) if planned.format.pictures else None
     listener = separator.listener(queries, frame)
     inexact = any(bits_of(path, planned.bits) != 32 for path in planned.paths)
+    draw = _drawings(separator, planned, queries, limits) if planned.heat_map else {}
 
     def attempt(muted: frozenset[int]) -> tuple[Tally, float]:
         tally, gain = Tally(planned.residual is not None), 1.0
@@ -136,7 +143,7 @@ def carry_out(
                     np.save(spool, np.stack([block.mixture, *block.sounds]))
                 gain = 1 / max(tally.loudest, 1.0)
                 blocks = _spooled(spool, tally.rate)
-            _write(planned, blocks, gain, files, limits)
+            _write(planned, blocks, gain, files, limits, draw)
             if not (muted or keep_absent) and (absent := listener.absent()):
                 raise _Absent(absent)
         return tally, gain
@@ -147,6 +154,18 @@ def carry_out(
         tally, gain = attempt(e.args[0])
     maps = separator.heat_maps(frame, queries)
     return tally.told(gain, inexact, listener.presence(), tuple(map(_place, maps)) if maps else None)
+
+
+def _drawings(separator: Separator, planned: Plan, queries: Tensor, limits: Limits) -> dict[Path, Drawing]:
+    """What draws the heat map of each query; AvsetError if the model or a query has none."""
+    separator.model.localizing()
+    if queries.shape[1:3] != (1, 1):
+        raise AvsetError("a heat map is of a query in words; leave out the heat map, or ask in words")
+    model, encoder = separator.model, separator.encoder
+    return {
+        path: HeatMap(planned.file, partial(localize, model, encoder, target=query[0, 0]), limits).draw
+        for path, query in zip(planned.outputs, queries, strict=True)
+    }
 
 
 def _muted(blocks: Iterator[Block], muted: frozenset[int]) -> Iterator[Block]:
@@ -202,7 +221,9 @@ def _spooled(spool: BinaryIO, rate: int) -> Iterator[Block]:
         yield Block(saved[0], saved[1:], rate)
 
 
-def _write(planned: Plan, blocks: Iterator[Block], gain: float, files: ExitStack, limits: Limits) -> None:
+def _write(
+    planned: Plan, blocks: Iterator[Block], gain: float, files: ExitStack, limits: Limits, draw: Mapping[Path, Drawing]
+) -> None:
     """Write the sounds, and the rest of the mixture without the sounds as they are written."""
     writers: list[AudioWriter | FilmWriter] = []
     for block in blocks:
@@ -211,8 +232,8 @@ def _write(planned: Plan, blocks: Iterator[Block], gain: float, files: ExitStack
             expected = size if size < math.inf else 0
             for path in planned.paths:
                 if path.suffix.lower() in FILMS:
-                    film = FilmWriter(path, block.sample_rate, planned.overwrite, planned.file, limits)
-                    writers.append(files.enter_context(film))
+                    own = planned.file, limits, draw.get(path)
+                    writers.append(files.enter_context(FilmWriter(path, block.sample_rate, planned.overwrite, *own)))
                 else:
                     sound = AudioWriter(path, block.sample_rate, planned.overwrite, planned.bits, expected)
                     writers.append(files.enter_context(sound))
@@ -252,3 +273,36 @@ def localize_file_to_file(
     attention = separator.localize(frame, text)
     save_png(output, attention_map(frame, attention.scores, attention.heat, attention.grid))
     return attention
+
+
+def localize_film_to_film(
+    separator: Separator, file: Path, text: str, output: Path, overwrite: bool = False, limits: Limits = LIMITS
+) -> tuple[float, Attention]:
+    """Draw the attention of a text over the moving picture of a film as a heat map with its scale, `output` (.mp4).
+
+    Pictures keep their times, and are not larger than `heated.LONGEST` px; the sound is the film's own. What is outside
+    of the centre square is dark: the model does not see it. Returns the time (s) of the picture where the text is found
+    most strongly, of those that the model saw, and its attention there.
+
+    AvsetError if `file` has no pictures or cannot be read, and as of `localize_file_to_file`.
+    """
+    check_query(text)
+    check_files(file, {"output": output}, FILMS, overwrite)
+    separator.model.localizing()
+    target = separator.ask(text)[1][0, 0, 0]
+    try:
+        seen, sounds = (limits(has, file, kind) for kind in ("video", "audio"))
+    except ClipError as e:
+        raise AvsetError(f"cannot read {str(file)!r} ({e}); give a film") from e
+    if not seen:
+        raise AvsetError(f"{str(file)!r} has no pictures; give a film")
+    drawing = HeatMap(file, partial(localize, separator.model, separator.encoder, target=target), limits)
+    heard = limited_format(file, limits) if sounds else None
+    if heard:
+        check_writable(output, heard.channels)
+    rate = heard.sample_rate if heard else 0
+    with FilmWriter(output, rate, overwrite, file, limits, drawing.draw) as writer, ExitStack() as files:
+        for block, _ in files.enter_context(closing(limited_blocks(file, limits))) if heard else ():
+            writer.write(block)
+    assert drawing.strongest
+    return drawing.strongest

@@ -32,18 +32,6 @@ HOME = "http://127.0.0.1:8484"
 ASK = "/api/separations"
 QUERIES = ["person playing a violin", "drum"]
 ALLOWED = Allowed(megabytes=0.5, minutes=0.1)
-TAP = """
-const connect = AudioNode.prototype.connect, taps = [];
-AudioNode.prototype.connect = function (to, ...more) {
-  if (to instanceof AudioDestinationNode) taps.push(connect.call(this, this.context.createAnalyser()));
-  return connect.call(this, to, ...more);
-};
-window.loudest = () => taps.map((tap) => {
-  const samples = new Float32Array(tap.fftSize);
-  tap.getFloatTimeDomainData(samples);
-  return Math.max(...samples.map(Math.abs));
-});
-"""  # what is heard, by an ear of our own at each way to the loudspeaker
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +231,7 @@ def test_a_browser_shows_and_plays_what_was_asked_for(scored: Path, tmp_path: Pa
         address = server.stdout.readline().split()[0]
         with chromium.tab(tmp_path / "profile") as tab:
             tab.screen(1280)
-            tab.open(address, TAP)
+            tab.open(address, chromium.TAP)
             tab.until("document.querySelectorAll('#examples button').length")
             tab.do("document.querySelector('#examples button').focus()")
             tab.press(" ", 32, " ")

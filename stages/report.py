@@ -10,8 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from avset.compute.build import media_payloads
+from avset.compute.limited import Limits
 from avset.compute.making import making
 from avset.params import folder_of
+from avset.report.films import Films
 from avset.report.report import WRITTEN, write_report
 from avset.report.tables import numbers_as_text
 from avset.storage.artifacts import ARTIFACTS, Record
@@ -46,6 +49,7 @@ def main(path: ParamsFile = PARAMS) -> None:
         numbers = write_report(
             p.dataset, scores, models, mixtures, list(p.methods), indices, facts, fresh, funnel, drawn, sets,
             further["empty"], further.get("lists", {}),
+            Films(media_payloads(p), Limits(p.runtime.time_limit, p.runtime.memory_limit)),
         )  # fmt: skip
         Record("reports").write(fresh)
         if p.reports.exists():

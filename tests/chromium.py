@@ -27,6 +27,19 @@ for pipe, number in zip(pipes, (3, 4)):
 os.execv(sys.argv[3], sys.argv[3:])
 """  # where Chromium looks for its pipes
 
+TAP = """
+const connect = AudioNode.prototype.connect, taps = [];
+AudioNode.prototype.connect = function (to, ...more) {
+  if (to instanceof AudioDestinationNode) taps.push(connect.call(this, this.context.createAnalyser()));
+  return connect.call(this, to, ...more);
+};
+window.loudest = () => taps.map((tap) => {
+  const samples = new Float32Array(tap.fftSize);
+  tap.getFloatTimeDomainData(samples);
+  return Math.max(...samples.map(Math.abs));
+});
+"""  # what is heard, by an ear of our own at each way to the loudspeaker
+
 
 class Tab:
     """One page."""

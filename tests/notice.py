@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 HEAD = """\
 avset is under the MIT licence (LICENSE). It contains one work of others, wavesurfer.js (BSD-3-Clause; its licence lies
-beside it in pipeline/avset/web/static), and it needs the packages below, each under a licence of its own.
+beside it in pipeline/avset/report/player), and it needs the packages below, each under a licence of its own.
 `make lock` writes this list: name, version, licence, as the package says it.
 
 If you use avset, you install these packages yourself. If you pass them on (an image of a container, a folder of wheels,

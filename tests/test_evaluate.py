@@ -15,7 +15,10 @@ from test_store import tree_digest
 from avset.errors import AvsetError, MissingArtifact, ParamsError
 from avset.evaluation import metrics
 from avset.evaluation.estimates import estimates, share_of, words_of
+from avset.evaluation.evaluate import example
+from avset.evaluation.examples import Separation
 from avset.evaluation.validation import Validation
+from avset.evaluation.wholes import FADE, whole
 from avset.inference.separate import Separator
 from avset.models import losses
 from avset.models.checkpoint import SeparationModel
@@ -23,7 +26,7 @@ from avset.models.contract import Conditions
 from avset.storage.artifacts import ARTIFACTS, Record
 from avset.storage.tables import read_table, write_table
 from avset.training.dataset import Corpus
-from avset.training.mixtures import Mixture
+from avset.training.mixtures import Mixture, references
 
 KINDS = ("text", "word", "video", "caption", "player")
 CONTROLS = ("other", "absent")
@@ -198,23 +201,55 @@ def test_a_score_is_that_of_the_estimate_that_the_page_plays(scored: Path):
     with h5py.File(data / "scores" / "avset" / "examples.h5") as file:
         assert len(file) == 2
         name, group = next(iter(file.items()))
-        mixed, references = torch.from_numpy(group["mixture"][:]), group["references"][:]
-        assert np.allclose(references.sum(0), mixed, atol=1e-6)
+        rate, begin = group.attrs["sample_rate"], json.loads(group.attrs["scored"])[0]
+        crop = slice(round(begin * rate), round(begin * rate) + separator.model.settings.transform.length)
+        inside = slice(crop.start + round(FADE * rate), crop.stop - round(FADE * rate))
+        short = slice(inside.start - crop.start, inside.stop - crop.start)
+        mixed, references = torch.from_numpy(group["mixture"][crop]), group["references"][:, crop]
+        assert np.allclose(group["references"][:].sum(0), group["mixture"][:], atol=1e-6)
         for kind, prompt in (("text", "person playing a {}"), ("word", "{}")):
             asked = [prompt.format(label) for label in mixtures[name].labels]
             assert json.loads(group[kind].attrs["queries"]) == asked
             conditions = Conditions.of_queries(separator.text_query(asked)[None])
             found, _ = separator.model.separate(mixed[None], conditions)
-            assert np.allclose(found[0], group[f"{kind}/estimates"][:], atol=1e-5)
+            assert np.allclose(found[0][:, short], group[f"{kind}/estimates"][:, inside], atol=1e-5)
         regions = np.stack([corpus.regions.read(clip, "regions") for clip in mixtures[name].clips])
         conditions = Conditions.of_queries(torch.from_numpy(regions).float()[None])
         found, _ = separator.model.separate(mixed[None], conditions)
-        assert np.allclose(found[0], group["video/estimates"][:], atol=1e-5)
+        assert np.allclose(found[0][:, short], group["video/estimates"][:, inside], atol=1e-5)
         assert not {*group} & {*CONTROLS}, "controls are no examples"
         for kind in KINDS:
-            scores = metrics.bss_eval(references, group[f"{kind}/estimates"][:])["sdr"]
+            scores = metrics.bss_eval(references, group[f"{kind}/estimates"][:, crop])["sdr"]
             gains = scores - [corpus.mixture_sdr[name, n] for n in range(2)]
-            assert gains == pytest.approx([rows[kind, name, n] for n in range(2)], abs=1e-3)
+            assert gains == pytest.approx([rows[kind, name, n] for n in range(2)], abs=0.1)
+
+
+def test_an_example_goes_on_around_the_crop_that_was_scored(scored: Path):
+    """A model of short crops: the whole lasts as long as both clips, which lie there as in the mixture."""
+    data = scored / "data" / "demo" / "demo"
+    corpus, model = Corpus.load(data), Separator.load(data / "models" / "avset").model
+    sizes = model.settings.sizes
+    short = replace(sizes, transform=replace(sizes.transform, crop=32))
+    model.settings = replace(model.settings, sizes=short)
+    transform, hop = model.settings.transform, model.settings.transform.hop_length
+    mixture = replace(corpus.mixtures_of("test")[0], offsets=[10, 25])
+    shown = example(mixture, corpus, model, corpus.grid, {})
+    crop = next(estimates(model, [mixture], "video", corpus, {}))
+    shown.separations["video"] = Separation(["video"] * 2, crop.estimates, crop.masks, None, None)
+    found = whole(shown, mixture, model, corpus, {})
+    lengths = [corpus.spectrograms.dataset(clip, "waveform").shape[0] for clip in mixture.clips]
+    length = found.references.shape[1]
+    assert 0 <= min(lengths[0], lengths[1] - 15 * hop) - length < hop
+    assert found.starts == [0, 15 * hop / transform.sample_rate]
+    assert found.scored[0] * transform.sample_rate == 10 * hop
+    played = references(replace(mixture, offsets=[0, 15]), corpus.spectrograms, length, hop)
+    np.testing.assert_allclose(found.references, played, atol=1e-6)
+    fade = round(FADE * transform.sample_rate)
+    inside = slice(10 * hop + fade, 10 * hop + transform.length - fade)
+    heard = found.separations["video"].estimates
+    np.testing.assert_allclose(heard[:, inside], crop.estimates[:, fade:-fade], atol=1e-5)
+    assert np.abs(heard[:, inside.stop + hop :]).max() > 1e-3, "there is more than the crop"
+    assert {made.masks.shape[2] for made in found.separations.values()} == {length // hop + 1}
 
 
 def test_clips_without_one_label_cost_their_own_texts_alone(

@@ -27,25 +27,13 @@ from avset.storage.tables import read_table
 from avset.web.examples import Example, examples
 from avset.web.jobs import BROKEN, Allowed, Busy, Jobs
 from avset.web.serve import listening, local, serve
-from avset.web.server import STATIC, application
+from avset.web.server import PLAYER, STATIC, application
 from bench import separation as bench
 
 HOME = "http://127.0.0.1:8484"
 ASK = "/api/separations"
 QUERIES = ["person playing a violin", "drum"]
 ALLOWED = Allowed(megabytes=0.5, minutes=0.1)
-TAP = """
-const connect = AudioNode.prototype.connect, taps = [];
-AudioNode.prototype.connect = function (to, ...more) {
-  if (to instanceof AudioDestinationNode) taps.push(connect.call(this, this.context.createAnalyser()));
-  return connect.call(this, to, ...more);
-};
-window.loudest = () => taps.map((tap) => {
-  const samples = new Float32Array(tap.fftSize);
-  tap.getFloatTimeDomainData(samples);
-  return Math.max(...samples.map(Math.abs));
-});
-"""  # what is heard, by an ear of our own at each way to the loudspeaker
 
 
 @pytest.fixture(scope="module")
@@ -182,10 +170,11 @@ def test_the_page_is_of_its_own_files_alone(client: TestClient):
     nonce = re.search(r'name="nonce" content="(.+?)"', page.text)
     assert nonce and f"'nonce-{nonce[1]}'" in page.headers["content-security-policy"]
     assert nonce[1] not in client.get("/").text
-    for file in STATIC.iterdir():
-        foreign = set(re.findall(rb"//[\w-]+\.[\w.-]+", file.read_bytes())) - {b"//www.w3.org"}  # SVG's name
-        assert file.suffix == ".LICENSE" or not foreign, f"{file.name}: {foreign}"
-        assert client.get(f"/static/{file.name}").status_code == 200
+    for folder, files in (("/static", STATIC), ("/static/player", PLAYER)):
+        for file in files.iterdir():
+            foreign = set(re.findall(rb"//[\w-]+\.[\w.-]+", file.read_bytes())) - {b"//www.w3.org"}  # SVG's name
+            assert file.suffix == ".LICENSE" or not foreign, f"{file.name}: {foreign}"
+            assert client.get(f"{folder}/{file.name}").status_code == 200
     assert client.get("/static/../server.py").status_code == client.get("/static/%2e%2e/server.py").status_code == 404
     told = client.get("/api/about").json()
     assert told["examples"] == [["violin", "drum"]] and told["allowed"]["megabytes"] == 0.5
@@ -268,7 +257,7 @@ def test_a_browser_shows_and_plays_what_was_asked_for(scored: Path, tmp_path: Pa
         address = server.stdout.readline().split()[0]
         with chromium.tab(tmp_path / "profile") as tab:
             tab.screen(1280)
-            tab.open(address, TAP)
+            tab.open(address, chromium.TAP)
             tab.until("document.querySelectorAll('#examples button').length")
             tab.do("document.querySelector('#examples button').focus()")
             tab.press(" ", 32, " ")

@@ -40,6 +40,7 @@ __all__ = [
     "load",
     "localize_file",
     "localize_file_to_file",
+    "localize_film_to_film",
     "separate_file",
     "separate_file_to_file",
 ]
@@ -47,7 +48,13 @@ __all__ = [
 if TYPE_CHECKING:
     from avset.errors import AvsetError
     from avset.features.encoder import Encoder
-    from avset.inference.files import localize_file, localize_file_to_file, separate_file, separate_file_to_file
+    from avset.inference.files import (
+        localize_file,
+        localize_file_to_file,
+        localize_film_to_film,
+        separate_file,
+        separate_file_to_file,
+    )
     from avset.inference.separate import Separated, Separator, load
     from avset.inference.wishes import Query
     from avset.storage.store import Store
@@ -62,6 +69,7 @@ else:  # a type checker must not see this: it would take every misspelt name for
         "load": "inference.separate",
         "localize_file": "inference.files",
         "localize_file_to_file": "inference.files",
+        "localize_film_to_film": "inference.files",
         "separate_file": "inference.files",
         "separate_file_to_file": "inference.files",
     }

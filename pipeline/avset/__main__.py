@@ -142,6 +142,9 @@ def separate(
     keep_absent: Annotated[
         bool, typer.Option("--keep-absent", help="Write also what is found for a query that is hardly there.")
     ] = False,
+    heat_map: Annotated[
+        bool, typer.Option("--heat-map", help="Show in .mp4 the heat map of the query over the moving picture.")
+    ] = False,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes, each with a model of its own.")] = 1,
     device: Annotated[str, typer.Option(help="Where the model computes: cpu, cuda, cuda:1.")] = "cpu",
     as_json: AsJson = False,
@@ -167,7 +170,7 @@ def separate(
     queries = written(query or [], box or [], like or [], video, time, **common)
     asked = Asked(
         files, queries, shares, output, residual, overwrite, resume, model_rate, int(bits.value) if bits else None,
-        clip.value, keep_absent, jobs, device, as_json, quiet, verbose,
+        clip.value, keep_absent, heat_map, jobs, device, as_json, quiet, verbose,
     )  # fmt: skip
     raise typer.Exit(separate_files(asked, lambda: _folders(model, encoder)))
 
@@ -175,34 +178,50 @@ def separate(
 @app.command()
 def localize(
     file: Annotated[Path, typer.Argument(help="A video file.", **TYPED)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the picture goes: .png.", **TYPED)],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Where the picture goes: .png, or .mp4 for a film with its sound.", **TYPED
+        ),
+    ],
     query: Annotated[
         str | None, typer.Option("--query", "-q", help='What to look for: "person playing a violin".')
     ] = None,
     like: Annotated[str | None, typer.Option(metavar="FILE", help="Look for what sounds like an example.")] = None,
-    time: Annotated[float | None, typer.Option(help="Seconds; by default the middle of the video.")] = None,
+    time: Annotated[float | None, typer.Option(help="Seconds, of a .png; by default the middle of the video.")] = None,
     overwrite: Overwrite = False,
     model: ModelFolder = None,
     encoder: EncoderFolder = None,
 ) -> None:
-    """Show where the query finds its match in a frame, as a heat map over the picture."""
+    """Show where the query finds its match in a frame, as a heat map over the picture; or in the moving picture."""
     from avset.inference.plans import check_examples
     from avset.inference.wishes import Query
-    from avset.media.targets import PICTURES, check_files, check_time
+    from avset.media.targets import FILMS, PICTURES, check_files, check_time
 
     if (query is None) == (like is None):
         raise AvsetError("there is one thing to look for; give --query, or --like")
     asked = Query(text=query, like=like)
     check_time(time)
-    check_files(file, {"output": output}, PICTURES, overwrite)
+    check_files(file, {"output": output}, (*PICTURES, *FILMS), overwrite)
+    moving = output.suffix.lower() in FILMS
+    if moving and time is not None:
+        raise AvsetError("an .mp4 has all pictures of the film; leave out --time, or give a .png")
     check_examples([asked])
     folders = _folders(model, encoder)
-    from avset.inference.files import localize_file_to_file  # torch: what is wrong already was told by now
+    from avset.inference.files import (
+        localize_file_to_file,
+        localize_film_to_film,
+    )  # torch: what is wrong was told by now
     from avset.inference.separate import Separator
 
-    attention = localize_file_to_file(Separator.load(*folders), file, asked, output, time, overwrite)
+    separator, at = Separator.load(*folders), ""
+    if moving:
+        seconds, attention = localize_film_to_film(separator, file, asked, output, overwrite)
+        at = f" at {seconds:.1f} s"
+    else:
+        attention = localize_file_to_file(separator, file, asked, output, time, overwrite)
     (row, column), (rows, columns) = attention.strongest(), attention.grid
-    print(f"{output}: strongest in row {row + 1} of {rows}, column {column + 1} of {columns}")
+    print(f"{output}: strongest{at} in row {row + 1} of {rows}, column {column + 1} of {columns}")
 
 
 @app.command("export")

@@ -17,6 +17,7 @@ from avset.evaluation.estimates import Estimates, Texts, asked_of, estimates, qu
 from avset.evaluation.examples import IDEAL, Example, Separation
 from avset.evaluation.localization import PLACES, attention_by_clip, attention_rows
 from avset.evaluation.presence import NONSENSE, PRESENT, presence_rows
+from avset.evaluation.wholes import whole
 from avset.features.encoder import Encoder
 from avset.models.checkpoint import SeparationModel
 from avset.models.contract import ORACLE, Localizes
@@ -28,6 +29,8 @@ from avset.storage.store import Store
 from avset.storage.tables import write_table
 from avset.training.dataset import Corpus
 from avset.training.mixtures import Mixture, references
+
+NEAREST = 3  # texts that are told of a latent caption
 
 
 def evaluate(
@@ -66,7 +69,9 @@ def evaluate(
     say(rows, made, corpus)
     for one in kept:
         stretch(one)
-    examples.write(folder / "examples.h5", kept)
+        name_captions(one, corpus, plain)
+    wholes = [whole(one, mixture, model, corpus, texts) for one, mixture in zip(kept, chosen, strict=True)]
+    examples.write(folder / "examples.h5", wholes)
     clips = [clip for clip in corpus.complete() if corpus.splits[clip] == "test"]
     look = next((kind for kind in kinds if any(one.attention is not None for one in made[kind])), kinds[0])
     heard = attention_by_clip([one for one in made[look] if one.mixture.split == "test"])
@@ -244,6 +249,20 @@ def stretch(shown: Example) -> None:
             shown.separations[kind] = replace(made, attention=stretched(torch.from_numpy(made.attention)).numpy())
 
 
+def name_captions(shown: Example, corpus: Corpus, texts: Texts) -> None:
+    """Tell of each latent caption which texts are nearest to it, by cosine."""
+    if "caption" in shown.separations and texts:
+        names = list(texts)
+        known = torch.nn.functional.normalize(torch.cat([texts[name][0] for name in names]), dim=-1)
+        captions = np.stack([corpus.captions.read(clip, "caption") for clip in shown.clip_ids])
+        cosines = torch.nn.functional.normalize(torch.from_numpy(captions).float(), dim=-1).to(known) @ known.T
+        told = [
+            ", ".join(f"{names[n]} {row[n]:.2f}" for n in row.argsort(descending=True)[:NEAREST].tolist())
+            for row in cosines
+        ]
+        shown.separations["caption"] = replace(shown.separations["caption"], queries=told)
+
+
 def example(mixture: Mixture, corpus: Corpus, model: SeparationModel, grid: tuple[int, int], texts: Texts) -> Example:
     """A mixture, its references, pictures, ideal masks, and where the encoder alone looks; no query yet."""
     transform, method = model.settings.transform, model.method
@@ -274,4 +293,6 @@ def example(mixture: Mixture, corpus: Corpus, model: SeparationModel, grid: tupl
         frames=np.stack([p[len(p) // 2] for p in pictures]),
         attention=attention,
         separations={IDEAL: Separation([""] * len(sources), ideal.numpy(), masks.numpy(), None, None)},
+        scored=(0.0, transform.length / transform.sample_rate),
+        starts=[offset * transform.hop_length / transform.sample_rate for offset in mixture.offsets],
     )

@@ -18,6 +18,7 @@ from avset.storage.reading import passing
 
 QUERIES = ("text", "word", "video", "caption")  # the order in which kinds of queries are shown
 IDEAL = "ideal"  # the group of the ideal ratio masks
+ATTRIBUTES = ("labels", "clip_ids", "grid", "boxes", "scored", "starts")  # of a group, as JSON
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,10 @@ class Separation:
 
 @dataclass(frozen=True)
 class Example:
-    """One mixture with its N sources; boxes are x0, y0, x1, y1 as fractions of the frame's picture."""
+    """One mixture with its N sources; boxes are x0, y0, x1, y1 as fractions of the frame's picture.
+
+    It may be longer than what was `scored`; frames and boxes are of the middle of each clip.
+    """
 
     mixture_id: str
     labels: list[str]
@@ -54,6 +58,8 @@ class Example:
     frames: UInt8[ndarray, "N H W 3"]
     attention: Mapping[str, Float[ndarray, "N R"]]  # heat of text (NaN without a label), caption: of no sound
     separations: dict[str, Separation]  # by kind of query, and `IDEAL`
+    scored: tuple[float, float]  # s: the part of the mixture that its scores are of
+    starts: list[float]  # s: where in each clip its source begins
 
 
 def ordered(kinds: Mapping[str, object]) -> list[str]:
@@ -81,7 +87,7 @@ def write(path: Path, shown: Sequence[Example]) -> None:
 
 def _write_mixture(group: h5py.Group, example: Example) -> None:
     """A mixture with all that needs no query."""
-    for key in ("labels", "clip_ids", "grid", "boxes"):
+    for key in ATTRIBUTES:
         group.attrs[key] = json.dumps(getattr(example, key))
     group.attrs["sample_rate"] = example.sample_rate
     group["mixture"], group["references"] = example.mixture, example.references
@@ -117,12 +123,14 @@ def read(path: Path) -> list[Example]:
 
 
 def _example(name: str, group: h5py.Group) -> Example:
-    attributes = {key: json.loads(group.attrs[key]) for key in ("labels", "clip_ids", "grid", "boxes")}
+    attributes = {key: json.loads(group.attrs[key]) for key in ATTRIBUTES}
     rows, columns = attributes.pop("grid")
+    begin, end = attributes.pop("scored")
     attention = {k: group[f"{k}_attention"][()] for k in ("text", "caption") if f"{k}_attention" in group}
     return Example(
         mixture_id=name,
         grid=(rows, columns),
+        scored=(begin, end),
         sample_rate=int(group.attrs["sample_rate"]),
         mixture=group["mixture"][()],
         references=group["references"][()],

@@ -39,6 +39,7 @@ class Asked:
     bits: int | None
     clip: Any
     keep_absent: bool
+    heat_map: bool
     jobs: int
     device: str
     as_json: bool
@@ -79,7 +80,7 @@ def _separate(asked: Asked, folders: Callable[[], tuple[Path, Path]], files: Exi
     targets = targets_of(inputs, results(asked.queries, asked.shares), asked.output)
     rests = [one for (one,) in targets_of(inputs, ["rest"], asked.residual)] if asked.residual else []
     plans = plan_all(inputs, targets, rests, asked.overwrite, asked.resume, asked.bits, asked.model_rate,
-                     queries=asked.queries)  # fmt: skip
+                     queries=asked.queries, heat_map=asked.heat_map)  # fmt: skip
     model, encoder = folders()
     say = _Teller(asked, plans, to_pipe)
     from avset.inference.many import How, carry_out_all, carry_out_by, report  # torch: what is wrong was told by now

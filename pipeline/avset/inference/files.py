@@ -3,12 +3,12 @@
 Each step of the ladder adds reading or writing only: `Separator.stream` takes blocks, `separate_file` reads the
 blocks from a file, `separate_file_to_file` writes what was found, `separate_files_to_files` does so with many files.
 `Separator.localize` takes a frame, `localize_file` takes the frame from a video, `localize_file_to_file` draws the
-heat map.
+heat map, and `localize_film_to_film` draws that of the moving picture.
 """
 
 import math
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,18 +18,20 @@ import numpy as np
 import torch
 
 from avset.compute.limited import Limits
-from avset.errors import AvsetError
+from avset.errors import AvsetError, ClipError
 from avset.inference.combine import remix
+from avset.inference.heated import HeatMap
 from avset.inference.localize import Attention
 from avset.inference.pictures import read_frame
 from avset.inference.plans import Plan, check_examples, plan
-from avset.inference.queries import Wanted
-from avset.inference.reading import LIMITS, Blocks, limited_blocks
+from avset.inference.queries import Resolved, Wanted
+from avset.inference.reading import LIMITS, Blocks, limited_blocks, limited_format
 from avset.inference.separate import Block, Separator
 from avset.inference.wishes import REMIXED, Number, as_query, listed, results
-from avset.media.films import FilmWriter
+from avset.media.container import has
+from avset.media.films import Drawing, FilmWriter
 from avset.media.targets import FILMS, PICTURES, check_files
-from avset.media.writers import AudioWriter, bits_of, quantised
+from avset.media.writers import AudioWriter, bits_of, check_writable, quantised
 
 Clip = Literal["clamp", "rescale"]
 
@@ -80,6 +82,7 @@ def separate_file_to_file(
     progress: Callable[[float], None] | None = None,
     keep_absent: bool = False,
     shares: bool = False,
+    heat_map: bool = False,
 ) -> SeparatedFile:
     """Write what each query names to its `output`, and the rest of the mixture to `residual`.
 
@@ -94,6 +97,7 @@ def separate_file_to_file(
     progress     gets the seconds that are done
     keep_absent  also what is found for queries whose presence is below `THRESHOLD`: their sounds are silence otherwise
     shares       as of `Separator.separate`
+    heat_map     the pictures of an .mp4 are under the heat map of its query
 
     AvsetError if `file` cannot be read or a target cannot be written; then every file is as it was. `file`, outputs and
     `residual` are different files; those that are there already are replaced only with `overwrite`.
@@ -110,7 +114,7 @@ def separate_file_to_file(
     if residual and asked[0].gain is not None:
         raise AvsetError(REMIXED)
     check_examples(asked, limits)
-    planned = plan(file, outputs, residual, overwrite, bits, model_rate, limits, asked)
+    planned = plan(file, outputs, residual, overwrite, bits, model_rate, limits, asked, heat_map)
     return carry_out(separator, planned, query, model_rate, clip, progress, keep_absent, limits, shares)
 
 
@@ -128,6 +132,7 @@ def carry_out(
     frame = separator.picture(planned.file, limits) if planned.format.pictures else None
     listener = separator.listener(asked, frame)
     inexact = any(bits_of(path, planned.bits) != 32 for path in planned.paths)
+    draw = _drawings(separator, planned, asked, limits) if planned.heat_map else {}
     remixed = asked.gains if asked.queries[0].gain is not None else None
     tally, gain, twice = Tally(planned.residual is not None, remixed), 1.0, _Twice(progress)
     above = next(one for one in planned.outputs[0].resolve().parents if one.exists())
@@ -147,7 +152,7 @@ def carry_out(
                 np.save(sounds, np.stack([block.mixture, *block.sounds]))
             gain = 1 / max(tally.loudest, 1.0)
             blocks = (Block(saved[0], saved[1:], tally.rate) for saved in _spooled(sounds))
-        _write(planned, blocks, gain, files, limits)
+        _write(planned, blocks, gain, files, limits, draw)
     maps = separator.heat_maps(frame, asked)
     places = tuple(None if one is None else _place(one) for one in maps) if maps else None
     return tally.told(gain, inexact, listener.presence(), places)
@@ -169,6 +174,12 @@ class _Twice:
     def writing(self, seconds: float) -> None:
         """So many seconds of the second reading are done."""
         self._progress((self._heard + seconds) / 2)
+
+
+def _drawings(separator: Separator, planned: Plan, asked: Resolved, limits: Limits) -> dict[Path, Drawing]:
+    """What draws the heat map of each query; AvsetError if the model or a query has none."""
+    looks = [separator.look(one, limits) for one in asked.queries]
+    return {path: HeatMap(planned.file, look, limits).draw for path, look in zip(planned.outputs, looks, strict=True)}
 
 
 def _place(attention: Attention) -> dict[str, int]:
@@ -223,7 +234,9 @@ def _spooled(spool: BinaryIO) -> Iterator[np.ndarray]:
         yield np.load(spool)
 
 
-def _write(planned: Plan, blocks: Iterator[Block], gain: float, files: ExitStack, limits: Limits) -> None:
+def _write(
+    planned: Plan, blocks: Iterator[Block], gain: float, files: ExitStack, limits: Limits, draw: Mapping[Path, Drawing]
+) -> None:
     """Write the sounds, and the rest of the mixture without the sounds as they are written."""
     writers: list[AudioWriter | FilmWriter] = []
     for block in blocks:
@@ -232,8 +245,8 @@ def _write(planned: Plan, blocks: Iterator[Block], gain: float, files: ExitStack
             expected = size if size < math.inf else 0
             for path in planned.paths:
                 if path.suffix.lower() in FILMS:
-                    film = FilmWriter(path, block.sample_rate, planned.overwrite, planned.file, limits)
-                    writers.append(files.enter_context(film))
+                    own = planned.file, limits, draw.get(path)
+                    writers.append(files.enter_context(FilmWriter(path, block.sample_rate, planned.overwrite, *own)))
                 else:
                     sound = AudioWriter(path, block.sample_rate, planned.overwrite, planned.bits, expected)
                     writers.append(files.enter_context(sound))
@@ -273,3 +286,34 @@ def localize_file_to_file(
     attention = separator.localize(frame, query)
     save_png(output, attention_map(frame, attention.scores, attention.heat, attention.grid))
     return attention
+
+
+def localize_film_to_film(
+    separator: Separator, file: Path, query: Wanted, output: Path, overwrite: bool = False, limits: Limits = LIMITS
+) -> tuple[float, Attention]:
+    """Draw the attention of a query over the moving picture of a film as a heat map with its scale, `output` (.mp4).
+
+    Pictures keep their times, and are not larger than `heated.LONGEST` px; the sound is the film's own. What is outside
+    of the centre square is dark: the model does not see it. Returns the time (s) of the picture where it is found
+    most strongly, of those that the model saw, and its attention there.
+
+    AvsetError if `file` has no pictures or cannot be read, and as of `localize_file_to_file`.
+    """
+    check_files(file, {"output": output}, FILMS, overwrite)
+    look = separator.look(query, limits)
+    try:
+        seen, sounds = (limits(has, file, kind) for kind in ("video", "audio"))
+    except ClipError as e:
+        raise AvsetError(f"cannot read {str(file)!r} ({e}); give a film") from e
+    if not seen:
+        raise AvsetError(f"{str(file)!r} has no pictures; give a film")
+    drawing = HeatMap(file, look, limits)
+    heard = limited_format(file, limits) if sounds else None
+    if heard:
+        check_writable(output, heard.channels)
+    rate = heard.sample_rate if heard else 0
+    with FilmWriter(output, rate, overwrite, file, limits, drawing.draw) as writer, ExitStack() as files:
+        for block, _ in files.enter_context(closing(limited_blocks(file, limits))) if heard else ():
+            writer.write(block)
+    assert drawing.strongest
+    return drawing.strongest

@@ -40,6 +40,7 @@ class Plan:
     format: Format
     bits: int  # of exact formats
     overwrite: bool = False
+    heat_map: bool = False  # over the pictures of films
 
     @property
     def paths(self) -> list[Path]:
@@ -58,6 +59,7 @@ class Input:
 def plan(
     file: Path, outputs: Sequence[Path], residual: Path | None = None, overwrite: bool = False,
     bits: int | None = None, model_rate: bool = False, limits: Limits = LIMITS, queries: Sequence[Query] = (),
+    heat_map: bool = False,
 ) -> Plan:  # fmt: skip
     """Look at the input, the outputs, and whether queries fit the input. AvsetError if not; nothing is written."""
     several = len(outputs) > 1
@@ -65,11 +67,15 @@ def plan(
     check_files(file, {**names, "residual": residual}, WRITABLE, overwrite)
     found = limited_format(file, limits)
     _check_fit(queries, file, found.seconds, limits)
-    made = Plan(file, tuple(outputs), residual, found, bits or found.bits, overwrite)
+    made = Plan(file, tuple(outputs), residual, found, bits or found.bits, overwrite, heat_map)
+    if heat_map and not all(path.suffix.lower() in FILMS for path in outputs):
+        raise AvsetError(f"a heat map is drawn over films alone; give an output that ends in {', '.join(FILMS)}")
+    if heat_map and any(query.gain is not None for query in queries):
+        raise AvsetError("a remix is of several sounds and has no heat map; leave out the gains, or the heat map")
     for path in made.paths:
         check_writable(path, 1 if model_rate else found.channels, bits)
         if path.suffix.lower() in FILMS:
-            check_film(path, found.pictures)
+            check_film(path, found.pictures, heat_map and path in outputs)
     return made
 
 
@@ -173,7 +179,7 @@ class Plans:
 def plan_all(
     inputs: Sequence[Input], targets: Sequence[Sequence[Path]], residuals: Sequence[Path | None] = (),
     overwrite: bool = False, resume: bool = False, bits: int | None = None, model_rate: bool = False,
-    limits: Limits = LIMITS, queries: Sequence[Query] = (),
+    limits: Limits = LIMITS, queries: Sequence[Query] = (), heat_map: bool = False,
 ) -> Plans:  # fmt: skip
     """A plan for each input; with `resume`, none for those of which all outputs are there.
 
@@ -191,7 +197,8 @@ def plan_all(
             found.done.append(one.path)
             continue
         try:
-            found.todo.append(plan(one.path, outputs, residual, overwrite or resume, bits, model_rate, limits, queries))
+            how = overwrite or resume, bits, model_rate, limits, queries, heat_map
+            found.todo.append(plan(one.path, outputs, residual, *how))
         except AvsetError as e:
             if len(found.refused) == len(inputs) - 1:
                 raise

@@ -4,8 +4,9 @@ The ladder: `Separator.separate` takes an array, a file or a file object and ret
 and gives blocks; `avset.inference.files` goes from file to file, and from files to files.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, tee
 from os import PathLike, fspath
 from pathlib import Path
@@ -234,11 +235,16 @@ class Separator:
 
     def localize(self, frame: UInt8[np.ndarray, "H W 3"], query: Wanted) -> Attention:
         """The attention of a text or of an example over a frame; AvsetError if the model's method does not localize."""
+        return self.look(query)(frame)
+
+    def look(self, query: Wanted, limits: Limits = LIMITS) -> Callable[[UInt8[np.ndarray, "H W 3"]], Attention]:
+        """What gives the attention of a text or of an example over each frame; AvsetError as of `localize`."""
         self.model.localizing()
         told = as_query(query)
-        if told.video or told.box:
+        found = None if told.video or told.box else resolved(self.model, self.encoder, told, limits=limits)
+        if found is None or found.shape[:2] != (1, 1):
             raise AvsetError(f"{told.told()!r} says itself where it is; look for a text, or for an example sound")
-        return localize(self.model, self.encoder, frame, resolved(self.model, self.encoder, told)[0, 0])
+        return partial(localize, self.model, self.encoder, target=found[0, 0])
 
     def picture(self, path: Path | None, limits: Limits = LIMITS) -> UInt8[np.ndarray, "H W 3"] | None:
         """The middle picture of a file; None if it has none, or if the model's method does not look at pictures."""

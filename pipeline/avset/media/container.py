@@ -87,6 +87,12 @@ def playing(container: Any, kind: str) -> list[Any]:
     return [s for s in container.streams if s.type == kind and not s.disposition & Disposition.attached_pic]
 
 
+def has(path: Path, kind: str) -> bool:
+    """Whether a file has a "video" or "audio" track that plays. ClipError as of `open_media`."""
+    with open_media(path) as container:
+        return bool(playing(container, kind))
+
+
 def track(container: Any, kind: str) -> Any:
     """The "video" or "audio" stream that plays: the first one marked as default, else the first; never cover art.
 

@@ -60,6 +60,46 @@ def decode_frames(path: Path, times: Float[np.ndarray, "V"], size: int) -> UInt8
     return pictures
 
 
+def moving_pictures(path: Path, longest: int) -> Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]:
+    """All pictures of a film, each with the time (s) from which on it is on screen; the first one is from 0 on.
+
+    Pictures are upright and whole, with square pixels. The first one says their size: even, at most `longest` px.
+    ClipError missing, corrupt, no_video; truncated if there is not one picture.
+    """
+    with open_media(path) as container:
+        stream, size = track(container, "video"), None
+        for time, frame in _from_zero(decode_from(container, stream, 0.0), container):
+            if frame.is_corrupt:
+                raise ClipError("corrupt", f"the picture at {time:.2f} s is damaged")
+            size = size or _even(shown_size(frame, stream), longest)
+            picture = _upright(frame)
+            yield time, np.asarray(picture if picture.size == size else picture.resize(size, Image.Resampling.BICUBIC))
+        if size is None:
+            raise ClipError("truncated", "no picture can be decoded")
+
+
+def _from_zero(frames: Iterator[Any], container: Any) -> Iterator[tuple[float, Any]]:
+    """Frames with their times (s). The one on screen at time 0 is the first; a film that begins later begins there."""
+    first = next(frames, None)
+    for frame in frames:
+        if first is not None and time_of(frame, container) <= ROUNDING:
+            first = frame
+            continue
+        if first is not None:
+            yield 0.0, first
+            first = None
+        yield time_of(frame, container), frame
+    if first is not None:
+        yield 0.0, first
+
+
+def _even(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Width and height of a picture that is not larger than `longest` px, as even numbers."""
+    scale = min(1.0, longest / max(size))
+    width, height = (max(2, 2 * round(side * scale / 2)) for side in size)
+    return width, height
+
+
 def _on_screen(container: Any, stream: Any, times: Sequence[float]) -> Iterator[Any]:
     """The frame shown at each of the ascending times. It decodes on, or seeks if a later keyframe is nearer."""
     frames: Iterator[Any] = iter(())
@@ -94,11 +134,17 @@ def _check_end(container: Any, stream: Any, last: Any, time: float) -> None:
         raise ClipError("truncated", f"the pictures end at {end:.2f} s, before {time:.2f} s")
 
 
-def centre_square(frame: Any, stream: Any, size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """A decoded frame as CLIP sees it: bicubic with antialiasing to the shorter side, then the centre."""
-    picture = frame.to_image(interpolation=CHROMA, threads=1)
+def _upright(frame: Any) -> Image.Image:
+    """A decoded frame, turned as it is shown."""
+    picture: Image.Image = frame.to_image(interpolation=CHROMA, threads=1)
     for turn in compress(TURNS, orientation(frame)):
         picture = picture.transpose(turn)
+    return picture
+
+
+def centre_square(frame: Any, stream: Any, size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """A decoded frame as CLIP sees it: bicubic with antialiasing to the shorter side, then the centre."""
+    picture = _upright(frame)
     width, height = shown_size(frame, stream)
     shorter = min(width, height)
     width, height = int(size * width / shorter), int(size * height / shorter)

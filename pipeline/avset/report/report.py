@@ -27,7 +27,7 @@ from avset.report.numbers import (
     rounded,
     separation_means,
 )
-from avset.report.page import render_page
+from avset.report.page import Filming, render_page
 from avset.report.tables import duet_rows, further, localization_rows, separation_rows
 from avset.storage.files import write_atomic, write_json
 from avset.storage.tables import read_table
@@ -52,6 +52,7 @@ def write_report(
     sets: Path | None = None,
     empty: Mapping[str, str] | None = None,
     lists: Mapping[str, Mapping[str, Any]] | None = None,
+    films: Filming | None = None,
 ) -> dict[str, Any]:
     """Write the report of `methods` on a data set into `out`; returns its numbers, of which `metrics.json` has some.
 
@@ -67,6 +68,7 @@ def write_report(
     drawn     what became of the clips of each split when mixtures were drawn: split -> what -> number
     sets      folder with the same as `mixtures`, of the further sets
     empty     why a further set has no mixtures: set -> a sentence
+    films     gives the films of clips for the page: see `avset.report.films`
     lists     what a published list of mixtures has, and what became of its rows: set -> the facts of `sets`
 
     Raises:
@@ -102,7 +104,8 @@ def write_report(
         write_atomic(out / "example.png", plots.example_figure(typical_example(first)))
         write_atomic(out / "localization.png", plots.localization_figure(_localizing(heard) or first))
         write_atomic(out / "queries.png", plots.queries_figure(typical_example(first)))
-    html = render_page(dataset, numbers, coverage, heard, drawn=drawn or {}, empty=empty or {})
+    told: dict[str, Any] = {"films": films} if films else {}
+    html = render_page(dataset, numbers, coverage, heard, drawn=drawn or {}, empty=empty or {}, **told)
     write_atomic(out / "html" / "index.html", html.encode())
     return numbers
 

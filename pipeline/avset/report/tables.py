@@ -39,6 +39,14 @@ DISPLAY_NAMES = {
     "co_separation": "Co-Separation",
     "avsgs": "AVSGS",
 }
+FACTS = {
+    "captions.accuracy": "share of latent captions to which the text of their own label is nearest",
+    "captions.cosine": "cosine of latent captions and what they were made for, mean",
+    "captions.n": "test clips with a latent caption",
+    "encoder.zero_shot": "share of centre frames to which the text of their own label is nearest",
+    "encoder.n": "test clips of one label",
+    "encoder.of": "test clips",
+}
 PRESENCE = {  # column -> its heading
     "auc": "AUC",
     "alone": "alone",
@@ -142,6 +150,11 @@ def fact_rows(numbers: Numbers) -> list[tuple[str, Any]]:
     """(dotted name, value) of all numbers that are neither separation nor localisation scores."""
     scored = {m for m, _, _ in separation_rows(numbers)} | {"localization", *further(numbers)}
     return [pair for key, value in numbers.items() if key not in scored for pair in _leaves(value, key)]
+
+
+def fact_name(key: str) -> str:
+    """A fact in words."""
+    return FACTS.get(key, key.replace(".", ": ").replace("_", " "))
 
 
 def notes(numbers: Numbers) -> list[str]:

@@ -38,6 +38,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from avset import report
 from avset.errors import AvsetError
 from avset.inference.separate import Separator
 from avset.inference.wishes import Query
@@ -46,6 +47,7 @@ from avset.web.jobs import Allowed, Busy, Job, Jobs
 from avset.web.results import middle_picture, separated
 
 STATIC = Path(__file__).parent / "static"
+PLAYER = Path(report.__file__).parent / "player"  # which the report's page has, too
 SWEEP = 15.0  # s between two looks for what is old
 GONE = "there is no such separation; it is removed some minutes after it was asked for last"
 MADE = re.compile(r"(sound-\d+|rest|mixture)\.(wav|jpg)|frame-\d+\.jpg")  # files that results have
@@ -65,7 +67,7 @@ class Pages:
     async def page(self, request: Request) -> Response:
         """The page; its style sheets, and those that its scripts make, are told by a number used once."""
         nonce = secrets.token_urlsafe(16)
-        text = (STATIC / "index.html").read_text().format(nonce=nonce)
+        text = (STATIC / "index.html").read_text().format(nonce=nonce, player=(PLAYER / "player.html").read_text())
         return HTMLResponse(text, headers={"Content-Security-Policy": POLICY.format(nonce=nonce)})
 
     async def about(self, request: Request) -> Response:
@@ -200,6 +202,7 @@ def application(
         Route(key, pages.status),
         Route(key, pages.forget, methods=["DELETE"]),
         Route(f"{key}/{{file}}", pages.file),
+        Mount("/static/player", StaticFiles(directory=PLAYER)),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
     return Starlette(

@@ -1,13 +1,7 @@
-// The page of avset: a form asks the server for a separation, a player plays all tracks by one clock.
-import WaveSurfer from "./wavesurfer.js";
+// The page of avset: a form asks the server for a separation, a player plays what comes.
+import { $, clock, draw, player } from "./player/player.js";
 
-const $ = (id) => document.getElementById(id);
-const own = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const nonce = document.querySelector("meta[name=nonce]").content;
 const INFERNO = [[27, 12, 65], [120, 28, 109], [207, 68, 70], [251, 155, 6], [252, 255, 164]]; // as .bar in style.css
-const PEAKS = 1500; // points of a waveform
-const FADE = 0.03; // s, of a track that is muted or heard again
-const dark = matchMedia("(prefers-color-scheme: dark)");
 
 // ---------------------------------------------------------------- the server
 
@@ -244,85 +238,12 @@ function busy(is) {
   $("ask").ariaBusy = String(is);
 }
 
-// ---------------------------------------------------------------- one clock for all tracks
-
-const player = {
-  context: null, tracks: [], solo: null, playing: false, from: 0, began: 0, seconds: 0,
-
-  open() {
-    this.context ??= new AudioContext();
-  },
-
-  load(tracks, seconds) {
-    this.pause();
-    Object.assign(this, { tracks, seconds, from: 0, solo: 0 });
-    for (const track of tracks) {
-      Object.assign(track, { gain: this.context.createGain(), level: 0 });
-      track.gain.connect(this.context.destination);
-    }
-    this.balance();
-  },
-
-  at() {
-    const now = this.playing ? this.from + Math.max(0, this.context.currentTime - this.began) : this.from;
-    return Math.min(now, this.seconds);
-  },
-
-  async play() {
-    await this.context.resume();
-    if (this.at() >= this.seconds) this.from = 0;
-    this.began = this.context.currentTime + 0.03; // the same for all
-    for (const track of this.tracks) {
-      track.source = this.context.createBufferSource();
-      track.source.buffer = track.buffer;
-      track.source.connect(track.gain);
-      track.source.start(this.began, this.from);
-    }
-    this.playing = true;
-    tick();
-  },
-
-  pause() {
-    this.from = this.at();
-    this.playing = false;
-    for (const track of this.tracks) track.source?.stop();
-    for (const track of this.tracks) track.source = null;
-  },
-
-  seek(seconds) {
-    const playing = this.playing;
-    this.pause();
-    this.from = Math.min(Math.max(seconds, 0), this.seconds);
-    if (playing) this.play();
-    else draw();
-  },
-
-  hears(number) {
-    return this.solo === null ? !this.tracks[number].muted : this.solo === number;
-  },
-
-  balance() {
-    const now = this.context.currentTime;
-    this.tracks.forEach((track, number) => {
-      const [gain, level] = [track.gain.gain, this.hears(number) ? 10 ** (track.level / 20) : 0];
-      gain.cancelScheduledValues(now);
-      if (this.playing) gain.setValueAtTime(gain.value, now).linearRampToValueAtTime(level, now + FADE); // to its very end
-      else gain.value = level; // nothing sounds, so nothing fades
-      if (!track.line) return;
-      track.line.classList.toggle("silent", !this.hears(number));
-      track.line.querySelector(".solo").ariaPressed = String(this.solo === number);
-      track.line.querySelector(".mute").ariaPressed = String(track.muted);
-    });
-  },
-};
-
 // ---------------------------------------------------------------- what was found
 
 let shown = null; // { heat, times, frames, queries }
 let urls = []; // of the blobs that are shown
 
 const score = (value) => value.toFixed(Math.abs(shown.heat.high) < 10 ? 2 : 0);
-const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}.${Math.floor((seconds % 1) * 10)}`;
 
 async function show(own, found) {
   $("status").textContent = "Fetching the sounds…";
@@ -336,86 +257,26 @@ async function show(own, found) {
   const buffers = await Promise.all(sounds.map(async (sound) => player.context.decodeAudioData(await sound.arrayBuffer())));
   if (own.gone) return;
 
-  clear();
-  player.load(buffers.map((buffer) => ({ buffer, muted: false })), found.seconds);
-  player.tracks.at(-1).muted = true; // the others add up to the mixture
+  urls.forEach((url) => URL.revokeObjectURL(url));
+  urls = [];
+  const link = (blob) => (urls.push(URL.createObjectURL(blob)), urls.at(-1));
   const queries = found.sounds.map((sound) => sound.query);
   const boxes = found.sounds.map((sound) => sound.box);
   shown = { heat: found.heat, times: found.times, frames, queries, boxes, map: 0 };
   $("found").hidden = false;
   $("title").textContent = found.name;
   $("facts").textContent = `${clock(found.seconds)}, ${found.channels === 1 ? "mono" : found.channels === 2 ? "stereo" : `${found.channels} channels`}, ${found.sample_rate / 1000} kHz. The sounds and the rest add up to the mixture.`;
-  $("at").max = found.seconds;
   const titles = [...queries, "The rest", "The mixture"];
-  const peak = Math.max(...peaks(buffers.at(-1)).map(Math.abs), 1e-3);
-  titles.forEach((title, number) => addTrack(number, title, found.sounds[number], sounds[number], drawings[number], peak, found.name));
   addMaps();
-  player.balance();
-  draw();
+  const tracks = titles.map((title, number) => ({
+    title, buffer: buffers[number], muted: number === titles.length - 1, // the others add up to the mixture
+    note: found.sounds[number] ? `${Math.round(found.sounds[number].energy * 100)} % of the mixture’s energy` : "",
+    presence: found.sounds[number]?.presence, drawings: { spectrogram: link(drawings[number]) },
+    file: link(sounds[number]), name: `${found.name.replace(/\.\w+$/, "")} - ${title}.wav`,
+  }));
+  player.load(tracks, found.seconds);
   $("status").textContent = `Done: ${queries.length === 1 ? "one sound" : `${queries.length} sounds`} and the rest.`;
   $("title").focus();
-}
-
-function clear() {
-  player.tracks.forEach((track) => (track.surfer?.destroy(), track.gain.disconnect()));
-  urls.forEach((url) => URL.revokeObjectURL(url));
-  urls = [];
-  $("tracks").replaceChildren();
-}
-
-function peaks(buffer) {
-  const samples = buffer.getChannelData(0);
-  const step = Math.max(1, samples.length / PEAKS);
-  return Float32Array.from({ length: Math.min(PEAKS, samples.length) }, (_, i) => {
-    let most = 0;
-    for (let n = Math.floor(i * step); n < (i + 1) * step && n < samples.length; n++) if (Math.abs(samples[n]) > Math.abs(most)) most = samples[n];
-    return most;
-  });
-}
-
-const colours = () => ({ waveColor: own("--wave"), progressColor: own("--played"), cursorColor: own("--ink") });
-
-function addTrack(number, title, sound, wav, drawing, peak, name) {
-  const track = player.tracks[number];
-  const line = $("track").content.cloneNode(true).firstElementChild;
-  track.line = line;
-  const link = (blob) => (urls.push(URL.createObjectURL(blob)), urls.at(-1));
-  line.querySelector("h3").textContent = title;
-  line.querySelector("img").src = link(drawing);
-  if (sound) line.querySelector(".energy").textContent = `${Math.round(sound.energy * 100)} % of the mixture’s energy`;
-  if (sound && sound.presence !== null) {
-    line.querySelector(".presence").hidden = false;
-    line.querySelector("meter").value = sound.presence;
-    line.querySelector(".presence b").textContent = sound.presence.toFixed(2);
-  }
-  const [solo, mute, download, level] = [".solo", ".mute", "a", ".level input"].map((one) => line.querySelector(one));
-  level.ariaLabel = `Level: ${title}`;
-  level.oninput = () => {
-    track.level = Number(level.value);
-    level.ariaValueText = line.querySelector("output").textContent = `${track.level > 0 ? "+" : ""}${track.level} dB`;
-    player.balance();
-  };
-  solo.ariaLabel = `Solo: ${title}`;
-  mute.ariaLabel = `Mute: ${title}`;
-  download.ariaLabel = `Download: ${title}`;
-  download.href = link(wav);
-  download.download = `${`${name.replace(/\.\w+$/, "")} - ${title}`.replace(/[^\p{L}\p{N}_ -]+/gu, "_")}.wav`;
-  solo.onclick = () => {
-    player.solo = player.solo === number ? null : number;
-    if (!$("maps").hidden && sound) chooseMap(number);
-    player.balance();
-  };
-  mute.onclick = () => {
-    if (player.solo === number) player.solo = null;
-    track.muted = !track.muted;
-    player.balance();
-  };
-  $("tracks").append(line);
-  track.surfer = WaveSurfer.create({
-    container: line.querySelector(".view"), height: 92, peaks: [peaks(track.buffer)], duration: player.seconds,
-    maxPeak: peak, cspNonce: nonce, cursorWidth: 2, dragToSeek: true, hideScrollbar: true, ...colours(),
-  });
-  track.surfer.on("interaction", (seconds) => player.seek(seconds));
 }
 
 function addMaps() {
@@ -445,24 +306,8 @@ function chooseMap(number) {
 
 // ---------------------------------------------------------------- what moves with the sound
 
-function tick() {
-  draw();
-  if (!player.playing) return;
-  if (player.at() >= player.seconds) {
-    player.pause();
-    draw();
-  } else requestAnimationFrame(tick);
-}
-
-function draw() {
-  const at = player.at();
-  $("play").textContent = player.playing ? "Pause" : "Play";
-  $("at").value = at;
-  $("at").ariaValueText = `${at.toFixed(1)} of ${player.seconds.toFixed(1)} seconds`;
-  $("clock").textContent = `${clock(at)} / ${clock(player.seconds)}`;
-  for (const track of player.tracks) track.surfer?.setTime(at);
-  if (shown?.frames.length) drawPicture(at);
-}
+player.moves = (at) => shown?.frames.length && drawPicture(at);
+player.chosen = (number) => !$("maps").hidden && number < shown.queries.length && chooseMap(number);
 
 function drawPicture(at) {
   const number = Math.min(shown.frames.length - 1, Math.floor((at / player.seconds) * shown.frames.length));
@@ -515,16 +360,6 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
     if (kind === "drop") take(event.dataTransfer.files[0]);
   });
 }
-$("play").onclick = () => (player.playing ? (player.pause(), draw()) : player.play());
-$("at").oninput = () => player.seek(Number($("at").value));
-$("views").onchange = (event) => $("tracks").classList.toggle("spectrogram", event.target.value === "spectrogram");
-dark.onchange = () => player.tracks.forEach((track) => track.surfer?.setOptions(colours()));
-document.addEventListener("keydown", (event) => {
-  if (event.key === " " && event.target.closest("button, input, a, [role]") === null && !$("found").hidden) {
-    event.preventDefault();
-    $("play").click();
-  }
-});
 addEventListener("pagehide", () => asked && forget(asked));
 
 addQuery();

@@ -250,6 +250,8 @@ def test_an_example_goes_on_around_the_crop_that_was_scored(scored: Path):
     np.testing.assert_allclose(heard[:, inside], crop.estimates[:, fade:-fade], atol=1e-5)
     assert np.abs(heard[:, inside.stop + hop :]).max() > 1e-3, "there is more than the crop"
     assert {made.masks.shape[2] for made in found.separations.values()} == {length // hop + 1}
+    html = (scored / "reports" / "demo" / "demo" / "html" / "index.html").read_text()
+    assert html.count('src="data:video/mp4;base64,') == 2 * 2, "a film of each source of both examples"
 
 
 def test_clips_without_one_label_cost_their_own_texts_alone(

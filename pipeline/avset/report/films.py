@@ -30,14 +30,18 @@ class Films:
     limits: Limits
 
     def __call__(self, clip: str, start: float, seconds: float) -> bytes | None:
-        """A silent MP4 of a part of a clip; None, and a line that says why, if its medium is not there."""
+        """A silent MP4 of a part of a clip; None, and a line that says why, if its medium is not there.
+
+        A short clip is repeated, as its sound is.
+        """
         told = self.media.get(clip)
         times = np.arange(max(1, math.ceil(seconds * FPS))) / FPS
         try:
             if told is None:
                 raise AvsetError("it has no medium")
             media = unchanged(told["media"], told["digest"][0])
-            pictures = self.limits(decode_frames, media, told["start"] + start + times, SIDE)
+            shown = told["start"] + start + times % max(told["duration"] - start, 1 / FPS)
+            pictures = self.limits(decode_frames, media, shown, SIDE)
         except (AvsetError, ClipError) as e:
             print(f"report: no film of {clip}: {e}")
             return None

@@ -21,6 +21,7 @@ PATHS = {  # module -> what it measures
     "separation": "separating long recordings by text",
     "combined": "queries that exclude, share, or are shown, on the demo of this folder",
     "startup": "start-up of commands and stages",
+    "scale": "the stages' bookkeeping, by the number of clips",
 }
 
 
@@ -60,7 +61,8 @@ def run(name: str, options: argparse.Namespace) -> None:
     if options.growth or options.only_growth:
         for growth in getattr(module, "growth", lambda device: ())(options.device):
             told["growth"] += growth_rows(growth, measure.grow(growth, max(3, options.rounds // 2), options.device))
-    told["text"] += getattr(module, "text", lambda device: ())(options.device)
+    sizes = [options.clips] if name == "scale" else []
+    told["text"] += getattr(module, "text", lambda device: ())(options.device, *sizes)
     print(json.dumps(told))
 
 
@@ -72,6 +74,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of plain and ours in turn")
     parser.add_argument("--threads", type=int, default=1, help="of torch and BLAS in each process")
     parser.add_argument("--growth", action="store_true", help="also how each path grows with size")
+    parser.add_argument("--clips", type=int, nargs="+", default=[10_000], help="of `scale`")
     parser.add_argument("--only-growth", action="store_true", help="nothing but that")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -81,6 +84,7 @@ def main() -> None:
         return run(options.paths[0], options)
     flags = [f"--{name}={getattr(options, name)}" for name in ("device", "rounds", "threads")]
     flags += [f"--{name}" for name in ("growth", "only-growth") if getattr(options, name.replace("-", "_"))]
+    flags += ["--clips", *map(str, options.clips)]
     threads = dict.fromkeys(THREADS, str(options.threads))
     found: dict[str, list[str]] = {"rows": [], "growth": [], "text": []}
     failed = []

@@ -77,11 +77,12 @@ TESTED_IN = {  # modules whose tests are in the file of another that they work f
     "models/contract": "train", "models/parts": "co_separation", "models/unet": "avset", "presets": "train",
     "sources/dry_run": "clips", "sources/given": "objects",
     "storage/artifacts": "inspect", "storage/cache": "store", "storage/files": "store", "storage/gc": "inspect",
-    "storage/items": "store", "storage/tables": "store", "storage/tensors": "separate", "training/batches": "mixtures",
+    "storage/items": "store", "storage/mapped": "store", "storage/tables": "store", "storage/tensors": "separate",
+    "training/batches": "mixtures",
 }  # fmt: skip
 TESTED_THROUGH = {  # modules that tests reach through their stage or command alone
     "compute/process", "evaluation/evaluate", "evaluation/localization", "evaluation/scores", "inference/localize",
-    "sources/names", "sources/reuse", "sources/stems", "storage/hdf5", "storage/mapped", "storage/previous",
+    "sources/names", "sources/reuse", "sources/stems", "storage/hdf5", "storage/previous",
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -20,9 +21,10 @@ from avset.storage.artifacts import Record
 from avset.storage.cache import ItemCache
 from avset.storage.files import require, write_atomic
 from avset.storage.items import Item
+from avset.storage.mapped import mapped
 from avset.storage.shards import assemble, spread
 from avset.storage.store import Store
-from avset.storage.tables import Column, Rows, read_table, sorted_index, write_table
+from avset.storage.tables import Rows, read_table, sorted_index, write_table
 
 DIMENSIONS = {"x": ("T", "D"), "y": ("L",)}
 
@@ -190,5 +192,23 @@ def test_the_rows_of_a_large_index_are_mapped_and_are_the_same(
     for _ in ("written", "mapped"):
         large = Rows(sorted_index(tmp_path / "index.parquet"))
         assert list(large.values()) == list(small.values()) == rows
-        assert Column(large, "labels")["c007_0"] == ["a"]
+        assert large.column("labels")["c007_0"] == ["a"]
     assert len(list(private_cache.glob("mapped/*"))) == 1
+
+
+def test_a_mapped_file_is_made_once_and_anew_if_it_is_damaged(private_cache: Path):
+    made: list[int] = []
+
+    def write(file: BinaryIO) -> None:
+        made.append(file.write(b"content"))
+
+    for damage, times in ((b"", 1), (b"", 1), (b"x", 2)):
+        if damage:
+            kept = private_cache / "mapped" / "key"
+            kept.write_bytes(damage + kept.read_bytes()[1:])
+        path = mapped("key", write)
+        assert path is not None and path.read_bytes()[:7] == b"content" and len(made) == times
+    (private_cache / "mapped" / "key").unlink()
+    (private_cache / "mapped").rmdir()
+    (private_cache / "mapped").write_bytes(b"no folder")
+    assert mapped("key", write) is None

@@ -4,7 +4,7 @@ import hashlib
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ from avset.storage.items import Item
 from avset.storage.previous import previous
 from avset.storage.shards import Kept, Part, Shard, assemble, spread
 from avset.storage.store import Store
-from avset.storage.tables import read_columns
+from avset.storage.tables import Lazy, Rows, sorted_index
 
 TOLERANCE = (
     0.01  # of the largest number of an array: another processor rounds otherwise, and a captions' search adds up
 )
-Payloads = dict[str, dict[str, Any] | None]  # of the jobs of all clips; None: the clip failed in an earlier stage
+Payloads = Mapping[str, dict[str, Any] | None]  # of the jobs of all clips; None: the clip failed in an earlier stage
 
 
 def build(
@@ -72,21 +72,34 @@ class Plan:
         }
         facts = {"encoder": encoder_facts(p.data / "encoder")} if "encoder" in inputs else {}
         self.record = Record(stage, self.code.version, recipe, inputs, facts=facts)
-        self.makers = {clip: clip if of is None else of.get(clip, clip) for clip in clips}
-        self.jobs = {
-            clip: Job(clip, self.key_of(clip, input_of(payload)), payload, input_of(payload))
-            for clip, payload in clips.items()
-            if payload is not None and (of is None or of[clip] == clip)
-        }
-        self.parts = dict.fromkeys(clips, Part())
-        for clip, maker in self.makers.items():
-            if job := self.jobs.get(maker):
-                self.parts[clip] = Part(job.key, input_of(job.payload), None if of is None else maker)
+        self.clips, self.of, self.parts = clips, of, Lazy(clips, self.part)
         self.kept, self.cache = Kept(stage, self.artifact.arrays), ItemCache()
 
     def key_of(self, clip: str, input: str) -> str:
         """The name of a clip's item in the cache: everything that decides its value."""
         return self.record.key_of(clip, input)
+
+    def maker(self, clip: str) -> str:
+        """The clip whose job makes the item of a clip."""
+        return clip if self.of is None else self.of.get(clip, clip)
+
+    def job(self, clip: str) -> Job | None:
+        """The job of a clip; None if it failed upstream, or if another one makes its item."""
+        payload = self.clips.get(clip) if self.of is None or self.of.get(clip) == clip else None
+        if payload is None:
+            return None
+        input = input_of(payload)
+        return Job(clip, self.key_of(clip, input), payload, input)
+
+    def part(self, clip: str) -> Part:
+        """What the place of a clip is filled with."""
+        maker = self.maker(clip)
+        job = self.job(maker)
+        return Part(job.key, job.input, None if self.of is None else maker) if job else Part()
+
+    def jobs(self) -> list[Job]:
+        """All jobs."""
+        return [job for job in map(self.job, self.clips) if job]
 
     def make(self) -> None:
         """Compute what is missing, assemble the store; AvsetError if the code is not that of its version."""
@@ -96,18 +109,18 @@ class Plan:
             shards = spread(self.parts, self.parts)
             elsewhere = self.find(shards)
             needed = self.needed(shards)
-            todo = [self.jobs[clip] for clip in sorted(needed) if self.jobs[clip].key not in elsewhere]
+            jobs = map(self.job, sorted(clip for clip, key in needed.items() if key not in elsewhere))
+            todo = [job for job in jobs if job]
             before = self.before(shards, needed, elsewhere)
             forgotten = compute(self.stage, todo, self.factory, self.p.runtime, self.batch_size, before=before)
 
             def item_of(clip: str) -> tuple[Item, str]:
-                if (maker := self.makers[clip]) not in self.jobs:
+                if (job := self.job(maker := self.maker(clip))) is None:
                     return Item(reason="upstream"), ""
-                key = self.jobs[maker].key
-                known = self.item(key, elsewhere)
+                known = self.item(job.key, elsewhere)
                 if known is None and maker not in forgotten:  # damaged in the cache: once more
-                    forgotten.update(compute(self.stage, [self.jobs[maker]], self.factory, self.p.runtime))
-                    known = self.cache.get(key)
+                    forgotten.update(compute(self.stage, [job], self.factory, self.p.runtime))
+                    known = self.cache.get(job.key)
                 return known or (forgotten[maker], "")
 
             index = assemble(self.folder, self.record, shards, item_of, self.artifact.arrays)
@@ -131,21 +144,23 @@ class Plan:
         return self._elsewhere(shards)[0]
 
     def _elsewhere(self, shards: list[Shard]) -> tuple[dict[str, Path], bool]:
-        wanted = {self.jobs[clip].key: clip for clip in self.needed(shards) if self.jobs[clip].key not in self.cache}
+        wanted = {key: clip for clip, key in self.needed(shards).items() if key not in self.cache}
         elsewhere = self.kept.find(wanted)
         return elsewhere, len(elsewhere) < len(wanted)
 
-    def needed(self, shards: list[Shard]) -> set[str]:
-        """The clips whose items go into shards that are to be written."""
-        return {self.makers[clip] for shard in shards if shard.rows is None for clip in shard.parts} & self.jobs.keys()
+    def needed(self, shards: list[Shard]) -> dict[str, str]:
+        """The clips whose items go into shards that are to be written, and the keys of the items."""
+        parts = ((clip, part) for shard in shards if shard.rows is None for clip, part in shard.parts.items())
+        return {part.of or clip: part.key for clip, part in parts if part.key}
 
-    def before(self, shards: list[Shard], needed: set[str], elsewhere: dict[str, Path]) -> Counter[str]:
+    def before(self, shards: list[Shard], needed: Mapping[str, str], elsewhere: dict[str, Path]) -> Counter[str]:
         """Reason -> jobs whose items are in kept shards, whole ones and others; "" for those that did not fail."""
         found = Counter(self.kept.reason(key, path) for key, path in elsewhere.items())
         for shard in shards:
             if shard.rows is not None:
-                rows = zip(shard.rows["clip_id"].to_pylist(), shard.rows["reason"].to_pylist(), strict=True)
-                found.update(reason for clip, reason in rows if clip in self.jobs and clip not in needed)
+                names = ("clip_id", "reason", "input", "clip_id" if self.of is None else "of")
+                rows = zip(*(shard.rows[name].to_pylist() for name in names), strict=True)
+                found.update(reason for clip, reason, made, of in rows if made and clip == of and clip not in needed)
         return found
 
     def item(self, key: str, elsewhere: dict[str, Path]) -> tuple[Item, str] | None:
@@ -163,7 +178,7 @@ class Plan:
                 f"{self.folder} was made with other {', '.join(other)}; run `dvc repro {target(self.stage)}`"
             )
         usable = set(store.clips)
-        there = [job for job in self.jobs.values() if job.clip_id in usable]
+        there = [job for job in self.jobs() if job.clip_id in usable]
         drawn = random.sample(there, min(count, len(there)))
         found = recompute(store, drawn, self.factory)
         for name, (apart, allowed) in found.items():
@@ -185,7 +200,7 @@ class Plan:
         for shard in shards:
             shard.rows = None
         elsewhere = self._elsewhere(shards)[0]
-        known = [job for job in self.jobs.values() if job.key in elsewhere or job.key in self.cache]
+        known = [job for job in self.jobs() if job.key in elsewhere or job.key in self.cache]
         if not known:
             raise AvsetError(
                 f"{self.stage}: no item of version {self.code.number} is here to compare with; bring the store with "
@@ -257,19 +272,26 @@ def recompute(store: Store, jobs: list[Job], factory: Callable[[], Mapper]) -> d
 def media_payloads(p: Params) -> Payloads:
     """The jobs of a stage that reads media: every clip, None where it failed in the clips stage."""
     folder = p.clips_folder
-    payloads: Payloads = {}
-    names = ("clip_id", "status", "media", "sha256", "start_s", "duration_s")
-    for columns in read_columns(folder / "index.parquet", *names):
-        for clip, status, media, *piece in zip(*columns, strict=True):
-            told = {"media": folder / (media or ""), "digest": piece, "start": piece[1], "duration": piece[2]}
-            payloads[clip] = told if status == "ok" else None
-    return payloads
+    rows = Rows(sorted_index(folder / "index.parquet"))
+
+    def payload(clip: str) -> dict[str, Any] | None:
+        place = rows.position(clip)
+        if rows.at(place, "status") != "ok":
+            return None
+        media, *piece = (rows.at(place, name) for name in ("media", "sha256", "start_s", "duration_s"))
+        return {"media": folder / media, "digest": piece, "start": piece[1], "duration": piece[2]}
+
+    return Lazy(rows, payload)
 
 
 def store_payloads(store: Store) -> Payloads:
     """The jobs of a stage that reads another's store: every clip, None where it failed there."""
-    rows = store.rows.columns("clip_id", "status", "digest")
-    return {clip: {"digest": content} if status == "ok" else None for clip, status, content in rows}
+
+    def payload(clip: str) -> dict[str, Any] | None:
+        place = store.rows.position(clip)
+        return {"digest": store.rows.at(place, "digest")} if store.rows.at(place, "status") == "ok" else None
+
+    return Lazy(store.rows, payload)
 
 
 def gate(stage: str, outcomes: Counter[tuple[str, str]], min_success: float) -> None:

@@ -49,18 +49,16 @@ def _make(path: Path, write: Callable[[BinaryIO], None]) -> None:
 
 def _intact(path: Path) -> bool:
     """Whether a file is there and is as it was written; it is read once in each process."""
-    try:
-        at = (path, stamp_of(path))
-    except FileNotFoundError:
-        return False
-    if at not in _whole:
+    with suppress(OSError):
+        if (at := (path, stamp_of(path))) in _whole:
+            return True
         size = path.stat().st_size - 32
         with path.open("rb") as file:
             file.seek(max(0, size))
-            if size < 0 or file.read() != _sha256(path, size):
-                return False
-        _whole.add(at)
-    return True
+            if size >= 0 and file.read() == _sha256(path, size):
+                _whole.add(at)
+                return True
+    return False
 
 
 def _sha256(path: Path, size: int) -> bytes:

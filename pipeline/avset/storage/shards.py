@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ from avset.storage.items import SCHEMA, Item
 from avset.storage.tables import whole_table
 
 BITS = 4  # of the hash of a clip's name, that name its shard in a small store: 16 shards
-CAPACITY = 1024  # clips of a shard; a fuller one splits in two, by the next bit (extendible hashing)
+CAPACITY = 128  # clips of a shard; a fuller one splits in two, by the next bit: k clips more write k times so many
 LAYOUT = 2  # of kept shards: those that lie in the item cache under another number are written anew, from their items
 SHA256 = b"sha256"  # of a kept shard, in the metadata of its rows
 INDEX_COLUMNS = ("clip_id", "status", "reason", "detail", "shard", "digest", "input", "made")
@@ -59,9 +60,15 @@ class Shard:
     """A shard of a store to be: its name, its clips, and where the cache keeps it, with its rows if it does."""
 
     name: str
-    parts: dict[str, Part]
+    clips: list[str]
+    known: Mapping[str, Part]  # of all clips; none is looked up before it is needed
     path: Path | None = None
     rows: pa.Table | None = None
+
+    @cached_property
+    def parts(self) -> dict[str, Part]:
+        """The parts of its clips."""
+        return {clip: self.known.get(clip, Part()) for clip in self.clips}
 
     @property
     def sha256(self) -> str:
@@ -70,23 +77,31 @@ class Shard:
         return str(told.get(SHA256, b"").decode())
 
 
+def hash_of(clip: str) -> int:
+    """The hash of a clip's name, 64 bits."""
+    return int.from_bytes(hashlib.sha256(clip.encode()).digest()[:8], "big")
+
+
 def bits_of(clip: str) -> str:
     """The hash of a clip's name: a shard is named by the bits with which those of its clips begin."""
-    return f"{int.from_bytes(hashlib.sha256(clip.encode()).digest()[:8], 'big'):064b}"
+    return f"{hash_of(clip):064b}"
 
 
 def spread(clips: Iterable[str], parts: Mapping[str, Part] | None = None) -> list[Shard]:
     """The shards of some clips, and their clips, both sorted by name."""
-    found: list[Shard] = []
-    waiting = [("", [(bits_of(clip), clip) for clip in sorted(clips)])]
+    names = sorted(clips)
+    hashes = np.array([hash_of(clip) for clip in names], np.uint64)
+    order = np.argsort(hashes)
+    ascending, found, waiting = hashes[order], list[Shard](), [("", 0, len(names))]
     while waiting:
-        name, members = waiting.pop()
-        if len(name) >= BITS and len(members) <= CAPACITY:
-            if members:
-                found.append(Shard(name, {clip: parts[clip] if parts else Part() for _, clip in members}))
+        name, start, stop = waiting.pop()
+        if len(name) >= BITS and stop - start <= CAPACITY:
+            if start < stop:
+                found.append(Shard(name, [names[i] for i in np.sort(order[start:stop])], parts or {}))
             continue
-        for bit in "10":
-            waiting.append((name + bit, [member for member in members if member[0][len(name)] == bit]))
+        first = np.uint64(int(f"{name}1".ljust(64, "0"), 2))
+        middle = start + int(np.searchsorted(ascending[start:stop], first))
+        waiting += [(name + "1", middle, stop), (name + "0", start, middle)]
     return found
 
 
@@ -100,10 +115,12 @@ class Kept:
 
     def look(self, shards: list[Shard]) -> None:
         """Find out which of these shards are kept."""
-        for shard in shards:
+        for shard in (shard for shard in shards if shard.rows is None):
             shard.path = self._place(shard.name, shard.parts)
             if self._forgotten.isdisjoint(part.key for part in shard.parts.values()):
                 shard.rows = self.rows(shard.path)
+            if shard.rows is not None:
+                del shard.parts  # so that a plan of many clips takes little memory
 
     def _place(self, name: str, parts: dict[str, Part]) -> Path:
         return self.folder / name / f"{digest([self.told, name, list(parts.items())])}.h5"

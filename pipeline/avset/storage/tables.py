@@ -1,9 +1,9 @@
 """Parquet tables: rows are written, rows or columns are read."""
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from avset.storage.files import make_folder, writing
 from avset.storage.mapped import mapped
 
 ROWS_AT_ONCE = 65536  # that are Python objects
+T = TypeVar("T")
 LARGE = 2**22  # bytes of a Parquet file whose rows are not held in memory
 FEW = ["status", "reason", "made", "shard", "split"]  # columns of an index with few different values
 
@@ -127,6 +128,10 @@ class Rows(Mapping[str, dict[str, Any]]):
         """One column of one row."""
         return self.table[name][position].as_py()
 
+    def column(self, name: str) -> Mapping[str, Any]:
+        """One column by clip."""
+        return Lazy(self, lambda clip: self.value(clip, name))
+
     def has(self, name: str) -> bool:
         """Whether there is a column of that name."""
         return name in self.table.column_names
@@ -163,17 +168,17 @@ class Rows(Mapping[str, dict[str, Any]]):
             yield from zip(*(column.to_pylist() for column in piece.columns), strict=True)
 
 
-class Column(Mapping[str, Any]):
-    """One column of an index, by clip; `name` is that of the column."""
+class Lazy(Mapping[str, T]):
+    """What `make` makes of each of some names, whenever one asks for it: nothing is kept."""
 
-    def __init__(self, rows: Rows, name: str):
-        self.rows, self.name = rows, name
+    def __init__(self, names: Mapping[str, Any], make: Callable[[str], T]):
+        self.names, self.make = names, make
 
-    def __getitem__(self, clip: str) -> Any:
-        return self.rows.value(clip, self.name)
+    def __getitem__(self, name: str) -> T:
+        return self.make(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.rows)
+        return iter(self.names)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.names)

@@ -21,7 +21,6 @@ from avset.storage.artifacts import ARTIFACTS, Record, identity_of
 from avset.storage.mapped import mapped
 from avset.storage.store import Store
 from avset.storage.tables import (
-    Column,
     Rows,
     as_dict,
     astray,
@@ -70,17 +69,17 @@ class Corpus:
     @cached_property
     def labels(self) -> Mapping[str, list[str]]:
         """Of each clip."""
-        return Column(self.index, "labels")
+        return self.index.column("labels")
 
     @cached_property
     def splits(self) -> Mapping[str, str]:
         """Of each clip."""
-        return Column(self.index, "split")
+        return self.index.column("split")
 
     @cached_property
     def contents(self) -> Mapping[str, str]:
         """Of each clip, equal where the recordings are the same; without fingerprints, where the videos are."""
-        return Column(self.index, self._recording)
+        return self.index.column(self._recording)
 
     @property
     def _recording(self) -> str:

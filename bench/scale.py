@@ -219,7 +219,8 @@ def measure(count: int, root: Path) -> dict[str, tuple[float, float, int]]:
     tree = yaml.safe_load((ROOT / "params.yaml").read_text())
     tree["runtime"] |= {"executor": "inline", "min_free_gb": 0.1}
     (project / "params.yaml").write_text(yaml.safe_dump(tree))
-    told = {"AVSET_CACHE": str(root / "cache"), "PYTHONPATH": os.pathsep.join((str(project), str(ROOT)))}
+    paths = os.pathsep.join(map(str, (project, ROOT / "pipeline", ROOT)))
+    told = {"AVSET_CACHE": str(root / "cache"), "PYTHONPATH": paths}
     found = {}
     for name in ["make", *(PHASES if count <= WHOLE else OPENING)]:
         before = {path.stat().st_ino for path in (root / "cache").rglob("*.h5")}

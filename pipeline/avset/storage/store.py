@@ -39,7 +39,7 @@ class Store:
     @property
     def clips(self) -> list[str]:
         """Names of the clips that have data, sorted."""
-        return [clip for clip, status in self.rows.columns("clip_id", "status") if status == "ok"]
+        return self.rows.where("status", "ok")
 
     def dataset(self, clip: str, name: str) -> h5py.Dataset:
         """The HDF5 dataset of one array of a clip. Read the dataset at once: few shards stay open."""

@@ -68,27 +68,37 @@ def sorted_index(path: Path) -> pa.Table:
         ascending = pc.all(pc.less(names[:-1], names[1:])).as_py() if len(names) > 1 else True
         return (table if ascending else table.sort_by("clip_id")).replace_schema_metadata(None).combine_chunks()
 
+    return _mapped_if_large(path, ["index", FEW], read)
+
+
+def _mapped_if_large(path: Path, what: list[Any], read: Callable[[], pa.Table]) -> pa.Table:
+    """The table that `read` makes of a Parquet file; `what` names how. That of a large file is mapped into memory."""
+
     def write(file: BinaryIO) -> None:
-        table = read()
-        with pa.ipc.new_stream(file, table.schema) as stream:
-            stream.write_table(table)
+        made = read()
+        with pa.ipc.new_stream(file, made.schema) as stream:
+            stream.write_table(made)
 
     if checked(path).stat().st_size < LARGE:
         return read()
-    place = mapped(digest(["index", FEW, pa.__version__, sha256_of(path)]), write)
+    place = mapped(digest([what, pa.__version__, sha256_of(path)]), write)
     return read() if place is None else pa.ipc.open_stream(pa.memory_map(str(place))).read_all()
 
 
 def media_digests(index: Path) -> pa.Table:
     """The usable clips of the index of `clips`, and the digest of what each is cut from, as stores tell their input."""
-    names: list[pa.Array] = []
-    found: list[pa.Array] = []
-    for columns in read_columns(index, "clip_id", "status", "sha256", "start_s", "duration_s"):
-        usable = [(clip, piece) for clip, status, *piece in zip(*columns, strict=True) if status == "ok"]
-        names.append(pa.array([clip for clip, _ in usable], pa.string()))
-        found.append(pa.array([digest(piece) for _, piece in usable], pa.string()))
-    columns = [pa.chunked_array(pieces, pa.string()) for pieces in (names, found)]
-    return pa.table(columns, ["clip_id", "digest"])
+
+    def read() -> pa.Table:
+        names: list[pa.Array] = []
+        found: list[pa.Array] = []
+        for columns in read_columns(index, "clip_id", "status", "sha256", "start_s", "duration_s"):
+            usable = [(clip, piece) for clip, status, *piece in zip(*columns, strict=True) if status == "ok"]
+            names.append(pa.array([clip for clip, _ in usable], pa.string()))
+            found.append(pa.array([digest(piece) for _, piece in usable], pa.string()))
+        columns = [pa.chunked_array(pieces, pa.string()) for pieces in (names, found)]
+        return pa.table(columns, ["clip_id", "digest"]).combine_chunks()
+
+    return _mapped_if_large(index, ["media digests"], read)
 
 
 def astray(index: Path, source: pa.Table) -> list[str]:
@@ -131,6 +141,10 @@ class Rows(Mapping[str, dict[str, Any]]):
     def column(self, name: str) -> Mapping[str, Any]:
         """One column by clip."""
         return Lazy(self, lambda clip: self.value(clip, name))
+
+    def where(self, name: str, value: str) -> list[str]:
+        """The clips that have this value in a column."""
+        return list(self.table["clip_id"].filter(pc.equal(self.table[name], value)).to_pylist())
 
     def has(self, name: str) -> bool:
         """Whether there is a column of that name."""

@@ -22,7 +22,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -147,10 +148,11 @@ def flip(path: Path, rng: random.Random) -> str:
     return f"{path.name}, byte {at}, bit {bit}"
 
 
-def trial(project: Path, folder: Path, rng: random.Random, usual: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """One flip: what became of it. `usual` is what the readers give without a flip."""
+def trial(
+    project: Path, folder: Path, artifact: str, rng: random.Random, usual: Callable[[str], dict[str, Any]]
+) -> dict[str, Any]:
+    """One flip in an artifact: what became of it. `usual` tells what a reader gives without a flip."""
     copy_of(project, folder)
-    artifact = rng.choice([*READERS])
     top = folder / place(artifact)
     target = rng.choice(sorted(path for path in top.rglob("*") if path.is_file() and path.stat().st_size))
     reader, where = rng.choice(READERS[artifact]), flip(target, rng)
@@ -161,7 +163,7 @@ def trial(project: Path, folder: Path, rng: random.Random, usual: dict[str, dict
     seen = in_process(verified, folder)
     told = in_process(lambda: read_by(reader), folder)
     if "made" in told:
-        outcome = "the same" if told == usual[reader] else "silent"
+        outcome = "the same" if told == usual(reader) else "silent"
     else:
         outcome = "refused" if "refused" in told else "traceback"
         if outcome == "refused" and (target.name not in told["refused"] or "\n" in told["refused"]):
@@ -186,27 +188,32 @@ def main() -> int:
     parser.add_argument("--project", type=Path, help="A project made before, as tests/toy.py makes it; default: anew.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="flips-") as place_of_work:
-        summary = attack(options.project, Path(place_of_work), options.count, options.seed)
-    print(json.dumps(summary, indent=2))
+        rng = random.Random(options.seed)
+        artifacts = (rng.choice([*READERS]) for _ in range(options.count))
+        summary = attack(options.project, Path(place_of_work), artifacts, rng)
+    print(json.dumps({"seed": options.seed, **summary}, indent=2))
     return int(bool(summary["wrong"]))
 
 
-def attack(project: Path | None, work: Path, count: int, seed: int) -> dict[str, Any]:
-    """Flip so many bits; how many trials ended how."""
+def attack(project: Path | None, work: Path, artifacts: Iterable[str], rng: random.Random) -> dict[str, Any]:
+    """Flip a bit in one artifact after the other; how many trials ended how."""
     base = copy_of(project.absolute() if project else scored(work), work / "base")
     medium = sorted((base / folder_of(DATA, "clips") / "media").iterdir())[0]
     os.link(medium, base / "in.mkv")
     soundfile.write(base / "in.wav", [(i % 97) / 97 - 0.5 for i in range(44100)], 11025)
     for name in SLOW:
         import_module(name)
-    usual = {}
-    for reader in dict.fromkeys(reader for readers in READERS.values() for reader in readers):
-        usual[reader] = in_process(lambda reader=reader: read_by(reader), copy_of(base, work / "usual"))
-        assert "made" in usual[reader], f"{reader}: {usual[reader]}"
+
+    @cache
+    def usual(reader: str) -> dict[str, Any]:
+        told = in_process(lambda: read_by(reader), copy_of(base, work / "usual"))
+        assert "made" in told, f"{reader}: {told}"
         shutil.rmtree(work / "usual")
-    rng, began, found = random.Random(seed), time.monotonic(), []
-    for number in range(count):
-        found.append(trial(base, work / "trial", rng, usual))
+        return told
+
+    began, found = time.monotonic(), []
+    for number, artifact in enumerate(artifacts):
+        found.append(trial(base, work / "trial", artifact, rng, usual))
         shutil.rmtree(work / "trial")
         one = found[-1]
         if one["outcome"] not in ("refused", "the same") or not one["verify"]:
@@ -215,8 +222,7 @@ def attack(project: Path | None, work: Path, count: int, seed: int) -> dict[str,
             print(f"{number + 1} flips, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     wrong = [one for one in found if one["outcome"] not in ("refused", "the same") or not one["verify"]]
     return {
-        "flips": count,
-        "seed": seed,
+        "flips": len(found),
         "outcomes": dict(Counter(one["outcome"] for one in found)),
         "seen by verify": sum(one["verify"] for one in found),
         "by artifact": {name: dict(Counter(one["outcome"] for one in found if one["artifact"] == name))

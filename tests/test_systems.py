@@ -86,6 +86,7 @@ def masks(model: SeparationModel, data: TrainingMixtures) -> torch.Tensor:
     return model.method.masks(batch["mixture"], Conditions(2, batch.get("regions"), batch)).detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNED)
 def test_it_learns_and_ends_the_same_if_it_was_killed(name: str, store: Store, tmp_path: Path):
     model, run = fit(name, store)
@@ -138,7 +139,8 @@ def test_a_clip_without_objects_is_complete_for_those_alone_who_need_none(
 @pytest.mark.slow
 def test_the_papers_and_the_authors_presets_have_rows_in_the_scores_and_in_the_report(toy_data: Path, tmp_path: Path):
     names = ["paper", "release", "mix_and_separate"]
-    folder = toy.project(toy.clone(toy_data, tmp_path / "project"), toy.params(methods=names))
+    tree = toy.params(methods=names, evaluate__controls=False, evaluate__phrases={})
+    folder = toy.project(toy.clone(toy_data, tmp_path / "project"), tree)
     for name in names:
         toy.run(folder, tmp_path / "cache", "train", "evaluate", method=name)
         rows = read_table(folder / "data" / "demo" / "demo" / "scores" / name / "scores.parquet")

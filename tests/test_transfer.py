@@ -56,7 +56,7 @@ def test_the_table_is_made_by_the_stages(tmp_path: Path):
     pytest.importorskip(soundfont.PACKAGE)
     for name, more in (("a", []), ("b", [0])):
         (tmp_path / f"{name}.sf2").write_bytes(bank_of([*soundfont.PROGRAMS.values(), *more]))
-    told = asked(bank_a=str(tmp_path / "a.sf2"), bank_b=str(tmp_path / "b.sf2"))
+    told = asked(bank_a=str(tmp_path / "a.sf2"), bank_b=str(tmp_path / "b.sf2"), clips=1, steps=2)
     tree = transfer.params(toy.params(), told)
     folder = tmp_path / "work"
     transfer.project(folder)

@@ -123,7 +123,7 @@ def test_the_plain_way_takes_the_same_steps():
 
 @pytest.mark.slow
 def test_300_steps_reach_the_cosine_of_1500_plain_ones():
-    """`python -m bench` compares with 5000."""
+    """With the paper's 5000 they are as far apart (bench/README.md), which takes a minute."""
     encoder, how = plain_captions.demo("cpu"), plain_captions.OURS["demo"]
     wanted, _ = plain_captions.problem(encoder, 16, 3, 1.0)
     plain = inverted(encoder, wanted, steps=1500, **RELEASE)

@@ -33,7 +33,7 @@ PLUMBING = {  # moves data and never decides its content, so no stage depends on
 ROOMS = (  # each imports from those before it alone
     "errors", "console", "values", "presets", "architecture", "params", "storage", "compute", "features", "media",
     "sources", "models", "training", "evaluation", "report", "tables", "inference", "exchange",
-    "show", "web", "doctor", "__main__",
+    "show", "web", "doctor", "commands", "__main__",
 )  # fmt: skip
 DRAWERS = {f"sources/demo/{name}.py" for name in ("canvas", "pictures", "pools")}
 DOORS = {  # who may import a package
@@ -61,7 +61,8 @@ DOORS = {  # who may import a package
     "starlette": {"web/server.py"},
     "torchaudio": {"media/waveforms.py"},
     "tinysoundfont": {"sources/demo/soundfont.py"},
-    "typer": {"__main__.py", "stages/__init__.py", "stages/clips.py", "stages/evaluate.py", "stages/train.py"},
+    "typer": {"__main__.py", "commands/keep.py", "commands/options.py", "commands/study.py", "commands/use.py",
+              "stages/__init__.py", "stages/clips.py", "stages/evaluate.py", "stages/train.py"},
     "uvicorn": {"web/serve.py"},
     "yaml": {"compute/identity.py", "storage/previous.py"},
     "yt_dlp": {"sources/download/sites.py"},
@@ -81,7 +82,8 @@ TESTED_IN = {  # modules whose tests are in the file of another that they work f
     "training/batches": "mixtures",
 }  # fmt: skip
 TESTED_THROUGH = {  # modules that tests reach through their stage or command alone
-    "compute/process", "evaluation/evaluate", "evaluation/localization", "evaluation/scores", "inference/localize",
+    "commands/keep", "commands/options", "commands/study", "commands/use", "compute/process",
+    "evaluation/evaluate", "evaluation/localization", "evaluation/scores", "inference/localize",
     "sources/names", "sources/reuse", "sources/stems", "storage/hdf5", "storage/previous",
 }  # fmt: skip
 

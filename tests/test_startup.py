@@ -24,7 +24,7 @@ BROUGHT = {  # beyond STORES, by the import of a stage
     "sets": SOUND,
     "train": SOUND | {"PIL"},
     "evaluate": SOUND | {"PIL"},
-    "report": {"torch", "PIL", "soundfile", "matplotlib", "jinja2"},
+    "report": {"torch", "av", "PIL", "soundfile", "matplotlib", "jinja2"},
     "tower": {"torch"},
     "objects": set(),
 }

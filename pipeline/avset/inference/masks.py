@@ -9,7 +9,6 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 from torch.nn import functional as fn
 
-from avset.features.spectrograms import unwarp
 from avset.media.waveforms import overlapping
 from avset.models.checkpoint import SeparationModel
 from avset.models.contract import Conditions
@@ -22,11 +21,11 @@ def mask_blocks(
     mixture: Iterable[Float32[np.ndarray, " n"]],
     queries: Sequence[Float[Tensor, "_ _ D"]],
     hear: Callable[[Tensor, Tensor], None] | None = None,
-) -> Iterator[Float[Tensor, "N F t"]]:
+) -> Iterator[Float[Tensor, "N P t"]]:
     """Blocks of a mono waveform at the model's sample rate -> masks of its STFT in [0, 1], frame by frame.
 
-    Frame i is centred at sample i * hop_length; F are the linear bins, from 0 Hz to half of the sample rate. There are
-    frames to the end of the waveform, or a little further. Windows of one crop overlap by half, and their
+    Frame i is centred at sample i * hop_length; P are the bins of the method's own grid. There are frames to the end of
+    the waveform, or a little further. Windows of one crop overlap by half, and their
     masks are cross-faded; `WINDOWS` windows are held at once, whatever the length.
     `hear` gets the magnitudes (w, P, T) and the masks (w, N, P, T) of some windows, as the method has them.
     """
@@ -40,11 +39,10 @@ def mask_blocks(
         count = WINDOWS if len(piece) == span else -(-len(piece) // step)
         padded = fn.pad(torch.from_numpy(piece).to(device), (0, max(0, (count - 1) * step + size - len(piece))))
         with torch.no_grad():  # not around the `yield`: the caller may want gradients of other things
-            spectrum, magnitude = transform.analyse(padded.unfold(0, size, step)[:count], grid)
+            _, magnitude = transform.analyse(padded.unfold(0, size, step)[:count], grid)
             masks = answers(model, magnitude, queries)
             if hear:
                 hear(magnitude, masks)
-            masks = masks if grid == "linear" else unwarp(masks, spectrum.shape[-2])
         first, second = masks[..., :half] * rise, masks[..., half : 2 * half] * fall
         before = torch.zeros_like(second[:1]) if before is None else before
         joined = first + torch.cat([before, second[:-1]])

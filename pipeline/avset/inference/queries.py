@@ -13,6 +13,7 @@ from torch import Tensor
 from avset.compute.limited import Limits
 from avset.errors import AvsetError
 from avset.features.encoder import Encoder
+from avset.features.spectrograms import unwarp
 from avset.inference.combine import excluding, gate, shared
 from avset.inference.pictures import picture_size, read_frame
 from avset.inference.reading import LIMITS
@@ -34,6 +35,7 @@ class Resolved:
     excluded  for each of the N, the numbers of what it excludes
     shares    whether the sounds share what there is: masks of a sum of at most one
     rate      frames of masks per second
+    bins      linear bins F that masks of the model's grid become; None: they have these already
     """
 
     queries: tuple[Query, ...]
@@ -41,6 +43,7 @@ class Resolved:
     excluded: tuple[tuple[int, ...], ...]
     shares: bool
     rate: float
+    bins: int | None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -53,12 +56,15 @@ class Resolved:
         return [query.gain or 0 for query in self.queries]
 
     def combined(
-        self, masks: Iterator[Float[Tensor, "_ F _"]], absent: frozenset[int] = frozenset()
+        self, masks: Iterator[Float[Tensor, "_ P _"]], absent: frozenset[int] = frozenset()
     ) -> Iterator[Float[Tensor, "N F _"]]:
-        """Blocks of the masks of all N + X -> masks of the N sounds. What is `absent` claims nothing."""
+        """Blocks of the masks of all N + X, on the model's grid -> masks of the N sounds, of F linear bins.
+
+        What is `absent` claims nothing.
+        """
         start = 0
         for block in masks:
-            claims = block.clone()
+            claims = block.clone() if self.bins is None else unwarp(block, self.bins)
             claims[sorted(absent)] = 0
             found = claims[: len(self.queries)].clone()
             for number, others in enumerate(self.excluded):
@@ -91,7 +97,9 @@ def resolved_all(
     excluded = [tuple(numbers[other.key] for other in one.unwanted) for one in queries]
     vectors = [resolved(model, encoder, one, film, limits) for one in (*queries, *others.values())]
     transform = model.settings.transform
-    return Resolved(tuple(queries), vectors, tuple(excluded), shares, transform.sample_rate / transform.hop_length)
+    bins = None if model.method.grid == "linear" else transform.window_length // 2 + 1
+    rate = transform.sample_rate / transform.hop_length
+    return Resolved(tuple(queries), vectors, tuple(excluded), shares, rate, bins)
 
 
 @torch.no_grad()

@@ -213,8 +213,11 @@ class Separator:
         sound: Iterable[tuple[Float32[np.ndarray, "C n"], int]],
         queries: Resolved,
         listener: Listener | None = None,
-    ) -> Iterator[Float[Tensor, "_ F _"]]:
-        """Blocks of a sound -> blocks of the masks of all queries, excluded ones too; `listener` hears all windows."""
+    ) -> Iterator[Float[Tensor, "_ P _"]]:
+        """Blocks of a sound -> blocks of the masks of all queries, excluded ones too, on the model's grid.
+
+        `listener` hears all windows.
+        """
         blocks = heard(iter(sound), self.sample_rate)
         return mask_blocks(self.model, blocks, queries.vectors, listener.hear if listener else None)
 

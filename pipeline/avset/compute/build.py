@@ -158,9 +158,10 @@ class Plan:
         found = Counter(self.kept.reason(key, path) for key, path in elsewhere.items())
         for shard in shards:
             if shard.rows is not None:
-                names = ("clip_id", "reason", "input", "clip_id" if self.of is None else "of")
-                rows = zip(*(shard.rows[name].to_pylist() for name in names), strict=True)
-                found.update(reason for clip, reason, made, of in rows if made and clip == of and clip not in needed)
+                rows = zip(*(shard.rows[name].to_pylist() for name in ("clip_id", "reason", "input")), strict=True)
+                found.update(
+                    reason for clip, reason, made in rows if made and self.maker(clip) == clip and clip not in needed
+                )
         return found
 
     def item(self, key: str, elsewhere: dict[str, Path]) -> tuple[Item, str] | None:

@@ -262,6 +262,7 @@ def test_the_report_replaces_what_it_made_and_nothing_else(tmp_path: Path, monke
         Record(name, facts={"drawn": {}, "empty": {}}).write(scores.parent / name)
     report = import_module("stages.report")
     monkeypatch.setattr(report, "write_report", lambda *arguments: {})
+    monkeypatch.setattr(report, "media_payloads", lambda p: {})
     monkeypatch.setattr(report, "numbers_as_text", str)
     toy.run(tmp_path, tmp_path / "cache", "report")
     assert sorted(path.name for path in scores.iterdir()) == ["avset", "mine"]

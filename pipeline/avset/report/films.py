@@ -1,4 +1,7 @@
-"""Small films of clips for the page, decoded from their media and encoded anew."""
+"""Small films of clips for the page, decoded from their media and encoded anew.
+
+Media are no dependency of `report`: whoever pulled the stores alone has a page with frames in the place of films.
+"""
 
 import math
 from collections.abc import Mapping

@@ -25,7 +25,8 @@ export const player = {
     this.pause();
     this.clear();
     for (const track of tracks) track.level = 0; // dB
-    Object.assign(this, { tracks, seconds, from: Math.min(at, seconds), solo: 0 });
+    const first = tracks.findIndex((track) => peaks(track.buffer).some(Boolean)); // what is absent is silence
+    Object.assign(this, { tracks, seconds, from: Math.min(at, seconds), solo: Math.max(0, first) });
     $("at").max = seconds;
     const peak = Math.max(...tracks.map((track) => Math.max(...peaks(track.buffer).map(Math.abs))), 1e-3);
     tracks.forEach((track, number) => addTrack(track, number, peak));

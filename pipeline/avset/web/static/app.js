@@ -275,6 +275,7 @@ async function show(own, found) {
     file: link(sounds[number]), name: `${found.name.replace(/\.\w+$/, "")} - ${title}.wav`,
   }));
   player.load(tracks, found.seconds);
+  player.chosen(player.solo);
   $("status").textContent = `Done: ${queries.length === 1 ? "one sound" : `${queries.length} sounds`} and the rest.`;
   $("title").focus();
 }

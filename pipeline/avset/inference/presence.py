@@ -28,7 +28,7 @@ class Listener:
     ):  # fmt: skip
         self.model, self.queries = model, torch.stack([query.mean((0, 1)) for query in queries]).to(model.device)
         self.regions = None if regions is None else regions.to(model.device)
-        self.windows: list[Tensor] = []  # (N,) each
+        self.highest: Tensor | None = None  # (WINDOWS, N), of each query: a recording may be of any length
 
     @torch.no_grad()
     def hear(self, magnitude: Float[Tensor, "W P T"], masks: Float[Tensor, "W N P T"]) -> None:
@@ -39,17 +39,18 @@ class Listener:
         sounds = self.model.localizing().embed(magnitude, torch.ones_like(magnitude)[:, None])[:, 0]
         power = magnitude.square().mean((-1, -2)) / (self.model.settings.transform.window_length * 3 / 8)  # Hann's
         energy = (masks * magnitude[:, None]).square().sum((-1, -2)) / magnitude.square().sum((-1, -2))[:, None]
+        scores = [] if self.highest is None else list(self.highest)
         for heard, share, loud in zip(features_of(magnitude, sounds), energy, power > SILENT, strict=True):
             score = known.score(heard, share, self.queries, self.regions)
-            self.windows.append(torch.where(loud, score, 0).cpu())
+            scores.append(torch.where(loud, score, 0).cpu())
+        self.highest = torch.stack(scores).topk(min(WINDOWS, len(scores)), 0).values
 
     def presence(self) -> list[float] | None:
         """The score of each query: the mean of its `WINDOWS` highest windows. None if nothing is known."""
-        if not self.windows:
+        if self.highest is None:
             return None
-        scores = torch.stack(self.windows)
-        highest: list[float] = scores.topk(min(WINDOWS, len(scores)), 0).values.mean(0).tolist()
-        return highest
+        scores: list[float] = self.highest.mean(0).tolist()
+        return scores
 
     def absent(self) -> frozenset[int]:
         """The numbers of the queries whose score is below `THRESHOLD`."""

@@ -178,8 +178,8 @@ class _Twice:
 
 def _drawings(separator: Separator, planned: Plan, asked: Resolved, limits: Limits) -> dict[Path, Drawing]:
     """What draws the heat map of each query; AvsetError if the model or a query has none."""
-    looks = [separator.look(one, limits) for one in asked.queries]
-    return {path: HeatMap(planned.file, look, limits).draw for path, look in zip(planned.outputs, looks, strict=True)}
+    pairs = zip(planned.outputs, separator.looks(asked), strict=True)
+    return {path: HeatMap(planned.file, look, limits).draw for path, look in pairs}
 
 
 def _place(attention: Attention) -> dict[str, int]:

@@ -244,10 +244,20 @@ class Separator:
         """What gives the attention of a text or of an example over each frame; AvsetError as of `localize`."""
         self.model.localizing()
         told = as_query(query)
-        found = None if told.video or told.box else resolved(self.model, self.encoder, told, limits=limits)
-        if found is None or found.shape[:2] != (1, 1):
-            raise AvsetError(f"{told.told()!r} says itself where it is; look for a text, or for an example sound")
-        return partial(localize, self.model, self.encoder, target=found[0, 0])
+        vector = None if told.video or told.box else resolved(self.model, self.encoder, told, limits=limits)
+        return self._look(told, vector)
+
+    def looks(self, queries: Resolved) -> list[Callable[[UInt8[np.ndarray, "H W 3"]], Attention]]:
+        """`look` of each query."""
+        self.model.localizing()
+        return [self._look(*pair) for pair in zip(queries.queries, queries.vectors, strict=False)]
+
+    def _look(
+        self, query: Query, vector: Float[Tensor, "_ _ D"] | None
+    ) -> Callable[[UInt8[np.ndarray, "H W 3"]], Attention]:
+        if vector is None or query.video or query.box or vector.shape[:2] != (1, 1):
+            raise AvsetError(f"{query.told()!r} says itself where it is; look for a text, or for an example sound")
+        return partial(localize, self.model, self.encoder, target=vector[0, 0])
 
     def picture(self, path: Path | None, limits: Limits = LIMITS) -> UInt8[np.ndarray, "H W 3"] | None:
         """The middle picture of a file; None if it has none, or if the model's method does not look at pictures."""

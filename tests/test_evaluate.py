@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -312,22 +314,26 @@ def test_clips_without_one_label_cost_their_own_texts_alone(
     )
 
 
-def test_a_killed_training_goes_on_to_the_same_bytes(
-    scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-):
-    folder = toy.clone(scored, tmp_path / "project")
-    whole, calls = Validation.__call__, []
+@contextmanager
+def interrupted() -> Iterator[None]:
+    """Ctrl-C at the second validation of a training inside."""
+    score, seen = Validation.__call__, list[int]()
 
-    def killed(self: Validation, trained: SeparationModel) -> dict[str, float]:
-        calls.append(trained)
-        if len(calls) == 2:
+    def stumble(self: Validation, model: SeparationModel) -> dict[str, float]:
+        seen.append(1)
+        if len(seen) == 2:
             raise KeyboardInterrupt
-        return whole(self, trained)
+        return score(self, model)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Validation, "__call__", killed)
-        with pytest.raises(KeyboardInterrupt):
-            toy.run(folder, tmp_path / "cache", "train")
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Validation, "__call__", stumble)
+        yield
+
+
+def test_a_killed_training_goes_on_to_the_same_bytes(scored: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    folder = toy.clone(scored, tmp_path / "project")
+    with interrupted():
+        toy.run(folder, tmp_path / "cache", "train")
     assert model(folder) == model(scored), "the model before is whole until there is another one"
     toy.run(folder, tmp_path / "cache", "train")
     assert "train: goes on at step 3" in capsys.readouterr().err

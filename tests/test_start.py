@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 import toy
+from test_evaluate import interrupted
 
 from avset.errors import AvsetError
-from avset.evaluation.validation import Validation
 from avset.models.checkpoint import SeparationModel, Settings
 from avset.storage.artifacts import Record, identity_of
 from avset.storage.hub import PACKED
@@ -65,21 +65,9 @@ def test_a_training_begins_with_the_weights_of_its_start(project: Path, tmp_path
     assert said.count("best at step") == 2 and said.count("it is restored") == 1 and "does not watch" not in said
 
 
-def test_a_killed_fine_tuning_goes_on(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-):
-    score, seen = Validation.__call__, list[int]()
-
-    def stumble(self: Validation, model: SeparationModel) -> dict[str, float]:
-        seen.append(1)
-        if len(seen) == 2:
-            raise KeyboardInterrupt
-        return score(self, model)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Validation, "__call__", stumble)
-        with pytest.raises(KeyboardInterrupt):
-            trained(project, tmp_path / "cache")
+def test_a_killed_fine_tuning_goes_on(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    with interrupted():
+        trained(project, tmp_path / "cache")
     trained(project, tmp_path / "cache")
     assert "goes on at step 1" in capsys.readouterr().err
     ended = (project / MODEL / "model.safetensors").read_bytes()
